@@ -1,0 +1,1 @@
+"""sweep -> contender -> sample -> row -> report."""

@@ -1,0 +1,1 @@
+"""From equations to device code: cells, tracing, code generation, drivers, the plan."""

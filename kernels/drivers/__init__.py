@@ -1,0 +1,124 @@
+"""Drivers run the time loop of a cell. All have one form, so that a new driver touches no cell and no layer:
+
+    name: str
+    refusal(request: Request) -> str     why it can't run that here, in words; "" where it can
+    run(task: Task) -> Outcome           one direction of one layer over one batch
+
+eager is the oracle, script a TorchScript loop, step one product and one fused kernel a step, vendor torch's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gatefuse.kernels.cell import Cell
+
+DRIVERS = ("eager", "script", "step", "vendor")
+
+
+class Weights(NamedTuple):
+    """Weights of one direction of one layer, as torch.nn lays them out.
+
+    Shapes: input (G * H, I), recurrent (G * H, H), both biases (G * H,) or None, parameters (H,) each, in the order
+    of the cell's.
+    """
+
+    input: Tensor
+    recurrent: Tensor
+    input_bias: Tensor | None = None
+    recurrent_bias: Tensor | None = None
+    parameters: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """One direction of one layer over one batch.
+
+    Attributes:
+        x: (T, B, I).
+        states: the cell's states before the first step, (B, H) each.
+        lengths: (B,) integers on x's device, or None: sample b ends after lengths[b] steps; from there on its states
+            stay and its output is zero.
+        resets: (T, B) bool on x's device, or None: step t of sample b begins a new sequence. No state crosses the
+            border between t - 1 and t, in either direction; the states begin anew from the cell's init.
+        reverse: from the last step of each sample to the first.
+        all_states: sequences of all states are wanted, not only of the output.
+    """
+
+    cell: Cell
+    x: Tensor
+    states: tuple[Tensor, ...]
+    weights: Weights
+    lengths: Tensor | None = None
+    resets: Tensor | None = None
+    reverse: bool = False
+    all_states: bool = False
+
+    @property
+    def order(self) -> range:
+        """The steps in the order in which they run."""
+        T = self.x.shape[0]
+        return range(T - 1, -1, -1) if self.reverse else range(T)
+
+    def restarts(self) -> Tensor | None:
+        """(T, B) bool: the states begin anew before step t *runs*; None without resets.
+
+        Backwards, a border between t - 1 and t is crossed on the way into t - 1. Steps beyond the end are no borders.
+        """
+        if self.resets is None:
+            return None
+        mask = self.resets
+        live = self.live()
+        if live is not None:
+            mask = mask & live
+        if not self.reverse:
+            return mask
+        return torch.cat([mask[1:], torch.zeros_like(mask[:1])])
+
+    def live(self) -> Tensor | None:
+        """(T, B) bool: step t lies within sample b; None without lengths."""
+        if self.lengths is None:
+            return None
+        return torch.arange(self.x.shape[0], device=self.x.device)[:, None] < self.lengths
+
+
+class Outcome(NamedTuple):
+    """What a driver returns: sequences (T, B, H), the output's first, the others' only if asked for; finals (B, H)."""
+
+    sequences: tuple[Tensor, ...]
+    finals: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a plan must know of a call; sizes as in Task."""
+
+    cell: Cell
+    device: torch.device
+    dtype: torch.dtype
+    T: int
+    B: int
+    H: int
+    needs_grad: bool = False
+    lengths: bool = False
+    resets: bool = False
+    all_states: bool = False
+
+
+@cache
+def driver(name: str) -> ModuleType:
+    """The driver of that name; loaded when first asked for, since some bring Triton.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in DRIVERS:
+        raise ValueError(f"driver must be one of auto, {', '.join(DRIVERS)}. Got {name!r}.")
+    return import_module(f"gatefuse.kernels.drivers.{name}")
