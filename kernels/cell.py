@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 if TYPE_CHECKING:
-    from gatefuse.kernels.trace import Program
+    from gatefuse.kernels.program import Program
 
 
 class Gates:

@@ -48,7 +48,7 @@ def choose(request: Request, wanted: str = "auto") -> Plan:
             raise RuntimeError(f"driver {wanted} can't run this call: {why}.")
         return Plan(wanted, "asked for")
     preference = _PREFERENCE["cpu" if request.device.type == "cpu" else "gpu"]
-    refused = {}
+    refused: dict[str, str] = {}
     for name in preference:
         why = driver(name).refusal(request)
         if not why:

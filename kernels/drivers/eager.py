@@ -6,10 +6,13 @@ loop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 from torch.nn.functional import linear
 
-from gatefuse.kernels.cell import Gates, Recurrence
+from gatefuse.kernels.cell import Cell, Gates, Recurrence
 from gatefuse.kernels.drivers import Outcome, Request, Task
 
 name = "eager"
@@ -22,32 +25,59 @@ def refusal(request: Request) -> str:
 
 def run(task: Task) -> Outcome:
     """Loop over the steps; see Task and Outcome for shapes."""
-    cell, weights = task.cell, task.weights
-    x = linear(task.x, weights.input, weights.input_bias)
-    R = Recurrence(cell.gates, weights.recurrent, weights.recurrent_bias)
-    parameters = dict(zip(cell.parameters, weights.parameters, strict=True))
-    restarts, live = task.restarts(), task.live()
+    weights = task.weights
+    sequences, finals = loop(
+        task.cell,
+        linear(task.x, weights.input, weights.input_bias),
+        task.states,
+        weights.recurrent,
+        weights.recurrent_bias,
+        weights.parameters,
+        task.restarts(),
+        task.live(),
+        task.reverse,
+        len(task.cell.states) if task.all_states else 1,
+    )
+    if (live := task.live()) is not None:
+        sequences = tuple(torch.where(live.unsqueeze(2), s, 0.0) for s in sequences)
+    return Outcome(sequences, finals)
 
-    wanted = len(cell.states) if task.all_states else 1
-    columns: list[list[torch.Tensor]] = [[] for _ in range(wanted)]
-    states = task.states
-    for t in task.order:
-        before = states
+
+def loop(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    parameters: Sequence[Tensor],
+    restarts: Tensor | None,
+    live: Tensor | None,
+    reverse: bool,
+    wanted: int,
+) -> Outcome:
+    """The loop alone, from the input product x (T, B, G * H) on.
+
+    Args:
+        restarts, live: (T, B) bool or None; beyond its end a sample's states stay, in the sequences too.
+        wanted: how many states' sequences are returned.
+    """
+    R = Recurrence(cell.gates, weight, bias)
+    named = dict(zip(cell.parameters, parameters, strict=True))
+    T = x.shape[0]
+    history: list[tuple[Tensor, ...]] = []
+    now = tuple(states)
+    for t in range(T - 1, -1, -1) if reverse else range(T):
+        before = now
         if restarts is not None:
             at = restarts[t].unsqueeze(1)
-            states = tuple(torch.where(at, first, s) for first, s in zip(cell.init, states, strict=True))
-        states = cell.step(Gates(cell.gates, x[t]), R, states, parameters)
+            now = tuple(torch.where(at, first, s) for first, s in zip(cell.init, now, strict=True))
+        now = cell.step(Gates(cell.gates, x[t]), R, now, named)
         if live is not None:
             at = live[t].unsqueeze(1)
-            states = tuple(torch.where(at, new, old) for new, old in zip(states, before, strict=True))
-            for column, state in zip(columns, states, strict=False):
-                column.append(torch.where(at, state, 0.0))
-        else:
-            for column, state in zip(columns, states, strict=False):
-                column.append(state)
-
-    if not columns[0]:
-        return Outcome(tuple(x.new_empty(0, *s.shape) for s in states[:wanted]), states)
-    if task.reverse:
-        columns = [column[::-1] for column in columns]
-    return Outcome(tuple(torch.stack(column) for column in columns), states)
+            now = tuple(torch.where(at, new, old) for new, old in zip(now, before, strict=True))
+        history.append(now)
+    if reverse:
+        history.reverse()
+    if not history:
+        return Outcome(tuple(s.new_empty(0, *s.shape) for s in now[:wanted]), now)
+    return Outcome(tuple(torch.stack([step[k] for step in history]) for k in range(wanted)), now)

@@ -1,0 +1,135 @@
+"""A program as Triton device functions, forward and backward, and as a TorchScript loop; both readable, both cached.
+
+update(slots, states, parameters) -> new states
+vectors_<stage>(slots, states, parameters) -> computed vectors of that stage's products
+backward_<phase>(slots, states, parameters, d_states, d_vectors) -> gradients, in the phase's order
+"""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cells import find_cell
+from gatefuse.kernels.expression import Expr, input_names
+from gatefuse.kernels.printer import Printer, safe
+from gatefuse.kernels.program import Program
+
+if TYPE_CHECKING:
+    from triton.runtime.jit import JITFunction
+
+
+def source(cell: str | Cell, language: str = "triton") -> str:
+    """The generated code of a cell, for reading.
+
+    Args:
+        cell: a cell or the name of one.
+        language: "triton" for the device functions, "torchscript" for the loop.
+
+    Raises:
+        ValueError: unknown cell or language.
+        TranslationError: the equations can't be translated; says which operator, or which rule.
+    """
+    program = find_cell(cell).program
+    if language == "triton":
+        return triton_source(program)
+    if language == "torchscript":
+        from gatefuse.kernels.torchscript import torchscript_source
+
+        return torchscript_source(program)
+    raise ValueError(f"language must be triton or torchscript. Got {language!r}.")
+
+
+def triton_source(program: Program) -> str:
+    """The module of Triton device functions."""
+    cell = program.cell
+    parts = [f"# Generated from the equations of {cell.name}.", f"# {cell.__doc__}" if cell.__doc__ else ""]
+    for name, args, roots, what in _functions(program):
+        parts += ["", *_function(program, name, args, roots, what)]
+    return "\n".join(line for k, line in enumerate(parts) if line or k > 1) + "\n"
+
+
+_FORWARD = ("slots", "states", "parameters")
+_BACKWARD = (*_FORWARD, "d_states", "d_vectors")
+
+
+def _functions(program: Program) -> list[tuple[str, tuple[str, ...], list[Expr], list[str]]]:
+    """Name, arguments, results and the results' names of each device function."""
+    cell = program.cell
+    found: list[tuple[str, tuple[str, ...], list[Expr], list[str]]] = []
+    for stage in range(1, program.stages + 1):
+        vectors = [program.products[k].vector for k in computed(program, stage)]
+        if vectors:
+            names = [f"v{k}" for k in computed(program, stage)]
+            found.append((f"vectors_{stage}", _FORWARD, vectors, names))
+    found.append(("update", _FORWARD, list(program.new_states), [f"new {s}" for s in cell.states]))
+    for phase in program.phases:
+        roots = [program.d_slots[i] for i in phase.slots]
+        names = [f"d_{program.slots[i].name}" for i in phase.slots]
+        if phase.final:
+            roots += [*program.d_states, *program.d_parameters]
+            names += [f"d_{n}" for n in (*cell.states, *cell.parameters)]
+        found.append((f"backward_{phase.stage}", _BACKWARD, roots, names))
+    return found
+
+
+def computed(program: Program, stage: int) -> list[int]:
+    """Indices of the products of a stage whose vector must be computed."""
+    return [k for k in program.stage_products(stage) if program.products[k].state < 0]
+
+
+def _function(program: Program, name: str, args: Sequence[str], roots: list[Expr], what: list[str]) -> list[str]:
+    cell = program.cell
+    places = {
+        "slots": [slot.name for slot in program.slots],
+        "states": list(cell.states),
+        "parameters": list(cell.parameters),
+        "d_states": [f"d_{s}" for s in cell.states],
+        "d_vectors": [f"d_v{k}" for k in range(len(program.products))],
+    }
+    used = input_names(roots)
+    lines = [f"{safe(value)} = {arg}[{k}]" for arg in args for k, value in enumerate(places[arg]) if value in used]
+    body, results = Printer("triton", roots).emit(roots)
+    lines += [*body, "return (", *(f"    {value},  # {w}" for value, w in zip(results, what, strict=True)), ")"]
+    return ["@triton.jit", f"def {name}({', '.join(args)}):", *(f"    {line}" for line in lines), ""]
+
+
+@dataclass(frozen=True)
+class DeviceFunctions:
+    """The compiled-on-demand device functions of a cell; vectors[k] is stage k + 1's, None where it computes none."""
+
+    update: JITFunction[Any]
+    vectors: tuple[JITFunction[Any] | None, ...]
+    backward: tuple[JITFunction[Any], ...]
+
+
+@cache
+def device_functions(cell: Cell) -> DeviceFunctions:
+    """The Triton functions of a cell; brings Triton when first called.
+
+    Raises:
+        TranslationError: as source().
+    """
+    import triton
+    import triton.language as tl
+
+    from gatefuse.kernels import mathlib
+
+    program = cell.program
+    text = triton_source(program)
+    filename = f"<gatefuse {cell.key}>"
+    # triton.jit reads a function's source through linecache.
+    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
+    helpers = ("sigmoid", "tanh", "log1p", "expm1", "log_sigmoid", "relu", "maximum", "minimum")
+    namespace: dict[str, Any] = {"__name__": __name__, "triton": triton, "tl": tl}
+    namespace |= {helper: getattr(mathlib, helper) for helper in helpers}
+    exec(compile(text, filename, "exec"), namespace)
+    return DeviceFunctions(
+        update=namespace["update"],
+        vectors=tuple(namespace.get(f"vectors_{stage}") for stage in range(1, program.stages + 1)),
+        backward=tuple(namespace[f"backward_{phase.stage}"] for phase in program.phases),
+    )

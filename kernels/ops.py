@@ -1,0 +1,165 @@
+"""The torch.library operators behind the drivers: checked once, with fakes for tracing and registered autograd.
+
+    gatefuse::step_forward   a sequence by the step driver, with what its backward needs
+    gatefuse::step_backward  its gradients
+
+A cell crosses the operator's border by its key. Shapes are those of step_loop.py; nothing here brings Triton before an
+operator runs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gatefuse.kernels.cell import Cell
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def buffer_shapes(
+    cell: Cell, T: int, B: int, H: int, restarts: bool, save: bool, all_states: bool
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shapes of step_forward's rest, saved and fed."""
+    program = cell.program
+    keep = save or all_states or any(p.state > 0 for p in program.products)
+    rest = (len(cell.states) - 1 if keep else 0, T, B, H)
+    saved = (len(program.columns) if save else 0, T, B, H)
+    feeds = any(p.state < 0 or restarts for p in program.products)
+    fed = (len(program.products) if feeds else 0, T if save else min(T, 1), B, H)
+    return rest, saved, fed
+
+
+def _check(
+    cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
+    restarts: Tensor | None, live: Tensor | None,
+) -> None:  # fmt: skip
+    if x.dtype not in FLOATS:
+        raise TypeError(f"x must be float32, float16 or bfloat16. Got {x.dtype}.")
+    if x.dim() != 3 or x.shape[2] % len(cell.gates):
+        raise ValueError(f"x must have shape (T, B, {len(cell.gates)} * H). Got {tuple(x.shape)}.")
+    T, B, H = x.shape[0], x.shape[1], x.shape[2] // len(cell.gates)
+    expected: list[tuple[str, Tensor | None, tuple[int, ...], torch.dtype]] = [
+        ("states", states, (len(cell.states), B, H), x.dtype),
+        ("weight", weight, (len(cell.gates) * H, H), x.dtype),
+        ("bias", bias, (len(cell.gates) * H,), x.dtype),
+        ("parameters", parameters, (len(cell.parameters), H), x.dtype),
+        ("restarts", restarts, (T, B), torch.bool),
+        ("live", live, (T, B), torch.bool),
+    ]
+    for name, value, shape, dtype in expected:
+        if value is None:
+            continue
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}. Got {tuple(value.shape)}.")
+        if value.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype}. Got {value.dtype}.")
+        if value.device != x.device:
+            raise ValueError(f"{name} must be on {x.device}, as x is. Got {value.device}.")
+
+
+@torch.library.custom_op("gatefuse::step_forward", mutates_args=())
+def step_forward(
+    x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
+    restarts: Tensor | None, live: Tensor | None, cell: str, reverse: bool, save: bool, all_states: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """A sequence of steps: output (T, B, H), the other states' rest (S - 1, T, B, H) if kept, finals (S, B, H), and
+    what the backward needs (empty without ``save``).
+
+    Raises:
+        ValueError, TypeError: a shape, dtype or device is not the one that x asks for; the message states both.
+    """
+    from gatefuse.kernels import step_loop
+
+    found = Cell.by_key(cell)
+    _check(found, x, states, weight, bias, parameters, restarts, live)
+    with torch.cuda.device_of(x):
+        kept = step_loop.forward(
+            found, x.contiguous(), states.contiguous(), weight, bias, parameters.contiguous(),
+            _dense(restarts), _dense(live), reverse, save, all_states,
+        )  # fmt: skip
+    return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
+
+
+@torch.library.custom_op("gatefuse::step_backward", mutates_args=())
+def step_backward(
+    x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
+    restarts: Tensor | None, live: Tensor | None, output: Tensor, rest: Tensor, finals: Tensor, saved: Tensor,
+    fed: Tensor, d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, states, weight, bias (empty where there is none) and parameters."""
+    from gatefuse.kernels import step_loop
+
+    with torch.cuda.device_of(x):
+        found = step_loop.backward(
+            Cell.by_key(cell), x.contiguous(), states.contiguous(), weight, bias, parameters.contiguous(),
+            _dense(restarts), _dense(live), reverse, step_loop.Forward(output, rest, finals, saved, fed),
+            d_output.contiguous(), _dense(d_rest), d_finals,
+        )  # fmt: skip
+    return found.x, found.states, found.weight, x.new_empty(0) if found.bias is None else found.bias, found.parameters
+
+
+def _dense(value: Tensor | None) -> Tensor | None:
+    return None if value is None else value.contiguous()
+
+
+@step_forward.register_fake
+def _(x, states, weight, bias, parameters, restarts, live, cell, reverse, save, all_states):
+    T, B, H = x.shape[0], x.shape[1], states.shape[2]
+    rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, H, restarts is not None, save, all_states)
+    return x.new_empty(T, B, H), x.new_empty(rest), torch.empty_like(states), x.new_empty(saved), x.new_empty(fed)
+
+
+@step_backward.register_fake
+def _(x, states, weight, bias, parameters, *rest):
+    gradients = [torch.empty_like(v, memory_format=torch.contiguous_format) for v in (x, states, weight, parameters)]
+    gradients.insert(3, x.new_empty(0) if bias is None else torch.empty_like(bias))
+    return tuple(gradients)
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, cell, reverse, save, _ = inputs
+    if not save:
+        raise RuntimeError("step_forward must be called with save=True where gradients are wanted. Got save=False.")
+    # Without this the backward would be handed zeros as large as everything that was kept for it.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output)
+    ctx.cell, ctx.reverse = cell, reverse
+
+
+def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
+    x, states, weight, bias, parameters, restarts, live, *kept = ctx.saved_tensors
+    if torch.is_grad_enabled():  # only where the gradients' own gradients are wanted
+        given = (d_output, d_rest, d_finals)
+        found = _differentiable(ctx, (x, states, weight, bias, parameters), restarts, live, given)
+        return (*found, *(None,) * 6)
+    d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
+    d_finals = torch.zeros_like(states) if d_finals is None else d_finals
+    d_x, d_states, d_weight, d_bias, d_parameters = step_backward(
+        x, states, weight, bias, parameters, restarts, live, *kept, d_output, d_rest, d_finals, ctx.cell, ctx.reverse
+    )
+    d_bias = None if bias is None else d_bias
+    return (d_x, d_states, d_weight, d_bias, d_parameters, *(None,) * 6)
+
+
+def _differentiable(ctx, inputs, restarts, live, given):
+    """The gradients by way of the eager loop, which can be differentiated again."""
+    from gatefuse.kernels.drivers import eager
+
+    x, states, weight, bias, parameters = inputs
+    cell = Cell.by_key(ctx.cell)
+    sequences, finals = eager.loop(
+        cell, x, states.unbind(0), weight, bias, parameters.unbind(0), restarts, live, ctx.reverse, len(cell.states)
+    )
+    outputs, gradients = [], []
+    wanted = (sequences[0], torch.stack(sequences[1:]) if sequences[1:] else None, torch.stack(finals))
+    for value, gradient in zip(wanted, given, strict=True):
+        if value is not None and gradient is not None:
+            outputs.append(value)
+            gradients.append(gradient)
+    needed = [v for v in inputs if v is not None and v.requires_grad]
+    found = iter(torch.autograd.grad(outputs, needed, gradients, create_graph=True, allow_unused=True))
+    return [next(found) if v is not None and v.requires_grad else None for v in inputs]
+
+
+step_forward.register_autograd(_backward, setup_context=_setup_context)
