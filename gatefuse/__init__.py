@@ -3,5 +3,24 @@
 from gatefuse._version import __version__
 from gatefuse.kernels.cell import Cell, cell
 from gatefuse.kernels.cells import cell_names, find_cell
+from gatefuse.kernels.codegen import source
+from gatefuse.kernels.plan import Plan
+from gatefuse.models.recurrent import Recurrent
+from gatefuse.models.torchlike import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
-__all__ = ["Cell", "__version__", "cell", "cell_names", "find_cell"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Cell",
+    "GRUCell",
+    "LSTMCell",
+    "Plan",
+    "RNNCell",
+    "Recurrent",
+    "__version__",
+    "cell",
+    "cell_names",
+    "find_cell",
+    "source",
+]

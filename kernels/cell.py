@@ -32,8 +32,6 @@ class Gates:
     Made from one tensor of shape (..., G * H), cut only when a gate is asked for, or from G tensors of shape (..., H).
     """
 
-    __slots__ = ("_names", "_packed", "_parts")
-
     def __init__(self, names: Sequence[str], packed: Tensor | None = None, parts: Sequence[Tensor] | None = None):
         self._names = names
         self._packed = packed
@@ -214,3 +212,10 @@ def _check_names(cell: Cell) -> None:
             raise ValueError(f"a gate of {cell.name} must be a name without a leading underscore. Got {gate!r}.")
     if len(set(cell.gates)) != len(cell.gates):
         raise ValueError(f"the gates of {cell.name} must differ. Got {' '.join(cell.gates)}.")
+    generated = {f"{part}_{gate}" for part in "xra" for gate in cell.gates} | {f"d_{state}" for state in cell.states}
+    for name in (*cell.states, *cell.parameters):
+        if name in generated:
+            raise ValueError(
+                f"a state or parameter of {cell.name} must not have a name that generated code gives to a gate's or a "
+                f"gradient's value ({', '.join(sorted(generated))}). Got {name}."
+            )

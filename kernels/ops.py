@@ -17,6 +17,11 @@ from gatefuse.kernels.cell import Cell
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
+def fed_products(cell: Cell, restarts: bool) -> list[int]:
+    """Products whose vectors need a buffer of their own: computed ones, and with restarts all."""
+    return [k for k, p in enumerate(cell.program.products) if p.state < 0 or restarts]
+
+
 def buffer_shapes(
     cell: Cell, T: int, B: int, H: int, restarts: bool, save: bool, all_states: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
@@ -25,8 +30,7 @@ def buffer_shapes(
     keep = save or all_states or any(p.state > 0 for p in program.products)
     rest = (len(cell.states) - 1 if keep else 0, T, B, H)
     saved = (len(program.columns) if save else 0, T, B, H)
-    feeds = any(p.state < 0 or restarts for p in program.products)
-    fed = (len(program.products) if feeds else 0, T if save else min(T, 1), B, H)
+    fed = (len(fed_products(cell, restarts)), T if save else min(T, 1), B, H)
     return rest, saved, fed
 
 

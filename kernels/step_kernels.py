@@ -42,11 +42,11 @@ def _flag(mask_ptr, t, b, B, real):
 
 
 @triton.jit
-def _begin(states, restart, INIT: tl.constexpr):
+def _begin(states, restart, CELL: tl.constexpr):
     """The states, those that begin anew put back to their first values."""
     begun = ()
-    for k in tl.static_range(len(INIT)):
-        begun = begun + (tl.where(restart, INIT[k], states[k]),)
+    for k in tl.static_range(len(CELL.INIT)):
+        begun = begun + (tl.where(restart, CELL.INIT[k], states[k]),)
     return begun
 
 
@@ -73,12 +73,12 @@ def vectors_kernel(
     VECTORS: tl.constexpr, TARGETS: tl.constexpr, CELL: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """What the products TARGETS of a stage multiply, where it is computed: fed[product, t_fed], (B, H) each."""
+    """What the products of a stage multiply, where it is computed: fed[TARGETS[k], t_fed], (B, H) each."""
     e, b, u, real = _lanes(B, H, BLOCK)
     slots = _slots(x_ptr, r_ptr, bias_ptr, t, b, u, real, B, H, CELL, HAS_BIAS)
     states = _blocks(carry_ptr, e, B * H, real, len(CELL.INIT))
     if HAS_RESTARTS:
-        states = _begin(states, _flag(restarts_ptr, t, b, B, real), CELL.INIT)
+        states = _begin(states, _flag(restarts_ptr, t, b, B, real), CELL)
     vectors = VECTORS(slots, states, _blocks(params_ptr, u, H, real, CELL.P))
     for k in tl.static_range(len(TARGETS)):
         tl.store(fed_ptr + _at(TARGETS[k] * fed_steps + t_fed, B * H) + e, vectors[k], mask=real)
@@ -107,7 +107,7 @@ def update_kernel(
     before = _blocks(carry_ptr, e, B * H, real, len(CELL.INIT))
     states = before
     if HAS_RESTARTS:
-        states = _begin(states, _flag(restarts_ptr, t, b, B, real), CELL.INIT)
+        states = _begin(states, _flag(restarts_ptr, t, b, B, real), CELL)
     new = UPDATE(slots, states, _blocks(params_ptr, u, H, real, CELL.P))
     if HAS_LIVE:
         alive = _flag(live_ptr, t, b, B, real)
@@ -143,6 +143,7 @@ def backward_kernel(
     """
     e, b, u, real = _lanes(B, H, BLOCK)
     S: tl.constexpr = len(CELL.INIT)
+    P: tl.constexpr = CELL.P
     slots = ()
     for k in tl.static_range(len(CELL.X)):
         if CELL.SAVED[k] >= 0:
@@ -181,7 +182,7 @@ def backward_kernel(
     restart = tl.zeros(e.shape, tl.int1)
     if HAS_RESTARTS:
         restart = _flag(restarts_ptr, t, b, B, real)
-        states = _begin(states, restart, CELL.INIT)
+        states = _begin(states, restart, CELL)
     alive = real
     if HAS_LIVE:
         alive = _flag(live_ptr, t, b, B, real)
@@ -200,7 +201,7 @@ def backward_kernel(
         for k in tl.static_range(S):
             d = tl.where(restart, 0.0, grads[len(EMITS) + k] + tl.zeros(e.shape, tl.float32))
             tl.store(d_carry_ptr + k * B * H + e, tl.where(alive, d, d_states[k]), mask=real)
-        for k in tl.static_range(CELL.P):
+        for k in tl.static_range(P):
             at = d_params_ptr + k * B * H + e
             d = tl.load(at, mask=real, other=0.0) + tl.where(alive, grads[len(EMITS) + S + k], 0.0)
             tl.store(at, d, mask=real)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen import computed, device_functions
-from gatefuse.kernels.ops import buffer_shapes
+from gatefuse.kernels.launch import launch
+from gatefuse.kernels.ops import buffer_shapes, fed_products
 from gatefuse.kernels.program import Program
 from gatefuse.kernels.step_kernels import backward_kernel, update_kernel, vectors_kernel
 
@@ -77,7 +78,7 @@ class _Loop:
         order = list(range(self.T))
         if self.reverse:
             order.reverse()
-        return list(zip(order, [-1, *order[:-1]], [*order[1:], -1], strict=True))
+        return [(t, order[k - 1] if k else -1, order[k + 1] if k + 1 < self.T else -1) for k, t in enumerate(order)]
 
     @property
     def grid(self) -> tuple[int]:
@@ -131,6 +132,7 @@ def forward(
     weights = [w.t() for w in loop.weights(weight)]
     r_bias = loop.bias(bias)
     keep = rest_shape[0] > 0
+    block = {k: i for i, k in enumerate(fed_products(cell, restarts is not None))}
     sequences = [output, *rest.unbind(0)]
     flags = {"HAS_BIAS": r_bias is not None, "HAS_RESTARTS": restarts is not None, "BLOCK": _BLOCK}
     shared = x, r, r_bias, carry, parameters, restarts
@@ -139,22 +141,23 @@ def forward(
         if before < 0 and restarts is not None:
             for k, p in enumerate(program.products):
                 if p.state >= 0:
-                    fed[k, t_fed] = torch.where(restarts[t].unsqueeze(1), cell.init[p.state], states[p.state])
+                    fed[block[k], t_fed] = torch.where(restarts[t].unsqueeze(1), cell.init[p.state], states[p.state])
         for stage in range(1, program.stages + 1):
-            if (targets := tuple(computed(program, stage))) and (vectors := functions.vectors[stage - 1]):
-                vectors_kernel[loop.grid](
-                    *shared, fed, t, t_fed, fed_shape[1], B, H,
-                    VECTORS=vectors, TARGETS=targets, CELL=shape, **flags,
+            if vectors := functions.vectors[stage - 1]:
+                launch(
+                    vectors_kernel, loop.grid, *shared, fed, t, t_fed, fed_shape[1], B, H,
+                    VECTORS=vectors, TARGETS=tuple(block[k] for k in computed(program, stage)), CELL=shape, **flags,
                 )  # fmt: skip
             for k in program.stage_products(stage):
                 state = program.products[k].state
-                if state < 0 or restarts is not None:
-                    vector = fed[k, t_fed]
+                if k in block:
+                    vector = fed[block[k], t_fed]
                 else:
                     vector = states[state] if before < 0 else sequences[state][before]
                 torch.mm(vector, weights[k], out=loop.columns(r, k))
-        update_kernel[loop.grid](
-            *shared, live, output, rest, saved, fed, t, after, after if save else 0, fed_shape[1], T, B, H,
+        launch(
+            update_kernel, loop.grid, *shared, live, output, rest, saved, fed,
+            t, after, after if save else 0, fed_shape[1], T, B, H,
             UPDATE=functions.update, CELL=shape, HAS_LIVE=live is not None, KEEP=keep, SAVE=save, **flags,
         )  # fmt: skip
     return Forward(output, rest, carry.to(x.dtype), saved, fed)
@@ -191,8 +194,8 @@ def backward(
     steps = loop.steps() if B * H else []
     for t, before, after in reversed(steps):
         for phase, function in zip(program.phases, functions.backward, strict=True):
-            backward_kernel[loop.grid](
-                x, kept.saved, states, kept.output, kept.rest, parameters, restarts, live,
+            launch(
+                backward_kernel, loop.grid, x, kept.saved, states, kept.output, kept.rest, parameters, restarts, live,
                 d_carry, d_output, d_rest, d_v, d_x, d_r, d_params, t, before, after, T, B, H,
                 BACKWARD=function, EMITS=phase.slots, FINAL=phase.final, CELL=shape,
                 HAS_RESTARTS=restarts is not None, HAS_LIVE=live is not None, HAS_D_REST=d_rest is not None,
@@ -218,9 +221,10 @@ def _weight_gradients(
     """Gradients of the recurrent weights and bias: one large product for each product of a step."""
     G, H = loop.shape.G, loop.H
     blocks: list[Tensor | None] = [None] * G
+    fed = fed_products(loop.program.cell, restarts is not None)
     for k, p in enumerate(loop.program.products):
-        if p.state < 0 or restarts is not None:
-            vectors = kept.fed[k]
+        if k in fed:
+            vectors = kept.fed[fed.index(k)]
         else:
             sequence = kept.output if p.state == 0 else kept.rest[p.state - 1]
             parts = [states[p.state : p.state + 1], sequence[:-1]]

@@ -15,7 +15,7 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gatefuse.kernels.cell import Gates
-from gatefuse.kernels.expression import INPUT, Expr, Graph, input_names
+from gatefuse.kernels.expression import Expr, Graph, input_names
 from gatefuse.kernels.operators import TranslationError, translate
 from gatefuse.kernels.program import Product, Program, find_phases, find_products, find_slots, find_sums
 
@@ -39,16 +39,13 @@ def trace(cell: Cell) -> Program:
     new_states, vectors = forward[:S], forward[S:]
 
     products = find_products(cell, recorder.asked, vectors, new_states)
-    # The backward leaves out vectors that are a state as it is: their gradients are added between the steps.
-    recorder.computed = [k for k, vector in enumerate(vectors) if vector.op != INPUT]
-    inputs = recorder.inputs()
-    for state in cell.states:
-        inputs[f"d_{state}"] = recorder.example()
-    order = {id(p.vector): k for k, p in enumerate(products)}
-    d_vectors = [f"d_v{order[id(vectors[k])]}" if id(vectors[k]) in order else f"d_u{k}" for k in recorder.computed]
-    for name in d_vectors:
-        inputs.setdefault(name, recorder.example())
-    recorder.d_vectors = d_vectors
+    # The backward leaves out vectors that are a state as it is: their gradients are added between the steps. The others
+    # count once, however many gates asked for them.
+    inputs = recorder.inputs() | {f"d_{state}": recorder.example() for state in cell.states}
+    for k, product in enumerate(products):
+        if product.state < 0:
+            recorder.computed[f"d_v{k}"] = [id(v) for v in vectors].index(id(product.vector))
+            inputs[f"d_v{k}"] = recorder.example()
     backward = _expressions(graph, cell, recorder.backward, inputs)
 
     sums = find_sums(cell, [*new_states, *(p.vector for p in products)])
@@ -60,11 +57,6 @@ def trace(cell: Cell) -> Program:
     new_states = graph.rewrite(new_states, replace)
     products = [Product(graph.rewrite([p.vector], replace)[0], p.state, p.gates, p.first, p.stage) for p in products]
     backward = graph.rewrite(backward, replace)
-    # Equations may feed R with a vector whose product nothing uses; its gradient is nought.
-    unused = {f"d_u{k}" for k in recorder.computed}
-    zero = graph.constant(0.0)
-    backward = graph.rewrite(backward, lambda e: zero if e.op == INPUT and e.value in unused else None)
-
     used = input_names([*new_states, *(p.vector for p in products)])
     slots, d_slots = find_slots(cell, products, used, dict(zip(recorder.names, backward, strict=True)), set(sums))
     G, P = len(cell.gates), len(cell.parameters)
@@ -86,8 +78,7 @@ class _Recorder:
     def __init__(self, cell: Cell):
         self.cell = cell
         self.asked: list[tuple[int, int]] = []  # (gate, index of the vector)
-        self.computed: list[int] = []
-        self.d_vectors: list[str] = []
+        self.computed: dict[str, int] = {}  # name of a vector's gradient -> index of the vector
         gates = cell.gates
         self.names = [f"x_{g}" for g in gates] + [f"r_{g}" for g in gates] + [*cell.states, *cell.parameters]
 
@@ -117,10 +108,10 @@ class _Recorder:
         def run(*values: Tensor) -> list[Tensor]:
             out = self.forward(dict(zip(self.names, values, strict=True)))
             S = len(self.cell.states)
-            return out[:S] + [out[S + k] for k in self.computed]
+            return out[:S] + [out[S + k] for k in self.computed.values()]
 
         pullback = torch.func.vjp(run, *(inputs[name] for name in self.names))[1]
-        given = [f"d_{s}" for s in self.cell.states] + self.d_vectors
+        given = [f"d_{s}" for s in self.cell.states] + list(self.computed)
         return list(pullback([inputs[name] for name in given]))
 
 

@@ -10,8 +10,6 @@ eager is the oracle, script a TorchScript loop, step one product and one fused k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
@@ -112,13 +110,27 @@ class Request:
     all_states: bool = False
 
 
-@cache
 def driver(name: str) -> ModuleType:
-    """The driver of that name; loaded when first asked for, since some bring Triton.
+    """The driver of that name; loaded when first asked for.
 
     Raises:
         ValueError: there is none.
     """
-    if name not in DRIVERS:
-        raise ValueError(f"driver must be one of auto, {', '.join(DRIVERS)}. Got {name!r}.")
-    return import_module(f"gatefuse.kernels.drivers.{name}")
+    # Plain imports: torch.compile traces through here, and can't look into importlib.
+    if name == "eager":
+        from gatefuse.kernels.drivers import eager
+
+        return eager
+    if name == "script":
+        from gatefuse.kernels.drivers import script
+
+        return script
+    if name == "step":
+        from gatefuse.kernels.drivers import step
+
+        return step
+    if name == "vendor":
+        from gatefuse.kernels.drivers import vendor
+
+        return vendor
+    raise ValueError(f"driver must be one of auto, {', '.join(DRIVERS)}. Got {name!r}.")

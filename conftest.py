@@ -1,0 +1,47 @@
+"""Flags and what runs: tests without --benchmark, the benchmark alone with it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("gatefuse", "gatefuse's benchmark")
+    group.addoption("--benchmark", action="store_true", help="run the benchmark and write its report; no tests")
+    group.addoption("--sweep", default="quick", help="quick, full or real (default: quick)")
+    # Without '=' pytest takes an existing folder for the root of the tests, before it reads this file.
+    help = "write --reports=DIR, with the sign between (default: reports/)"
+    group.addoption("--reports", default=str(ROOT / "reports"), metavar="DIR", help=help)
+    group.addoption("--resume", action="store_true", help="keep what this commit has measured on this device")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    import torch
+
+    if config.getoption("--benchmark"):
+        if not config.pluginmanager.hasplugin("benchmark"):
+            raise pytest.UsageError("--benchmark must have pytest-benchmark: pip install 'gatefuse[bench]'.")
+        from gatefuse.bench.session import Session
+
+        Session.start(config)
+    elif not torch.cuda.is_available():
+        # Kernel tests then run in Triton's interpreter, which must be chosen before anything imports triton.
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    # gatefuse/ links to bench/, which would be collected twice.
+    others = ("tests", "gatefuse") if config.getoption("--benchmark") else ("bench", "gatefuse")
+    return True if any(collection_path.is_relative_to(ROOT / name) for name in others) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm device; there is none"))

@@ -1,0 +1,185 @@
+"""torch's own time loop: torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu, behind which cuDNN, MIOpen, oneDNN
+or torch's native code do the work.
+
+Lengths go through packed sequences. Those know no empty sequence, so that one runs a step and its results are replaced
+by what the contract says: output zero, final states the first ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cells.elman import elman, elman_relu
+from gatefuse.kernels.cells.gru import gru
+from gatefuse.kernels.cells.lstm import lstm
+from gatefuse.kernels.drivers import Outcome, Request, Task
+
+name = "vendor"
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def knows(cell: Cell) -> bool:
+    """Whether torch has a loop for this very cell; a cell that only shares a name with one is another."""
+    return cell is lstm or cell is gru or cell is elman or cell is elman_relu
+
+
+def refusal(request: Request) -> str:
+    """Refuses cells that torch doesn't know, resets, sequences of inner states, traced lengths, and rare dtypes."""
+    if not knows(request.cell):
+        return f"torch has no loop for the cell {request.cell.name}"
+    if request.resets:
+        return "torch's own loop has no resets"
+    if request.all_states and len(request.cell.states) > 1:
+        return "torch's own loop gives the sequence of the output alone, not of all states"
+    if request.lengths and torch.compiler.is_compiling():
+        return "torch.compile can't trace packed sequences, through which torch's own loop takes lengths"
+    if request.dtype not in _DTYPES:
+        return f"torch's own loop has no {str(request.dtype).removeprefix('torch.')}"
+    return ""
+
+
+def run(task: Task) -> Outcome:
+    """One direction of one layer; backwards, each sample is turned round within its length before and after."""
+    weights = task.weights
+    tensors = [weights.input, weights.recurrent]
+    if weights.input_bias is not None and weights.recurrent_bias is not None:
+        tensors += [weights.input_bias, weights.recurrent_bias]
+    x = _turn(task.x, task.lengths) if task.reverse else task.x
+    states = [state.unsqueeze(0) for state in task.states]
+    output, finals = stack(task.cell, x, states, tensors, lengths=task.lengths)
+    if task.reverse:
+        output = _turn(output, task.lengths)
+    return Outcome((output,), tuple(state.squeeze(0) for state in finals))
+
+
+def stack(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    bias: bool | None = None,
+    dropout: float = 0.0,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All layers and directions in one call, which lets the library behind it overlap them.
+
+    Args:
+        x: (T, B, I), or (B, T, I) with batch_first.
+        states: (L * D, B, H) each, with L layers and D directions.
+        weights: of each layer and direction in turn, input, recurrent and, with bias, both biases.
+        bias: whether weights hold biases; by default read off their number.
+        dropout: the probability of zeroing the output of every layer but the last; pass 0 when not training.
+        lengths: (B,) integers on any device, or None; they are needed on the host, so on a GPU that waits for it.
+
+    Returns:
+        The output (T, B, D * H), or (B, T, D * H), and the final states (L * D, B, H): none is a view of an argument.
+    """
+    if bias is None:
+        bias = len(weights) == 4 * num_layers * (2 if bidirectional else 1)
+    if x.numel() == 0:
+        return _nothing(x, states, weights, bidirectional)
+    # cuDNN keeps what its backward needs only in training mode; without dropout the mode changes nothing else.
+    train = dropout > 0 or torch.is_grad_enabled()
+    loop = _loop(cell)
+    if lengths is None:
+        first = states if cell is lstm else states[0]
+        found = loop(x, first, weights, bias, num_layers, dropout, train, bidirectional, batch_first)
+        return found[0], found[1:]
+
+    T = x.shape[1] if batch_first else x.shape[0]
+    lengths = lengths.cpu()
+    packed = pack_padded_sequence(x, lengths.clamp(min=1), batch_first, enforce_sorted=False)
+    order, back = packed.sorted_indices, packed.unsorted_indices
+    assert order is not None
+    assert back is not None
+    arranged = tuple(state.index_select(1, order) for state in states)
+    first = arranged if cell is lstm else arranged[0]
+    data, *finals = loop(
+        packed.data, packed.batch_sizes, first, weights, bias, num_layers, dropout, train, bidirectional
+    )
+    packed = PackedSequence(data, packed.batch_sizes, order, back)
+    output, _ = pad_packed_sequence(packed, batch_first, total_length=T)
+    finals = [state.index_select(1, back) for state in finals]
+    empty = lengths == 0
+    if empty.any():
+        empty = empty.to(x.device)
+        finals = [torch.where(empty[:, None], before, after) for before, after in zip(states, finals, strict=True)]
+        output = output.masked_fill(empty[:, None, None] if batch_first else empty[:, None], 0.0)
+    return output, tuple(finals)
+
+
+def flatten(
+    cell: Cell,
+    weights: Sequence[Tensor],
+    *,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+) -> None:
+    """Lay the weights of a whole stack out in one block of memory, as cuDNN wants them; a no-op elsewhere.
+
+    Without it cuDNN copies them in every call and torch warns.
+    """
+    first = weights[0]
+    if not knows(cell) or not first.is_cuda or not torch._use_cudnn_rnn_flatten_weight():
+        return
+    if any(w.dtype != first.dtype or not torch.backends.cudnn.is_acceptable(w) for w in weights):
+        return
+    if len({w.data_ptr() for w in weights}) < len(weights):  # shared weights can't lie in two places
+        return
+    import torch.backends.cudnn.rnn as cudnn
+
+    mode = "LSTM" if cell is lstm else "GRU" if cell is gru else "RNN_TANH" if cell is elman else "RNN_RELU"
+    with torch.cuda.device_of(first), torch.no_grad():
+        torch._cudnn_rnn_flatten_weight(
+            list(weights),
+            len(weights) // (num_layers * (2 if bidirectional else 1)),
+            input_size,
+            cudnn.get_cudnn_mode(mode),
+            hidden_size,
+            0,
+            num_layers,
+            batch_first,
+            bidirectional,
+        )
+
+
+def _loop(cell: Cell) -> Callable[..., Any]:
+    if cell is lstm:
+        return torch.lstm
+    if cell is gru:
+        return torch.gru
+    return torch.rnn_tanh if cell is elman else torch.rnn_relu
+
+
+def _turn(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """(T, B, N) with each sample reversed within its length; the padding stays where it is."""
+    if lengths is None:
+        return sequence.flip(0)
+    steps = torch.arange(sequence.shape[0], device=sequence.device)[:, None]
+    source = torch.where(steps < lengths, lengths - 1 - steps, steps)
+    return sequence.gather(0, source[:, :, None].expand_as(sequence))
+
+
+def _nothing(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], bidirectional: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """No step or no sample, which torch's loops refuse in part: an empty output, and the states as they came."""
+    H = states[0].shape[-1]
+    output = x.new_empty(*x.shape[:2], 2 * H if bidirectional else H)
+    # A sum over nothing, so that backward finds its way to zeros, as it does for any other shape.
+    anchor = sum(tensor.sum() for tensor in (x, *weights)) * 0
+    return output + anchor, tuple(state.clone() for state in states)

@@ -1,0 +1,154 @@
+"""What a layer checks before anything runs. Messages state the rule, then the fact; where torch.nn raises for the same
+mistake, the exception's type is torch.nn's.
+"""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.drivers import DRIVERS
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def autocast_on(device: torch.device) -> bool:
+    """Whether autocast is on for tensors of that device; meta, which has none, is not asked."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def check_driver(driver: str) -> str:
+    """Raises ValueError: neither auto nor a driver's name."""
+    if driver != "auto" and driver not in DRIVERS:
+        raise ValueError(f"driver must be one of auto, {', '.join(DRIVERS)}. Got {driver!r}.")
+    return driver
+
+
+def check_layer(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bias: bool,
+    batch_first: bool,
+    dropout: float,
+    bidirectional: bool,
+    dtype: torch.dtype | None,
+) -> None:
+    """Raises TypeError or ValueError: an argument of a layer's constructor is of no use."""
+    for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
+        if not isinstance(size, int):
+            raise TypeError(f"{name} must be an int. Got {type(size).__name__}.")
+        if size <= 0:
+            raise ValueError(f"{name} must be greater than zero. Got {size}.")
+    for name, flag in (("bias", bias), ("batch_first", batch_first), ("bidirectional", bidirectional)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be a bool. Got {type(flag).__name__}.")
+    if not isinstance(dropout, numbers.Number) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
+        raise ValueError(f"dropout must be a number from 0 to 1. Got {dropout!r}.")
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(f"dropout acts between layers. Got dropout {dropout} for one layer.", stacklevel=3)
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating type. Got {dtype}.")
+
+
+def check_input(x: Tensor, input_size: int, weight: Tensor, dims: tuple[int, int] = (2, 3)) -> None:
+    """Check a layer's or a cell's input.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: neither of the two ranks, or not of the weights' dtype while autocast is off.
+        RuntimeError: another size than input_size, or on another device than the weights.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor. Got {type(x).__name__}.")
+    if x.dim() not in dims:
+        forms = "(T, I), or (T, B, I), with batch_first (B, T, I)" if dims == (2, 3) else "(I,), or (B, I)"
+        raise ValueError(f"x must have the shape {forms}. Got {tuple(x.shape)}.")
+    if x.dtype != weight.dtype and not (x.dtype.is_floating_point and autocast_on(x.device)):
+        raise ValueError(f"x must have the weights' dtype {weight.dtype}. Got {x.dtype}.")
+    if x.shape[-1] != input_size:
+        raise RuntimeError(f"x must have input_size {input_size} as its last dimension. Got {x.shape[-1]}.")
+    if x.device != weight.device:
+        raise RuntimeError(f"x must be on the weights' device {weight.device}. Got {x.device}.")
+
+
+def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
+    """The states as a tuple, each of the shape that a call needs.
+
+    Raises:
+        TypeError: not one tensor for a cell of one state, or not a tuple of tensors for another.
+        ValueError: too few or too many states, or not of x's dtype while autocast is off.
+        RuntimeError: another shape, or another device than x's.
+    """
+    names = cell.states
+    if len(names) == 1:
+        if not isinstance(state, Tensor):
+            raise TypeError(f"state must be one tensor, since {cell.name} has one state. Got {type(state).__name__}.")
+        state = (state,)
+    else:
+        if not isinstance(state, (tuple, list)):
+            raise TypeError(f"state must be a tuple ({', '.join(names)}). Got {type(state).__name__}.")
+        if len(state) != len(names):
+            raise ValueError(f"state must be a tuple ({', '.join(names)}). Got {len(state)} of {len(names)}.")
+    dtype, device = x.dtype, x.device
+    for name, value in zip(names, state, strict=True):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"state {name} must be a tensor. Got {type(value).__name__}.")
+        if value.shape != shape:
+            raise RuntimeError(f"state {name} must have shape {shape}. Got {tuple(value.shape)}.")
+        if value.dtype != dtype and not (value.dtype.is_floating_point and autocast_on(device)):
+            raise ValueError(f"state {name} must have x's dtype {dtype}. Got {value.dtype}.")
+        if value.device != device:
+            raise RuntimeError(f"state {name} must be on x's device {device}. Got {value.device}.")
+    return tuple(state)
+
+
+def check_lengths(lengths: Tensor | Sequence[int], T: int, B: int, device: torch.device) -> Tensor:
+    """The lengths as (B,) int64, on the device where they were. Values are checked on the CPU alone: reading them on
+    another device would wait for it.
+
+    Raises:
+        TypeError: not integers.
+        ValueError: not one for each sample, or a value below 0 or above T.
+        RuntimeError: on a device that is neither x's nor the CPU.
+    """
+    if not isinstance(lengths, Tensor):
+        if not isinstance(lengths, (list, tuple)) or not all(type(n) is int for n in lengths):
+            raise TypeError(f"lengths must be a tensor or a list of ints. Got {lengths!r}.")
+        lengths = torch.tensor(lengths, dtype=torch.int64)
+    if lengths.dtype not in _INTEGERS:
+        raise TypeError(f"lengths must have an integer dtype. Got {lengths.dtype}.")
+    if lengths.shape != (B,):
+        raise ValueError(f"lengths must have shape ({B},), one for each sample. Got {tuple(lengths.shape)}.")
+    if lengths.device.type != "cpu":
+        if lengths.device != device:
+            raise RuntimeError(f"lengths must be on x's device {device} or on the CPU. Got {lengths.device}.")
+    elif B and not torch.compiler.is_compiling():
+        low, high = (int(n) for n in lengths.aminmax())
+        if low < 0 or high > T:
+            raise ValueError(f"lengths must be from 0 to T = {T}. Got {low if low < 0 else high}.")
+    return lengths.to(torch.int64)
+
+
+def check_resets(resets: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    """Check a mask of resets.
+
+    Raises:
+        TypeError: not a tensor of bools.
+        ValueError: not of x's shape without the last dimension.
+        RuntimeError: on another device than x.
+    """
+    if not isinstance(resets, Tensor):
+        raise TypeError(f"resets must be a tensor. Got {type(resets).__name__}.")
+    if resets.dtype != torch.bool:
+        raise TypeError(f"resets must have dtype torch.bool. Got {resets.dtype}.")
+    if resets.shape != shape:
+        raise ValueError(f"resets must have shape {shape}, as x has but for features. Got {tuple(resets.shape)}.")
+    if resets.device != device:
+        raise RuntimeError(f"resets must be on x's device {device}. Got {resets.device}.")

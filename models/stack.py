@@ -1,0 +1,236 @@
+"""Layers and directions around a cell: what Recurrent and the subclasses of torch.nn's layers share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.drivers import Request, Task, Weights, driver, vendor
+from gatefuse.kernels.plan import Plan, choose, explain
+from gatefuse.models.checks import autocast_on, check_input, check_lengths, check_resets, check_state
+
+
+class Call(NamedTuple):
+    """A call whose arguments are checked and have the forms that drivers take, but for x, which stays batch first."""
+
+    x: Tensor
+    states: tuple[Tensor, ...]
+    weights: list[Tensor]
+    lengths: Tensor | None
+    resets: Tensor | None
+    all_states: bool
+    T: int
+    B: int
+    batched: bool
+
+
+class Stack:
+    """Mixin of an nn.Module: runs L layers in D directions of a cell, in the way and the shapes of torch.nn's layers.
+
+    The module brings the attributes below, and ``_flat()``: the weights of each layer and direction in turn, in the
+    order input, recurrent, both biases if there are any, per-unit parameters.
+    """
+
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    driver: str
+    training: bool
+
+    def _flat(self) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _prepare(self, x: Any, state: Any, lengths: Any, resets: Any, all_states: bool) -> Call:
+        weights = self._flat()
+        check_input(x, self.input_size, weights[0])
+        batched = x.dim() == 3
+        if resets is not None:
+            check_resets(resets, tuple(x.shape[:-1]), x.device)
+            if not batched:
+                resets = resets.unsqueeze(1)
+            elif self.batch_first:
+                resets = resets.transpose(0, 1)
+        if not batched:
+            x = x.unsqueeze(1)
+        T, B, _ = x.shape
+        if batched and self.batch_first:
+            T, B = B, T
+        if lengths is not None:
+            lengths = check_lengths(lengths, T, B, x.device)
+        n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
+        if state is None:
+            states = first_states(self.cell, x, n, B, H)
+        elif batched:
+            # cuDNN refuses states with gaps, and kernels read them as one block
+            states = tuple(map(Tensor.contiguous, check_state(self.cell, state, (n, B, H), x)))
+        else:
+            states = tuple([s.unsqueeze(1).contiguous() for s in check_state(self.cell, state, (n, H), x)])
+        return Call(x, states, weights, lengths, resets, all_states, T, B, batched)
+
+    def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, all_states: bool) -> Plan:
+        if isinstance(x, PackedSequence):
+            x, lengths = _unpack(x, lengths, resets, self.batch_first)
+        call = self._prepare(x, state, lengths, resets, all_states)
+        return explain(Request(*request_of(self.cell, call)), self.driver)
+
+    def _run(self, x: Any, state: Any, lengths: Any, resets: Any, all_states: bool) -> tuple[Any, Any]:
+        if isinstance(x, PackedSequence):
+            padded, lengths = _unpack(x, lengths, resets, self.batch_first)
+            output, state = self._run(padded, state, lengths, None, all_states)
+            if all_states:
+                return tuple([_repack(o, lengths, x, self.batch_first) for o in output]), state
+            return _repack(output, lengths, x, self.batch_first), state
+        call = self._prepare(x, state, lengths, resets, all_states)
+        how = plan_of(request_of(self.cell, call), self.driver)
+        batch_first = self.batch_first and call.batched
+        dropout = self.dropout if self.training else 0.0
+        sequences: tuple[Tensor, ...]
+        if how.driver == "vendor":
+            output, finals = vendor.stack(
+                self.cell,
+                call.x,
+                call.states,
+                call.weights,
+                num_layers=self.num_layers,
+                bidirectional=self.bidirectional,
+                batch_first=batch_first,
+                bias=self.bias,
+                dropout=dropout,
+                lengths=call.lengths,
+            )
+            sequences = (output,)
+        else:
+            if batch_first:
+                call = call._replace(x=call.x.transpose(0, 1))
+            sequences, finals = loop(self.cell, how.driver, call, self.bias, self.bidirectional, dropout)
+            if batch_first:
+                sequences = tuple([s.transpose(0, 1) for s in sequences])
+        if not call.batched:
+            sequences = tuple([s.squeeze(1) for s in sequences])
+            finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
+        return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
+
+
+def loop(
+    cell: Cell, driver_name: str, call: Call, bias: bool, bidirectional: bool, dropout: float
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """One driver call for each layer and direction.
+
+    Under autocast all tensors are cast first, as torch.lstm and its like do, and autocast is off within.
+
+    Args:
+        call: with x of shape (T, B, I).
+        dropout: as in vendor.stack.
+
+    Returns:
+        Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
+    """
+    dtype = running_dtype(call.x)
+    if autocast_on(call.x.device):
+        with torch.autocast(call.x.device.type, enabled=False):
+            states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
+            call = call._replace(x=call.x.to(dtype), states=states, weights=weights)
+            return loop(cell, driver_name, call, bias, bidirectional, dropout)
+
+    x, lengths = call.x, call.lengths
+    if lengths is not None:
+        lengths = lengths.to(x.device)
+    rows = call.states[0].shape[0]
+    D, n = 2 if bidirectional else 1, len(call.weights) // rows
+    sequences: tuple[Tensor, ...] = ()
+    finals: list[tuple[Tensor, ...]] = []
+    for first in range(0, rows, D):
+        if first and dropout:
+            x = drop(x, dropout)
+        outcomes = []
+        for k in range(first, first + D):
+            task = Task(
+                cell,
+                x,
+                tuple([s[k] for s in call.states]),
+                bundle(call.weights[k * n : (k + 1) * n], bias),
+                lengths,
+                call.resets,
+                reverse=k > first,
+                all_states=call.all_states and first + D == rows,
+            )
+            outcomes.append(driver(driver_name).run(task))
+        finals += [outcome.finals for outcome in outcomes]
+        if D == 1:
+            sequences = outcomes[0].sequences
+        else:
+            sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
+        x = sequences[0]
+    # stack copies, so that what the caller gets shares no memory with what a driver keeps
+    return sequences, tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+
+
+def bundle(tensors: Sequence[Tensor], bias: bool) -> Weights:
+    """The weights of one direction of one layer, by name."""
+    w_ih, w_hh, *rest = tensors
+    b_ih, b_hh, *parameters = rest if bias else (None, None, *rest)
+    return Weights(w_ih, w_hh, b_ih, b_hh, tuple([p for p in parameters if p is not None]))
+
+
+def first_states(cell: Cell, x: Tensor, *shape: int) -> tuple[Tensor, ...]:
+    """The states that a sequence begins with where none are given; nobody writes into them, so that they may be one."""
+    if not any(cell.init):
+        return (x.new_zeros(shape),) * len(cell.init)
+    return tuple([x.new_full(shape, value) for value in cell.init])
+
+
+def running_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of the computation: autocast's where it is on, as torch.lstm and its like have it."""
+    if autocast_on(x.device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def request_of(cell: Cell, call: Call) -> tuple[Any, ...]:
+    """The arguments of a Request, which hash faster than one."""
+    x, states, weights, lengths, resets, all_states, T, B, _ = call
+    needs_grad = torch.is_grad_enabled() and (
+        weights[0].requires_grad or any(t.requires_grad for t in (*weights, x, *states))
+    )
+    H = states[0].shape[-1]
+    dtype = running_dtype(x)
+    return cell, x.device, dtype, T, B, H, needs_grad, lengths is not None, resets is not None, all_states
+
+
+def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
+    """The plan for the Request of these arguments; looked up where it was made before."""
+    if torch.compiler.is_compiling():  # a tracer can't see through the cache
+        return choose(Request(*request), wanted)
+    return _plan_of(request, wanted)
+
+
+@lru_cache(maxsize=4096)
+def _plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
+    return choose(Request(*request), wanted)
+
+
+def _unpack(x: PackedSequence, lengths: Any, resets: Any, batch_first: bool) -> tuple[Tensor, Tensor]:
+    if lengths is not None or resets is not None:
+        name = "lengths" if lengths is not None else "resets"
+        raise ValueError(f"{name} must be None with a PackedSequence: give a padded tensor with lengths instead.")
+    return pad_packed_sequence(x, batch_first)
+
+
+def _repack(padded: Tensor, lengths: Tensor, like: PackedSequence, batch_first: bool) -> PackedSequence:
+    if like.sorted_indices is not None:
+        padded = padded.index_select(0 if batch_first else 1, like.sorted_indices)
+        lengths = lengths[like.sorted_indices.cpu()]
+    data = pack_padded_sequence(padded, lengths, batch_first).data
+    return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)

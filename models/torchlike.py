@@ -1,0 +1,180 @@
+"""torch.nn's recurrent layers and cells with a choice of driver: same arguments, parameters, state dicts and results.
+
+With driver auto or vendor and no additions, torch.nn's own forward runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cells.elman import elman, elman_relu
+from gatefuse.kernels.cells.gru import gru
+from gatefuse.kernels.cells.lstm import lstm
+from gatefuse.kernels.drivers import Request
+from gatefuse.kernels.plan import Plan, explain
+from gatefuse.models.checks import check_driver, check_input, check_state
+from gatefuse.models.stack import Call, Stack, first_states, loop, plan_of, request_of
+
+
+class _Layer(Stack, nn.RNNBase):
+    # a class attribute, so that an instance of torch.nn's class can become one of these
+    driver = "auto"
+    proj_size: int
+
+    def __init__(self, *args: Any, driver: str = "auto", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.driver = check_driver(driver)
+        if driver not in ("auto", "vendor"):
+            self._refuse_projection()
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        all_states: bool = False,
+    ) -> tuple[Any, Any]:
+        """As torch.nn's forward, with lengths, resets and all_states as in Recurrent's.
+
+        Raises:
+            What torch.nn and Recurrent raise, and ValueError: a projection where torch's own forward can't run.
+        """
+        if lengths is None and resets is None and not all_states and self._is_torchs(input):
+            return super().forward(input, hx)
+        self._refuse_projection()
+        return self._run(input, hx, lengths, resets, all_states)
+
+    def plan(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        all_states: bool = False,
+    ) -> Plan:
+        """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""
+        if self.proj_size and lengths is None and resets is None and not all_states:
+            return Plan("vendor", "only torch's own loop has projections")
+        self._refuse_projection()
+        return self._explain(input, hx, lengths, resets, all_states)
+
+    def _is_torchs(self, input: Tensor | PackedSequence) -> bool:
+        if self.driver != "auto":
+            return self.driver == "vendor"
+        if self.proj_size or not input.is_cuda or isinstance(input, PackedSequence) or input.dim() not in (2, 3):
+            return True
+        a, b = (*input.shape[:-1], 1)[:2]
+        T, B = (b, a) if self.batch_first and input.dim() == 3 else (a, b)
+        grad = torch.is_grad_enabled()
+        request = (self.cell, input.device, input.dtype, T, B, self.hidden_size, grad, False, False, False)
+        return plan_of(request, "auto").driver == "vendor"
+
+    def _refuse_projection(self) -> None:
+        if self.proj_size:
+            raise ValueError(
+                "proj_size must be 0 unless torch's own loop runs (driver auto or vendor, without lengths, resets and "
+                f"all_states). Got {self.proj_size}."
+            )
+
+    def _flat(self) -> list[Tensor]:
+        return [weight for weights in self.all_weights for weight in weights]
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.driver == "auto" else f"{text}, driver={self.driver}"
+
+
+class LSTM(_Layer, nn.LSTM):
+    """torch.nn.LSTM, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward."""
+
+    cell = lstm
+
+
+class GRU(_Layer, nn.GRU):
+    """torch.nn.GRU, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward."""
+
+    cell = gru
+
+
+class RNN(_Layer, nn.RNN):
+    """torch.nn.RNN, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward."""
+
+    @property
+    def cell(self) -> Cell:  # type: ignore[override]
+        """elman, or with nonlinearity relu elman_relu."""
+        return elman if self.nonlinearity == "tanh" else elman_relu
+
+
+class _Step(nn.RNNCellBase):
+    cell: Cell
+    driver = "auto"
+
+    def __init__(self, *args: Any, driver: str = "auto", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.driver = check_driver(driver)
+
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """As torch.nn's forward; with another driver than auto and vendor, that driver runs a sequence of one step.
+
+        Raises:
+            What torch.nn raises, and RuntimeError: the driver can't run the call.
+        """
+        if self.driver in ("auto", "vendor"):
+            return super().forward(input, hx)
+        call = self._prepare(input, hx)
+        plan_of(request_of(self.cell, call), self.driver)
+        _, finals = loop(self.cell, self.driver, call, self.bias, False, 0.0)
+        finals = tuple([(s.squeeze(0) if call.batched else s.squeeze((0, 1))).clone() for s in finals])
+        return finals if len(finals) > 1 else finals[0]
+
+    def plan(self, input: Tensor, hx: Any = None) -> Plan:
+        """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""
+        return explain(Request(*request_of(self.cell, self._prepare(input, hx))), self.driver)
+
+    def _prepare(self, input: Tensor, hx: Any) -> Call:
+        weights: list[Tensor] = [self.weight_ih, self.weight_hh]
+        if self.bias:
+            weights += [self.bias_ih, self.bias_hh]
+        check_input(input, self.input_size, self.weight_ih, dims=(1, 2))
+        batched = input.dim() == 2
+        x = input[None] if batched else input[None, None]
+        B, H = x.shape[1], self.hidden_size
+        if hx is None:
+            states = first_states(self.cell, x, 1, B, H)
+        else:
+            states = check_state(self.cell, hx, (B, H) if batched else (H,), x)
+            states = tuple([s.contiguous().view(1, B, H) for s in states])
+        return Call(x, states, weights, None, None, False, 1, B, batched)
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.driver == "auto" else f"{text}, driver={self.driver}"
+
+
+class LSTMCell(_Step, nn.LSTMCell):
+    """torch.nn.LSTMCell, with the keyword ``driver``."""
+
+    cell = lstm
+
+
+class GRUCell(_Step, nn.GRUCell):
+    """torch.nn.GRUCell, with the keyword ``driver``."""
+
+    cell = gru
+
+
+class RNNCell(_Step, nn.RNNCell):
+    """torch.nn.RNNCell, with the keyword ``driver``."""
+
+    @property
+    def cell(self) -> Cell:  # type: ignore[override]
+        """elman, or with nonlinearity relu elman_relu."""
+        return elman if self.nonlinearity == "tanh" else elman_relu

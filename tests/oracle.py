@@ -1,0 +1,136 @@
+"""What tests compare with: the eager loop and autograd in float64, and the rule by which a kernel may err.
+
+The rule: in any of its results a driver errs at most twice as much as the eager loop errs at worst in the same dtype
+against float64, plus two units of rounding; errors are parts of a result's largest value. No tolerance is chosen by
+hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.drivers import Task, Weights, eager
+
+
+def make_task(
+    cell: Cell, T: int, B: int, H: int, *, input_size: int = 3, bias: bool = True, seed: int = 0, **options
+) -> Task:
+    """A task of random values in float64; options as Task's, but lengths and resets may be True for random ones."""
+    g = torch.Generator().manual_seed(seed)
+    G = len(cell.gates)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64).mul_(0.5)
+
+    weights = Weights(
+        draw(G * H, input_size),
+        draw(G * H, H),
+        draw(G * H) if bias else None,
+        draw(G * H) if bias else None,
+        tuple(draw(H) for _ in cell.parameters),
+    )
+    # A normalizer (slstm's n) is positive in use; so is every first state here.
+    states = tuple(draw(B, H).abs() for _ in cell.states)
+    if options.get("lengths") is True:
+        options["lengths"] = torch.randint(0, T + 1, (B,), generator=g)
+    if options.get("resets") is True:
+        options["resets"] = torch.rand(T, B, generator=g) < 0.4
+    options = {k: v for k, v in options.items() if v is not False and v is not None}
+    return Task(cell, draw(T, B, input_size), states, weights, **options)
+
+
+def cast(task: Task, dtype: torch.dtype, device: str | torch.device = "cpu") -> Task:
+    """The same task in another dtype, with leaves that require gradients."""
+
+    def leaf(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.detach().to(device, dtype).requires_grad_()
+
+    def moved(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(device)
+
+    w = task.weights
+    weights = Weights(
+        leaf(w.input),
+        leaf(w.recurrent),
+        leaf(w.input_bias),
+        leaf(w.recurrent_bias),
+        tuple(leaf(p) for p in w.parameters),
+    )
+    return dataclasses.replace(
+        task,
+        x=leaf(task.x),
+        states=tuple(leaf(s) for s in task.states),
+        weights=weights,
+        lengths=moved(task.lengths),
+        resets=moved(task.resets),
+    )
+
+
+def results(driver, task: Task) -> dict[str, Tensor]:
+    """Sequences, finals and the gradients of all inputs for fixed random gradients of the results, in float64."""
+    outcome = driver.run(task)
+    w = task.weights
+    found = {f"sequence {k}": s for k, s in enumerate(outcome.sequences)}
+    found |= {f"final {k}": s for k, s in enumerate(outcome.finals)}
+    leaves = {"x": task.x, "weight_ih": w.input, "weight_hh": w.recurrent}
+    leaves |= {"bias_ih": w.input_bias, "bias_hh": w.recurrent_bias}
+    leaves |= {f"state {k}": s for k, s in enumerate(task.states)}
+    leaves |= {f"parameter {k}": p for k, p in enumerate(w.parameters)}
+    leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
+    g = torch.Generator().manual_seed(1)
+    cotangents = [torch.randn(v.shape, generator=g, dtype=torch.float64) for v in found.values()]
+    grads = torch.autograd.grad(
+        list(found.values()),
+        list(leaves.values()),
+        [c.to(v.device, v.dtype) for c, v in zip(cotangents, found.values(), strict=True)],
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    found |= {f"d_{name}": grad for name, grad in zip(leaves, grads, strict=True)}
+    return {name: value.detach().cpu().double() for name, value in found.items()}
+
+
+def check(driver, task: Task, dtype: torch.dtype, device: str | torch.device = "cpu") -> None:
+    """Assert the rule for every result of a driver."""
+    task = cast(task, dtype, device)
+    reference = results(eager, cast(task, torch.float64))
+    got = results(driver, task)
+    for name, value in reference.items():
+        assert got[name].shape == value.shape, name
+    found = errors(got, reference)
+    T, B, H = *task.x.shape[:2], task.weights.recurrent.shape[1]
+    allowed = 2 * eager_error(task.cell, T, B, H, dtype, device) + 2 * torch.finfo(dtype).eps
+    for name, err in found.items():
+        assert err <= allowed, f"{name} must err at most by {allowed:.3e} in {dtype}. Got {err:.3e}."
+
+
+def errors(values: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
+    """The largest error of each result as part of the result's largest value."""
+
+    def err(name: str) -> float:
+        scale = reference[name].abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        return float((values[name] - reference[name]).abs().max() / scale)
+
+    return {name: err(name) for name, value in reference.items() if value.numel()}
+
+
+@cache
+def eager_error(cell: Cell, T: int, B: int, H: int, dtype: torch.dtype, device: str | torch.device) -> float:
+    """The eager loop's worst error in tasks of that size: in several, since few numbers can come out right by luck.
+
+    In float64, which has no reference of more digits, the error in float32 by the ratio of their roundings.
+    """
+    if dtype == torch.float64:
+        ratio = torch.finfo(torch.float64).eps / torch.finfo(torch.float32).eps
+        return ratio * eager_error(cell, T, B, H, torch.float32, device)
+    worst = 0.0
+    for seed in range(max(1, min(50, 1000 // max(1, T * B * H)))):
+        task = cast(make_task(cell, T, B, H, seed=seed), dtype, device)
+        reference = results(eager, cast(task, torch.float64))
+        worst = max([worst, *errors(results(eager, task), reference).values()])
+    return worst

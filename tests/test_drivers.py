@@ -1,0 +1,94 @@
+"""Every cell by every driver against the eager loop and autograd in float64."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gatefuse import cell_names, find_cell
+from gatefuse.kernels.drivers import Request, driver
+from tests.oracle import check, make_task
+
+GPU = pytest.param("cuda", marks=pytest.mark.gpu)
+OPTIONS = {
+    "plain": {},
+    "no bias": {"bias": False},
+    "reverse": {"reverse": True},
+    "lengths": {"lengths": True},
+    "resets": {"resets": True},
+    "all": {"lengths": True, "resets": True, "reverse": True, "all_states": True},
+    "all forward": {"lengths": True, "resets": True, "all_states": True, "bias": False},
+}
+
+
+def check_here(name: str, task, dtype: torch.dtype, device: str) -> None:
+    """Check, or assert that a refusal gives its reason."""
+    T, B, H = *task.x.shape[:2], task.weights.recurrent.shape[1]
+    why = driver(name).refusal(Request(task.cell, torch.device(device), dtype, T, B, H))
+    if why:
+        pytest.skip(why)
+    check(driver(name), task, dtype, device)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("cell", cell_names())
+@pytest.mark.parametrize("name", ["script", "step"])
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_every_cell_by_every_driver(device, name, cell, options):
+    check_here(name, make_task(find_cell(cell), 4, 3, 7, **options), torch.float32, device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("cell", cell_names())
+@pytest.mark.parametrize("name", ["script", "step"])
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_dtypes(device, name, cell, dtype):
+    check_here(name, make_task(find_cell(cell), 3, 2, 8, all_states=True), dtype, device)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 20), (2, 1, 63), (3, 3, 7), (2, 5, 200)], ids=str)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_first", "peephole_lstm"])
+@pytest.mark.parametrize("name", ["script", "step"])
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_odd_sizes(device, name, cell, shape):
+    check_here(name, make_task(find_cell(cell), *shape), torch.float32, device)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    cell=st.sampled_from(cell_names()),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 24)),
+    bias=st.booleans(),
+    lengths=st.booleans(),
+    resets=st.booleans(),
+    reverse=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@pytest.mark.parametrize("name", ["script", "step"])
+def test_any_shape(name, cell, shape, **options):
+    check_here(name, make_task(find_cell(cell), *shape, **options), torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("name", ["eager", "script", "step"])
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_first"])
+def test_an_empty_batch_gives_empty_results(name, cell):
+    task = make_task(find_cell(cell), 3, 0, 5)
+    outcome = driver(name).run(make_task(find_cell(cell), 3, 0, 5) if name == "eager" else _float(task))
+    assert outcome.sequences[0].shape == (3, 0, 5)
+    assert all(s.shape == (0, 5) for s in outcome.finals)
+
+
+@pytest.mark.parametrize("name", ["eager", "script", "step"])
+def test_not_a_number_flows_through(name):
+    task = _float(make_task(find_cell("lstm"), 3, 2, 5))
+    task.x.data[1, 0, 0] = torch.nan
+    output = driver(name).run(task).sequences[0]
+    assert not output[0].isnan().any()
+    assert output[1:, 0].isnan().all()
+    assert not output[:, 1].isnan().any()
+
+
+def _float(task):
+    from tests.oracle import cast
+
+    return cast(task, torch.float32)

@@ -1,0 +1,115 @@
+"""The operators behind the step driver: torch's own checks, double backward, errors before any launch."""
+
+import pytest
+import torch
+
+from gatefuse import find_cell
+from gatefuse.kernels.drivers import eager, step
+from gatefuse.kernels.ops import buffer_shapes, step_backward, step_forward
+from tests import cells_on_the_spot
+from tests.oracle import cast, make_task
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CELLS = (find_cell("lstm"), find_cell("gru_reset_first"), find_cell("peephole_lstm"), cells_on_the_spot.warm_start)
+
+
+def arguments(cell, T=3, B=2, H=4, masks=True, save=True):
+    G, S, P = len(cell.gates), len(cell.states), len(cell.parameters)
+
+    def leaf(*shape):
+        return torch.randn(*shape, device=DEVICE).mul_(0.5).requires_grad_(save)
+
+    restarts = (torch.rand(T, B) < 0.5).to(DEVICE) if masks else None
+    live = (torch.arange(T)[:, None] < torch.tensor([T, 1])).to(DEVICE) if masks else None
+    return [
+        leaf(T, B, G * H),
+        leaf(S, B, H).detach().abs().requires_grad_(save),
+        leaf(G * H, H),
+        leaf(G * H),
+        leaf(P, H),
+        restarts,
+        live,
+        cell.key,
+        False,
+        save,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_torch_checks_the_forward_operator(cell, masks):
+    _ = cell.program
+    torch.library.opcheck(step_forward, tuple(arguments(cell, masks=masks)))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_torch_checks_the_backward_operator(cell):
+    with torch.no_grad():
+        args = arguments(cell)
+        kept = step_forward(*args)
+        tensors = [a.detach() if isinstance(a, torch.Tensor) else a for a in args[:7]]
+        d = [torch.randn_like(kept[k]) for k in range(3)]
+    torch.library.opcheck(step_backward, (*tensors, *kept, *d, cell.key, False))
+
+
+def test_buffers_are_as_large_as_promised():
+    for cell in CELLS:
+        for save in (True, False):
+            args = arguments(cell, save=save)
+            _, rest, _, saved, fed = step_forward(*args)
+            shapes = buffer_shapes(cell, 3, 2, 4, True, save, True)
+            assert tuple(tuple(v.shape) for v in (rest, saved, fed)) == shapes
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_reset_first", "peephole_lstm"])
+def test_gradients_have_gradients(name):
+    def penalty(driver, task):
+        """A gradient penalty, as WGAN-GP has, and its gradients."""
+        output = driver.run(task).sequences[0]
+        (d_x,) = torch.autograd.grad(output.square().sum(), task.x, create_graph=True)
+        leaves = [task.x, task.weights.recurrent, task.weights.input, task.states[0]]
+        return torch.autograd.grad(d_x.square().sum(), leaves)
+
+    task = cast(make_task(find_cell(name), 3, 2, 4, lengths=True), torch.float32, DEVICE)
+    for got, expected in zip(penalty(step, task), penalty(eager, task), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_without_save_there_is_no_backward():
+    args = arguments(CELLS[0])
+    args[9] = False
+    with pytest.raises(
+        RuntimeError, match=r"must be called with save=True where gradients are wanted. Got save=False."
+    ):
+        step_forward(*args)
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "error", "match"),
+    [
+        (0, torch.zeros(3, 2, 16, dtype=torch.float64), TypeError, "x must be float32, float16 or bfloat16"),
+        (0, torch.zeros(3, 2, 15), ValueError, r"x must have shape \(T, B, 4 \* H\). Got \(3, 2, 15\)."),
+        (1, torch.zeros(1, 2, 4), ValueError, r"states must have shape \(2, 2, 4\). Got \(1, 2, 4\)."),
+        (2, torch.zeros(4, 16), ValueError, r"weight must have shape \(16, 4\). Got \(4, 16\)."),
+        (2, torch.zeros(16, 4).half(), TypeError, "weight must be torch.float32. Got torch.float16."),
+        (5, torch.zeros(3, 2), TypeError, "restarts must be torch.bool. Got torch.float32."),
+        (6, torch.ones(2, 3, dtype=torch.bool), ValueError, r"live must have shape \(3, 2\). Got \(2, 3\)."),
+        (7, "nobody", ValueError, "cell must be the key of a cell defined in this process. Got 'nobody'."),
+    ],
+)
+def test_errors_come_before_any_launch(index, value, error, match):
+    args = arguments(find_cell("lstm"), save=False)
+    args[index] = value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+    with pytest.raises(error, match=match):
+        step_forward(*args)
+
+
+def test_no_steps():
+    task = cast(make_task(find_cell("lstm"), 0, 2, 4), torch.float32, DEVICE)
+    outcome = step.run(task)
+    assert outcome.sequences[0].shape == (0, 2, 4)
+    for final, first in zip(outcome.finals, task.states, strict=True):
+        assert torch.equal(final, first)
+    outcome.finals[0].sum().backward()
+    assert torch.equal(task.states[0].grad, torch.ones_like(task.states[0]))
