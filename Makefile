@@ -39,7 +39,7 @@ check: $(READY)
 gpu:
 	@status=0; \
 	python3 -m pytest -m gpu $(ARGS) || status=$$?; \
-	python3 -m pytest --benchmark --sweep $(or $(SWEEP),quick) --reports $(OUT) || status=$$?; \
+	python3 -m pytest --benchmark --sweep $(or $(SWEEP),quick) --reports=$(OUT) || status=$$?; \
 	exit $$status
 
 clean:

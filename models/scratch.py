@@ -57,7 +57,7 @@ class NaiveLSTM(nn.Module):
         return torch.stack(hidden, dim=1), (h, c)
 
     def gate_parts(self) -> list[Three]:
-        """Each gate\'s part of the weights, in torch\'s order i, f, g, o."""
+        """Each gate's part of the weights, in torch's order i, f, g, o."""
         return [
             (self.U_i, self.V_i, self.b_i),
             (self.U_f, self.V_f, self.b_f),
@@ -168,7 +168,7 @@ class D2LLSTM(nn.Module):
         return torch.stack(outputs) if self.num_outputs is None else torch.cat(outputs), (H, C)
 
     def gate_parts(self) -> list[Three]:
-        """Each gate\'s part of the weights, in torch\'s order i, f, g, o."""
+        """Each gate's part of the weights, in torch's order i, f, g, o."""
         return [
             (self.W_xi, self.W_hi, self.b_i),
             (self.W_xf, self.W_hf, self.b_f),
@@ -221,7 +221,7 @@ class D2LGRU(nn.Module):
         return torch.stack(outputs) if self.num_outputs is None else torch.cat(outputs), (H,)
 
     def gate_parts(self) -> list[Three]:
-        """Each gate\'s part of the weights, in torch\'s order r, z, n."""
+        """Each gate's part of the weights, in torch's order r, z, n."""
         return [(self.W_xr, self.W_hr, self.b_r), (self.W_xz, self.W_hz, self.b_z), (self.W_xh, self.W_hh, self.b_h)]
 
 

@@ -1,0 +1,156 @@
+"""A benchmark run within pytest: which tests there are, how far it is, where the report goes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from gatefuse.bench import report
+from gatefuse.bench.contenders import contenders
+from gatefuse.bench.measure import Clock, Samples, make_clock
+from gatefuse.bench.race import race
+from gatefuse.bench.replay import Replay
+from gatefuse.bench.rows import Row, take_stamp
+from gatefuse.bench.sweeps import Group, groups
+from gatefuse.bench.table import Table
+
+# Seconds for the samples of one group: what a sweep may take divided by its groups, or what slow contenders need.
+BUDGETS = {"quick": 1.5, "full": 4.0, "real": 10.0, "smoke": 0.1}
+
+
+class Session:
+    """The plugin that the conftest at the root registers for ``pytest --benchmark``.
+
+    Args:
+        sweep: a name out of sweeps.SWEEPS.
+        reports: the folder that gets ``<device>/<sweep>.csv`` and ``.md``.
+        resume: skip groups that the file already has, measured by this commit on this device.
+    """
+
+    key = pytest.StashKey["Session"]()
+
+    def __init__(self, sweep: str, reports: Path, resume: bool):
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.groups = groups(sweep, self.device.type)
+        self._titled = {group.title: group for group in self.groups}
+        self.stamp = take_stamp(self.device)
+        self.table = Table(reports / self.stamp.device / f"{sweep}.csv", asdict(self.stamp), resume)
+        self._sweep = sweep
+        self._clock: Clock | None = None
+        self._raced: tuple[Group, dict[str, tuple[Row, Samples]]] | None = None
+        self._wrote: Path | None = None
+        self._progress: Progress | None = None
+
+    @classmethod
+    def start(cls, config: pytest.Config) -> None:
+        """Register a session with pytest.
+
+        Raises:
+            pytest.UsageError: no sweep has the name asked for, or pytest-xdist would run groups side by side.
+        """
+        if getattr(config.option, "numprocesses", None):
+            raise pytest.UsageError("--benchmark must run in one process: side by side, groups slow each other down.")
+        try:
+            session = cls(
+                config.getoption("--sweep"), Path(config.getoption("--reports")), config.getoption("--resume")
+            )
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from None
+        config.stash[cls.key] = session
+        if not any("--benchmark-columns" in argument for argument in config.invocation_params.args):
+            config.option.benchmark_columns = ["min", "median", "max", "rounds"]  # all of them take 250 characters
+        config.pluginmanager.register(session, "gatefuse-benchmark")
+
+    def raced(self, title: str) -> dict[str, tuple[Row, Samples]]:
+        """Rows and samples of a group by contender; measured and written when first asked for."""
+        group = self._titled[title]
+        if self._raced is None or self._raced[0] != group:
+            self._clock = self._clock or make_clock(self.device)
+            found = race(group, self._clock, self.device, BUDGETS[self._sweep])
+            self.table.append([asdict(row) for row, _ in found.values()])
+            self._raced = group, found
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return self._raced[1]
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if "contender" not in metafunc.fixturenames:
+            return
+        cases = []
+        for group in self.groups:
+            found = contenders(group)
+            if all(self.table.holds(asdict(Row.of(group, contender.name, ""))) for contender in found):
+                continue
+            for contender in found:
+                # One that declares it can't is a row of the report, not a test.
+                if contender.refusal(group, self.device):
+                    continue
+                mark = pytest.mark.benchmark(timer=Replay(), group=group.title)
+                # Texts, since pytest-benchmark writes parameters into its JSON.
+                case = group.title, contender.name
+                cases.append(pytest.param(*case, id=": ".join(case), marks=mark))
+        metafunc.parametrize(("group", "contender"), cases)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and not session.config.option.collectonly:
+            order = {item.nodeid: item.callspec.params["group"] for item in session.items if hasattr(item, "callspec")}
+            self._progress = Progress(reporter, order)
+            reporter.showfspath = False  # the progress line stands for it, and for the dots
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self._progress:
+            self._progress.show(nodeid)
+
+    def pytest_report_teststatus(self, report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
+        if report.failed or report.skipped or config.option.verbose > 0:
+            return None
+        return "passed" if report.when == "call" else "", "", ""
+
+    def pytest_sessionfinish(self) -> None:
+        if self._progress:
+            self._progress.end()
+        if self._progress and (self._raced is not None or self.table.resumed):
+            self._wrote = report.write(self.table.path)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._wrote:
+            terminalreporter.write_line(f"report: {self._wrote} (rows: {self.table.path})")
+
+
+class Progress:
+    """One line that says which group runs: rewritten in place in a terminal, one in ten groups in a log.
+
+    Args:
+        order: the group of each test, in the order in which they run.
+    """
+
+    def __init__(self, reporter: pytest.TerminalReporter, order: dict[str, str]):
+        self._reporter = reporter
+        self._order = order
+        self._numbers = {group: k for k, group in enumerate(dict.fromkeys(order.values()))}
+        self._shown: str | None = None
+        self._began = time.monotonic()
+
+    def show(self, nodeid: str) -> None:
+        """Say so if a test begins a group."""
+        group = self._order.get(nodeid)
+        if group is None or group == self._shown:
+            return
+        self._shown = group
+        k, n = self._numbers[group], len(self._numbers)
+        left = f", about {(time.monotonic() - self._began) / k * (n - k) / 60:.1f} min left" if k else ""
+        line = f"[{k + 1}/{n}] {group}{left}"
+        if self._reporter.isatty:
+            self._reporter.rewrite(line[: self._reporter._tw.fullwidth - 1], erase=True)
+        elif k % max(1, n // 10) == 0:
+            self._reporter.write_line(line)
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._shown and self._reporter.isatty:
+            self._reporter.write("\n")

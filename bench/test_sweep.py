@@ -1,0 +1,21 @@
+"""What ``pytest --benchmark`` runs: one test for each contender of each group. session.py says which there are."""
+
+import pytest
+
+from gatefuse.bench.replay import Replay
+from gatefuse.bench.session import Session
+
+
+def test_sweep(group: str, contender: str, request: pytest.FixtureRequest) -> None:
+    session: Session = request.config.stash[Session.key]
+    row, samples = session.raced(group)[contender]
+    if row.status != "ok":
+        # A machine's limit is no fault; anything else that a contender raises is one.
+        (pytest.skip if "out of memory" in row.note else pytest.fail)(row.note)
+    benchmark = request.getfixturevalue("benchmark")
+    benchmark.extra_info.update(
+        cell=row.cell, contender=row.contender, driver=row.driver, mode=row.mode, dtype=row.dtype, I=row.I, H=row.H,
+        B=row.B, T=row.T, layers=row.layers, device=session.stamp.device, commit=session.stamp.commit,
+    )  # fmt: skip
+    replay: Replay = request.node.get_closest_marker("benchmark").kwargs["timer"]
+    replay.give(benchmark, samples.seconds)
