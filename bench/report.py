@@ -25,6 +25,16 @@ def write(csv: Path) -> Path:
     return path
 
 
+def summary(rows: pd.DataFrame, sweep: str) -> str:
+    """What a first page shows: where it was measured, every contender's mean, and how often auto loses."""
+    ok = rows[rows["status"] == "ok"]
+    _, *contenders = _contenders(ok)
+    _, losses, *_ = _losses(ok)
+    last = rows.iloc[-1]
+    with_what = f"Measured {last['date']} with torch {last['torch']}, at commit {last['commit'][:10]} ({last['tree']})."
+    return "\n\n".join([_opening(rows, sweep), *_caution(rows), *contenders, losses, with_what])
+
+
 def render(rows: pd.DataFrame, sweep: str) -> str:
     """The report: the answer first, then the tables, what is missing, and where it was measured.
 
@@ -39,6 +49,7 @@ def render(rows: pd.DataFrame, sweep: str) -> str:
         *_caution(rows),
         *_answer(ok),
         *_losses(ok),
+        *_contenders(ok),
         *_reading(rows, ok),
         *_tables(ok),
         *_missing(rows),
@@ -100,6 +111,24 @@ def _answer(ok: pd.DataFrame) -> Iterator[str]:
         "a dash stands where there is nothing to compare with."
     )
     yield markdown(pd.DataFrame(lines))
+
+
+def _contenders(ok: pd.DataFrame) -> Iterator[str]:
+    yield "## Every contender"
+    if ok.empty:
+        yield "Nothing could be measured."
+        return
+    yield (
+        "Speed-up over the group's eager baseline, marked with a star, as geometric mean over the shapes of a cell and "
+        "mode that the contender ran."
+    )
+    lines = []
+    for (cell, dtype, mode), some in ok.groupby(["cell", "dtype", "mode"], sort=False):
+        line = {"cell": cell, "dtype": dtype, "mode": mode, "shapes": str(some.groupby(list(SHAPE)).ngroups)}
+        for name, group in some.groupby("contender", sort=False):
+            line[name] = "*" if (group["contender"] == group["baseline"]).all() else _mean(group["speedup"])
+        lines.append(line)
+    yield markdown(pd.DataFrame(lines).fillna(""))
 
 
 def _losses(ok: pd.DataFrame) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gatefuse.bench import report
+from gatefuse.bench import readme, report
 from gatefuse.bench.measure import Samples
 from gatefuse.bench.rows import Row, compare, slug, take_stamp
 from gatefuse.bench.sweeps import Group, Shape
@@ -163,3 +163,33 @@ def test_the_report_needs_no_torch(made_up):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(made_up.with_suffix(".md"))
+
+
+def test_committed_reports_and_the_readme_say_what_their_rows_say(tmp_path):
+    committed = sorted(ROOT.glob("reports/*/*.csv"))
+    assert ROOT / "reports/cpu/quick.csv" in committed
+    for csv in committed:
+        assert report.render(read(csv), csv.stem) == csv.with_suffix(".md").read_text(encoding="utf-8"), csv
+    copy = tmp_path / "README.md"
+    copy.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    readme.fill(copy, ROOT / "reports/cpu/quick.csv", ROOT)
+    assert copy.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_readme_without_marks_is_left_alone(tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match=r"README.md must hold <!-- report:start --> and <!-- report:end --> once"):
+        readme.fill(page, tmp_path / "x.csv")
+    assert page.read_text() == "no marks"
+
+
+def test_every_contender_has_its_mean_over_the_baseline(tmp_path):
+    rows = [make_row("scratch 2 products", 0.4), make_row("gatefuse auto", 0.1), make_row("torch.nn", 0.2)]
+    compare(rows, "scratch 2 products")
+    table = Table(tmp_path / "a.csv", make_stamp())
+    table.append([asdict(row) for row in rows])
+    text = report.render(read(table.path), "a")
+    assert "| cell | dtype | mode | shapes | scratch 2 products | gatefuse auto | torch.nn |" in text
+    assert "| lstm | float32 | forward | 1 | * | 4.00x | 2.00x |" in text
+    assert "| lstm | float32 | forward | 1 | * | 4.00x | 2.00x |" in report.summary(read(table.path), "a")
