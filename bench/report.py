@@ -126,7 +126,7 @@ def _contenders(ok: pd.DataFrame) -> Iterator[str]:
     for (cell, dtype, mode), some in ok.groupby(["cell", "dtype", "mode"], sort=False):
         line = {"cell": cell, "dtype": dtype, "mode": mode, "shapes": str(some.groupby(list(SHAPE)).ngroups)}
         for name, group in some.groupby("contender", sort=False):
-            line[name] = "*" if (group["contender"] == group["baseline"]).all() else _mean(group["speedup"])
+            line[str(name)] = "*" if (group["contender"] == group["baseline"]).all() else _mean(group["speedup"])
         lines.append(line)
     yield markdown(pd.DataFrame(lines).fillna(""))
 

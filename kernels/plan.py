@@ -9,9 +9,9 @@ from gatefuse.kernels.drivers import DRIVERS, Request, driver
 # What auto tries, best first. On a CPU torch's own loop is native code; script is for those who ask for it.
 _PREFERENCE = {"cpu": ("vendor", "eager"), "gpu": ("vendor", "step", "eager")}
 _WHY = {
-    "vendor": "torch's own loop for this cell is the fastest known here",
-    "step": "one product and one fused kernel a step is the fastest path for a cell that torch doesn't know",
-    "eager": "the Python loop runs everything",
+    "vendor": "torch has its own compiled loop for this cell",
+    "step": "one product and one fused kernel a step, for a cell that torch has no loop for",
+    "eager": "the Python loop runs everything; driver='script' asks for a TorchScript loop",
     "script": "asked for",
 }
 
