@@ -17,20 +17,20 @@ from gatefuse.kernels.cell import Cell
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def fed_products(cell: Cell, restarts: bool) -> list[int]:
-    """Products whose vectors need a buffer of their own: computed ones, and with restarts all."""
-    return [k for k, p in enumerate(cell.program.products) if p.state < 0 or restarts]
+def computed_products(cell: Cell) -> list[int]:
+    """Products that multiply no state as it is; what they multiply is kept in fed."""
+    return [k for k, p in enumerate(cell.program.products) if p.state < 0]
 
 
 def buffer_shapes(
-    cell: Cell, T: int, B: int, H: int, restarts: bool, save: bool, all_states: bool
+    cell: Cell, T: int, B: int, H: int, save: bool, all_states: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Shapes of step_forward's rest, saved and fed."""
     program = cell.program
     keep = save or all_states or any(p.state > 0 for p in program.products)
     rest = (len(cell.states) - 1 if keep else 0, T, B, H)
     saved = (len(program.columns) if save else 0, T, B, H)
-    fed = (len(fed_products(cell, restarts)), T if save else min(T, 1), B, H)
+    fed = (len(computed_products(cell)), T if save else min(T, 1), B, H)
     return rest, saved, fed
 
 
@@ -110,7 +110,7 @@ def _dense(value: Tensor | None) -> Tensor | None:
 @step_forward.register_fake
 def _(x, states, weight, bias, parameters, restarts, live, cell, reverse, save, all_states):
     T, B, H = x.shape[0], x.shape[1], states.shape[2]
-    rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, H, restarts is not None, save, all_states)
+    rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, H, save, all_states)
     return x.new_empty(T, B, H), x.new_empty(rest), torch.empty_like(states), x.new_empty(saved), x.new_empty(fed)
 
 

@@ -86,16 +86,16 @@ def vectors_kernel(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def update_kernel(
-    x_ptr, r_ptr, bias_ptr, carry_ptr, params_ptr, restarts_ptr, live_ptr, output_ptr, rest_ptr, saved_ptr, fed_ptr,
-    t, t_next, t_fed, fed_steps, T, B, H,
+    x_ptr, r_ptr, bias_ptr, carry_ptr, params_ptr, restarts_ptr, live_ptr, output_ptr, rest_ptr, saved_ptr, begun_ptr,
+    t, t_next, T, B, H,
     UPDATE: tl.constexpr, CELL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr,
     HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """All gates and the new states of step t.
 
     Writes carry (S, B, H); output (T, B, H); with KEEP the other states' rest (S - 1, T, B, H); with SAVE, for the
-    backward, what each slot with a product was, saved (slots, T, B, H); with restarts, what products that multiply a
-    state will multiply in the step to come, fed[product, t_fed].
+    backward, what each slot with a product was, saved (slots, T, B, H); with restarts, what the products of states will
+    multiply in the step to come, begun (products, B, H).
     """
     e, b, u, real = _lanes(B, H, BLOCK)
     slots = _slots(x_ptr, r_ptr, bias_ptr, t, b, u, real, B, H, CELL, HAS_BIAS)
@@ -124,8 +124,7 @@ def update_kernel(
             anew = _flag(restarts_ptr, t_next, b, B, real)
             for p in tl.static_range(len(CELL.V)):
                 if CELL.V[p] == k:
-                    at = _at(p * fed_steps + t_fed, B * H)
-                    tl.store(fed_ptr + at + e, tl.where(anew, CELL.INIT[k], value), mask=real & (t_next >= 0))
+                    tl.store(begun_ptr + p * B * H + e, tl.where(anew, CELL.INIT[k], value), mask=real)
 
 
 @triton.jit(do_not_specialize=RUNTIME)

@@ -58,7 +58,7 @@ def test_buffers_are_as_large_as_promised():
         for save in (True, False):
             args = arguments(cell, save=save)
             _, rest, _, saved, fed = step_forward(*args)
-            shapes = buffer_shapes(cell, 3, 2, 4, True, save, True)
+            shapes = buffer_shapes(cell, 3, 2, 4, save, True)
             assert tuple(tuple(v.shape) for v in (rest, saved, fed)) == shapes
 
 
