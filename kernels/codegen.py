@@ -2,7 +2,11 @@
 
 update(slots, states, parameters) -> new states
 vectors_<stage>(slots, states, parameters) -> computed vectors of that stage's products
-backward_<phase>(slots, states, parameters, d_states, d_vectors) -> gradients, in the phase's order
+backward_<stage>(slots, states, parameters, d_states, d_vectors) -> gradients, in the phase's order
+vectors(K, ...), backward(K, ...) -> those of stage K, of phase K, for kernels that run all of a step
+
+Kernels take these functions one to a constexpr argument. A tuple of them would read well, but Triton's cache on disk
+knows a tuple by its text, in which two cells' functions are the same.
 """
 
 from __future__ import annotations
@@ -50,6 +54,10 @@ def triton_source(program: Program) -> str:
     parts = [f"# Generated from the equations of {cell.name}.", f"# {cell.__doc__}" if cell.__doc__ else ""]
     for name, args, roots, what in _functions(program):
         parts += ["", *_function(program, name, args, roots, what)]
+    stages = [stage for stage in range(1, program.stages + 1) if computed(program, stage)]
+    parts += ["", *_by_number("vectors", _FORWARD, {stage: stage for stage in stages})]
+    phases = {k: phase.stage for k, phase in enumerate(program.phases)}
+    parts += ["", *_by_number("backward", _BACKWARD, phases)]
     return "\n".join(line for k, line in enumerate(parts) if line or k > 1) + "\n"
 
 
@@ -98,13 +106,26 @@ def _function(program: Program, name: str, args: Sequence[str], roots: list[Expr
     return ["@triton.jit", f"def {name}({', '.join(args)}):", *(f"    {line}" for line in lines), ""]
 
 
+def _by_number(name: str, args: Sequence[str], stages: dict[int, int]) -> list[str]:
+    """A function that calls the stage's of a number, which is known when a kernel is compiled."""
+    lines = ["@triton.jit", f"def {name}(K: tl.constexpr, {', '.join(args)}):"]
+    for number, stage in stages.items():
+        lines += [f"    if K == {number}:", f"        return {name}_{stage}({', '.join(args)})"]
+    return [*lines, ""] if stages else []
+
+
 @dataclass(frozen=True)
 class DeviceFunctions:
-    """The compiled-on-demand device functions of a cell; vectors[k] is stage k + 1's, None where it computes none."""
+    """The compiled-on-demand device functions of a cell; vectors[k] is stage k + 1's, None where it computes none.
+
+    any_vectors takes the stage as its first argument, any_backward the number of the phase.
+    """
 
     update: JITFunction[Any]
     vectors: tuple[JITFunction[Any] | None, ...]
     backward: tuple[JITFunction[Any], ...]
+    any_vectors: JITFunction[Any] | None
+    any_backward: JITFunction[Any]
 
 
 @cache
@@ -132,4 +153,6 @@ def device_functions(cell: Cell) -> DeviceFunctions:
         update=namespace["update"],
         vectors=tuple(namespace.get(f"vectors_{stage}") for stage in range(1, program.stages + 1)),
         backward=tuple(namespace[f"backward_{phase.stage}"] for phase in program.phases),
+        any_vectors=namespace.get("vectors"),
+        any_backward=namespace["backward"],
     )

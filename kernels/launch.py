@@ -36,7 +36,7 @@ def compile_only(target: GPUTarget) -> Iterator[dict[str, CompiledKernel]]:
     """
     from triton.runtime import driver
 
-    from gatefuse.kernels.drivers.step import interpreted
+    from gatefuse.kernels.drivers.fused import interpreted
 
     if interpreted():
         raise RuntimeError("compiling ahead needs Triton without TRITON_INTERPRET. Got TRITON_INTERPRET set.")

@@ -1,19 +1,25 @@
 """The torch.library operators behind the drivers: checked once, with fakes for tracing and registered autograd.
 
-    gatefuse::step_forward   a sequence by the step driver, with what its backward needs
-    gatefuse::step_backward  its gradients
+    gatefuse::sequence_forward   a sequence by one of gatefuse's own loops, with what its backward needs
+    gatefuse::sequence_backward  its gradients
 
-A cell crosses the operator's border by its key. Shapes are those of step_loop.py; nothing here brings Triton before an
-operator runs.
+A cell crosses the operator's border by its key, a loop by its name. Shapes are those of sequence.py; nothing here
+brings Triton before an operator runs.
 """
 
 from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 
+LOOPS = ("step", "block")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -25,7 +31,7 @@ def computed_products(cell: Cell) -> list[int]:
 def buffer_shapes(
     cell: Cell, T: int, B: int, H: int, save: bool, all_states: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Shapes of step_forward's rest, saved and fed."""
+    """Shapes of sequence_forward's rest, saved and fed."""
     program = cell.program
     keep = save or all_states or any(p.state > 0 for p in program.products)
     rest = (len(cell.states) - 1 if keep else 0, T, B, H)
@@ -62,59 +68,77 @@ def _check(
             raise ValueError(f"{name} must be on {x.device}, as x is. Got {value.device}.")
 
 
-@torch.library.custom_op("gatefuse::step_forward", mutates_args=())
-def step_forward(
+@torch.library.custom_op("gatefuse::sequence_forward", mutates_args=())
+def sequence_forward(
     x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, live: Tensor | None, cell: str, reverse: bool, save: bool, all_states: bool,
+    restarts: Tensor | None, live: Tensor | None, cell: str, loop: str, reverse: bool, save: bool, all_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """A sequence of steps: output (T, B, H), the other states' rest (S - 1, T, B, H) if kept, finals (S, B, H), and
     what the backward needs (empty without ``save``).
 
     Raises:
-        ValueError, TypeError: a shape, dtype or device is not the one that x asks for; the message states both.
+        ValueError, TypeError: a shape, dtype or device is not the one that x asks for, or no loop has that name; the
+            message states both.
     """
-    from gatefuse.kernels import step_loop
-
     found = Cell.by_key(cell)
     _check(found, x, states, weight, bias, parameters, restarts, live)
     with torch.cuda.device_of(x):
-        kept = step_loop.forward(
-            found, x.contiguous(), states.contiguous(), weight, bias, parameters.contiguous(),
+        kept = _run(
+            loop, "forward", found, x.contiguous(), states.contiguous(), weight, bias, parameters.contiguous(),
             _dense(restarts), _dense(live), reverse, save, all_states,
         )  # fmt: skip
     return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
 
 
-@torch.library.custom_op("gatefuse::step_backward", mutates_args=())
-def step_backward(
+@torch.library.custom_op("gatefuse::sequence_backward", mutates_args=())
+def sequence_backward(
     x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
     restarts: Tensor | None, live: Tensor | None, output: Tensor, rest: Tensor, finals: Tensor, saved: Tensor,
-    fed: Tensor, d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, reverse: bool,
+    fed: Tensor, d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, loop: str, reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, states, weight, bias (empty where there is none) and parameters."""
-    from gatefuse.kernels import step_loop
+    from gatefuse.kernels.sequence import Forward
 
     with torch.cuda.device_of(x):
-        found = step_loop.backward(
-            Cell.by_key(cell), x.contiguous(), states.contiguous(), weight, bias, parameters.contiguous(),
-            _dense(restarts), _dense(live), reverse, step_loop.Forward(output, rest, finals, saved, fed),
+        found = _run(
+            loop, "backward", Cell.by_key(cell),
+            x.contiguous(), states.contiguous(), weight, bias, parameters.contiguous(),
+            _dense(restarts), _dense(live), reverse, Forward(output, rest, finals, saved, fed),
             d_output.contiguous(), _dense(d_rest), d_finals,
         )  # fmt: skip
     return found.x, found.states, found.weight, x.new_empty(0) if found.bias is None else found.bias, found.parameters
+
+
+def _run(loop: str, way: str, cell: Cell, *args: Any) -> Any:
+    """A loop's forward or backward; by the step loop, which keeps the same buffers, where its kernel doesn't fit."""
+    from triton.runtime.errors import OutOfResources
+
+    if loop not in LOOPS:
+        raise ValueError(f"loop must be one of {', '.join(LOOPS)}. Got {loop!r}.")
+    try:
+        return getattr(import_module(f"gatefuse.kernels.{loop}_loop"), way)(cell, *args)
+    except OutOfResources as error:
+        _say_once(f"{cell.name}: the {loop} driver's {way} kernel does not fit, step runs in its place: {error}")
+        return getattr(import_module("gatefuse.kernels.step_loop"), way)(cell, *args)
+
+
+@cache
+def _say_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _dense(value: Tensor | None) -> Tensor | None:
     return None if value is None else value.contiguous()
 
 
-@step_forward.register_fake
-def _(x, states, weight, bias, parameters, restarts, live, cell, reverse, save, all_states):
+@sequence_forward.register_fake
+def _(x, states, weight, bias, parameters, restarts, live, cell, loop, reverse, save, all_states):
     T, B, H = x.shape[0], x.shape[1], states.shape[2]
     rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, H, save, all_states)
     return x.new_empty(T, B, H), x.new_empty(rest), torch.empty_like(states), x.new_empty(saved), x.new_empty(fed)
 
 
-@step_backward.register_fake
+@sequence_backward.register_fake
 def _(x, states, weight, bias, parameters, *rest):
     gradients = [torch.empty_like(v, memory_format=torch.contiguous_format) for v in (x, states, weight, parameters)]
     gradients.insert(3, x.new_empty(0) if bias is None else torch.empty_like(bias))
@@ -122,13 +146,13 @@ def _(x, states, weight, bias, parameters, *rest):
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, cell, reverse, save, _ = inputs
+    *tensors, cell, loop, reverse, save, _ = inputs
     if not save:
-        raise RuntimeError("step_forward must be called with save=True where gradients are wanted. Got save=False.")
+        raise RuntimeError("sequence_forward must be called with save=True where gradients are wanted. Got save=False.")
     # Without this the backward would be handed zeros as large as everything that was kept for it.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
-    ctx.cell, ctx.reverse = cell, reverse
+    ctx.cell, ctx.loop, ctx.reverse = cell, loop, reverse
 
 
 def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
@@ -136,14 +160,27 @@ def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
     if torch.is_grad_enabled():  # only where the gradients' own gradients are wanted
         given = (d_output, d_rest, d_finals)
         found = _differentiable(ctx, (x, states, weight, bias, parameters), restarts, live, given)
-        return (*found, *(None,) * 6)
+        return (*found, *(None,) * 7)
     d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
     d_finals = torch.zeros_like(states) if d_finals is None else d_finals
-    d_x, d_states, d_weight, d_bias, d_parameters = step_backward(
-        x, states, weight, bias, parameters, restarts, live, *kept, d_output, d_rest, d_finals, ctx.cell, ctx.reverse
+    d_x, d_states, d_weight, d_bias, d_parameters = sequence_backward(
+        x,
+        states,
+        weight,
+        bias,
+        parameters,
+        restarts,
+        live,
+        *kept,
+        d_output,
+        d_rest,
+        d_finals,
+        ctx.cell,
+        ctx.loop,
+        ctx.reverse,
     )
     d_bias = None if bias is None else d_bias
-    return (d_x, d_states, d_weight, d_bias, d_parameters, *(None,) * 6)
+    return (d_x, d_states, d_weight, d_bias, d_parameters, *(None,) * 7)
 
 
 def _differentiable(ctx, inputs, restarts, live, given):
@@ -166,4 +203,4 @@ def _differentiable(ctx, inputs, restarts, live, given):
     return [next(found) if v is not None and v.requires_grad else None for v in inputs]
 
 
-step_forward.register_autograd(_backward, setup_context=_setup_context)
+sequence_forward.register_autograd(_backward, setup_context=_setup_context)

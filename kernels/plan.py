@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from gatefuse.kernels.drivers import DRIVERS, Request, driver
 
 # What auto tries, best first. On a CPU torch's own loop is native code; script is for those who ask for it.
-_PREFERENCE = {"cpu": ("vendor", "eager"), "gpu": ("vendor", "step", "eager")}
+_PREFERENCE = {"cpu": ("vendor", "eager"), "gpu": ("vendor", "block", "step", "eager")}
 _WHY = {
     "vendor": "torch has its own compiled loop for this cell",
+    "block": "one kernel for all steps, with the recurrent weights on the chip, for a cell that torch has no loop for",
     "step": "one product and one fused kernel a step, for a cell that torch has no loop for",
     "eager": "the Python loop runs everything; driver='script' asks for a TorchScript loop",
     "script": "asked for",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.codegen import computed
 from gatefuse.kernels.ops import computed_products
 from gatefuse.kernels.program import Program
 
@@ -24,6 +25,11 @@ class CellShape(NamedTuple):
     X, R: for each slot its gate block of x and its column block of the products, -1 for none. SAVED: its block of the
     values saved for the backward, -1 where x holds it. V: for each product the state it multiplies, -1 where a vector
     is computed. INIT: first values of the states. G, COLUMNS, P: counts. ADDITIVE: d_x serves as d_r too.
+
+    For kernels that run all of a step, by product: FIRST, COUNT, PADDED: its first column, its columns, and these made
+    a power of two; STAGE; PLACE: its place among its stage's computed vectors; FED: its block of fed; -1 for none. By
+    stage: COMPUTES: it has computed vectors. STAGES: their count. PHASES: the stages of the backward's phases, EMITS:
+    the slots whose gradients each yields.
     """
 
     X: tuple[int, ...]
@@ -35,11 +41,25 @@ class CellShape(NamedTuple):
     COLUMNS: int
     P: int
     ADDITIVE: bool
+    FIRST: tuple[int, ...]
+    COUNT: tuple[int, ...]
+    PADDED: tuple[int, ...]
+    STAGE: tuple[int, ...]
+    PLACE: tuple[int, ...]
+    FED: tuple[int, ...]
+    COMPUTES: tuple[bool, ...]
+    STAGES: int
+    PHASES: tuple[int, ...]
+    EMITS: tuple[tuple[int, ...], ...]
 
 
 def cell_shape(program: Program) -> CellShape:
     """The constexpr view of a program."""
     saved = [k for k, slot in enumerate(program.slots) if slot.column >= 0]
+    products = program.products
+    fed = computed_products(program.cell)
+    stages = range(1, program.stages + 1)
+    among = {k: place for stage in stages for place, k in enumerate(computed(program, stage))}
     return CellShape(
         X=tuple(slot.gate for slot in program.slots),
         R=tuple(slot.column for slot in program.slots),
@@ -50,6 +70,16 @@ def cell_shape(program: Program) -> CellShape:
         COLUMNS=len(program.columns),
         P=len(program.cell.parameters),
         ADDITIVE=program.additive,
+        FIRST=tuple(p.first for p in products),
+        COUNT=tuple(len(p.gates) for p in products),
+        PADDED=tuple(1 << (len(p.gates) - 1).bit_length() for p in products),
+        STAGE=tuple(p.stage for p in products),
+        PLACE=tuple(among.get(k, -1) for k in range(len(products))),
+        FED=tuple(fed.index(k) if k in fed else -1 for k in range(len(products))),
+        COMPUTES=tuple(bool(computed(program, stage)) for stage in stages),
+        STAGES=program.stages,
+        PHASES=tuple(phase.stage for phase in program.phases),
+        EMITS=tuple(phase.slots for phase in program.phases),
     )
 
 
@@ -94,6 +124,13 @@ class Sequence:
         """Product k's columns of a tensor (..., columns * H)."""
         p = self.program.products[k]
         return r[..., p.first * self.H : (p.first + len(p.gates)) * self.H]
+
+    def gate_gradients(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Buffers for the gradients of x and of the columns (T, B, columns * H); one where they are the same."""
+        # Gates whose x no equation uses have no slot to write their gradient.
+        whole = set(self.shape.X) >= set(range(self.shape.G))
+        d_x = torch.empty_like(x) if whole else torch.zeros_like(x)
+        return d_x, d_x if self.shape.ADDITIVE else x.new_empty(self.T, self.B, self.shape.COLUMNS * self.H)
 
 
 class Forward(NamedTuple):

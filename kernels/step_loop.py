@@ -80,10 +80,7 @@ def backward(
     loop = Sequence.of(cell, x, states, reverse)
     functions, shape, program = device_functions(cell), loop.shape, loop.program
     T, B, H = loop.T, loop.B, loop.H
-    # Gates whose x no equation uses have no slot to write their gradient.
-    whole = {slot.gate for slot in program.slots} >= set(range(shape.G))
-    d_x = torch.empty_like(x) if whole else torch.zeros_like(x)
-    d_r = d_x if shape.ADDITIVE else x.new_empty(T, B, shape.COLUMNS * H)
+    d_x, d_r = loop.gate_gradients(x)
     d_carry = d_finals.to(torch.float32, copy=True)
     d_v = x.new_zeros(len(program.products), B, H)
     d_params = torch.zeros(shape.P, B, H, dtype=torch.float32, device=x.device)

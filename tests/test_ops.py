@@ -5,7 +5,7 @@ import torch
 
 from gatefuse import find_cell
 from gatefuse.kernels.drivers import eager, step
-from gatefuse.kernels.ops import buffer_shapes, step_backward, step_forward
+from gatefuse.kernels.ops import buffer_shapes, sequence_backward, sequence_forward
 from tests import cells_on_the_spot
 from tests.oracle import cast, make_task
 
@@ -13,7 +13,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CELLS = (find_cell("lstm"), find_cell("gru_reset_first"), find_cell("peephole_lstm"), cells_on_the_spot.warm_start)
 
 
-def arguments(cell, T=3, B=2, H=4, masks=True, save=True):
+def arguments(cell, T=3, B=2, H=4, masks=True, save=True, loop="step"):
     G, S, P = len(cell.gates), len(cell.states), len(cell.parameters)
 
     def leaf(*shape):
@@ -30,34 +30,36 @@ def arguments(cell, T=3, B=2, H=4, masks=True, save=True):
         restarts,
         live,
         cell.key,
+        loop,
         False,
         save,
         True,
     ]
 
 
+@pytest.mark.parametrize("loop", ["step", "block"])
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
-def test_torch_checks_the_forward_operator(cell, masks):
+def test_torch_checks_the_forward_operator(cell, masks, loop):
     _ = cell.program
-    torch.library.opcheck(step_forward, tuple(arguments(cell, masks=masks)))
+    torch.library.opcheck(sequence_forward, tuple(arguments(cell, masks=masks, loop=loop)))
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_torch_checks_the_backward_operator(cell):
     with torch.no_grad():
         args = arguments(cell)
-        kept = step_forward(*args)
+        kept = sequence_forward(*args)
         tensors = [a.detach() if isinstance(a, torch.Tensor) else a for a in args[:7]]
         d = [torch.randn_like(kept[k]) for k in range(3)]
-    torch.library.opcheck(step_backward, (*tensors, *kept, *d, cell.key, False))
+    torch.library.opcheck(sequence_backward, (*tensors, *kept, *d, cell.key, "step", False))
 
 
 def test_buffers_are_as_large_as_promised():
     for cell in CELLS:
         for save in (True, False):
             args = arguments(cell, save=save)
-            _, rest, _, saved, fed = step_forward(*args)
+            _, rest, _, saved, fed = sequence_forward(*args)
             shapes = buffer_shapes(cell, 3, 2, 4, save, True)
             assert tuple(tuple(v.shape) for v in (rest, saved, fed)) == shapes
 
@@ -78,11 +80,11 @@ def test_gradients_have_gradients(name):
 
 def test_without_save_there_is_no_backward():
     args = arguments(CELLS[0])
-    args[9] = False
+    args[10] = False
     with pytest.raises(
         RuntimeError, match=r"must be called with save=True where gradients are wanted. Got save=False."
     ):
-        step_forward(*args)
+        sequence_forward(*args)
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,7 @@ def test_without_save_there_is_no_backward():
         (2, torch.zeros(16, 4).half(), TypeError, "weight must be torch.float32. Got torch.float16."),
         (5, torch.zeros(3, 2), TypeError, "restarts must be torch.bool. Got torch.float32."),
         (6, torch.ones(2, 3, dtype=torch.bool), ValueError, r"live must have shape \(3, 2\). Got \(2, 3\)."),
+        (8, "slow", ValueError, "loop must be one of step, block. Got 'slow'."),
         (7, "nobody", ValueError, "cell must be the key of a cell defined in this process. Got 'nobody'."),
     ],
 )
@@ -102,7 +105,7 @@ def test_errors_come_before_any_launch(index, value, error, match):
     args = arguments(find_cell("lstm"), save=False)
     args[index] = value.to(DEVICE) if isinstance(value, torch.Tensor) else value
     with pytest.raises(error, match=match):
-        step_forward(*args)
+        sequence_forward(*args)
 
 
 def test_no_steps():
@@ -113,3 +116,23 @@ def test_no_steps():
         assert torch.equal(final, first)
     outcome.finals[0].sum().backward()
     assert torch.equal(task.states[0].grad, torch.ones_like(task.states[0]))
+
+
+def test_a_kernel_that_does_not_fit_falls_back_and_says_so_once(monkeypatch):
+    from triton.runtime.errors import OutOfResources
+
+    from gatefuse.kernels import block_loop, ops
+
+    def too_large(*_):
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+    args = arguments(find_cell("lstm"), loop="block")
+    expected = sequence_forward(*args)
+    monkeypatch.setattr(block_loop, "forward", too_large)
+    ops._say_once.cache_clear()
+    with pytest.warns(
+        RuntimeWarning, match="lstm: the block driver's forward kernel does not fit, step runs in its place"
+    ):
+        output = sequence_forward(*args)[0]
+    torch.testing.assert_close(output, expected[0])
+    assert torch.equal(sequence_forward(*args)[0], output)

@@ -4,7 +4,8 @@
     refusal(request: Request) -> str     why it can't run that here, in words; "" where it can
     run(task: Task) -> Outcome           one direction of one layer over one batch
 
-eager is the oracle, script a TorchScript loop, step one product and one fused kernel a step, vendor torch's own.
+eager is the oracle, script a TorchScript loop, step one product and one fused kernel a step, block one kernel for all
+steps, vendor torch's own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 
-DRIVERS = ("eager", "script", "step", "vendor")
+DRIVERS = ("eager", "script", "step", "block", "vendor")
 
 
 class Weights(NamedTuple):
@@ -129,6 +130,10 @@ def driver(name: str) -> ModuleType:
         from gatefuse.kernels.drivers import step
 
         return step
+    if name == "block":
+        from gatefuse.kernels.drivers import block
+
+        return block
     if name == "vendor":
         from gatefuse.kernels.drivers import vendor
 

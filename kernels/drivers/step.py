@@ -6,56 +6,16 @@ CPU, for tests. Weight gradients are one large product after the loop.
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
-
-import torch
-from torch.nn.functional import linear
-
-from gatefuse.kernels.drivers import Outcome, Request, Task
-from gatefuse.kernels.operators import TranslationError
-from gatefuse.kernels.ops import FLOATS, step_forward
+from gatefuse.kernels.drivers import Outcome, Request, Task, fused
 
 name = "step"
 
 
-def interpreted() -> bool:
-    """Triton's interpreter is on: TRITON_INTERPRET=1 when Triton was first imported."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
-
-
 def refusal(request: Request) -> str:
-    """Refuses CPUs without the interpreter, missing Triton, float64, and cells that can't be translated."""
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    if request.device.type not in ("cuda", "cpu"):
-        return f"its kernels run on CUDA and ROCm devices, not on {request.device.type}"
-    if request.device.type == "cpu" and not interpreted():
-        return "its kernels need a GPU; on a CPU they run in Triton's interpreter alone, with TRITON_INTERPRET=1"
-    if request.dtype not in FLOATS:
-        return f"its kernels compute in float32 for float32, float16 and bfloat16, not {request.dtype}"
-    if request.dtype == torch.bfloat16 and interpreted():
-        return "Triton's interpreter does not round bfloat16 as a GPU does"
-    try:
-        _ = request.cell.program
-    except TranslationError as error:
-        return str(error)
-    return ""
+    """Refuses what fused.refusal refuses."""
+    return fused.refusal(request)
 
 
 def run(task: Task) -> Outcome:
     """Run the fused steps; see Task and Outcome for shapes."""
-    weights, live = task.weights, task.live()
-    x = linear(task.x, weights.input, weights.input_bias)
-    H = weights.recurrent.shape[1]
-    parameters = torch.stack(weights.parameters) if weights.parameters else x.new_empty(0, H)
-    states = torch.stack(task.states)
-    inputs = [x, states, weights.recurrent, weights.recurrent_bias, parameters]
-    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
-    output, rest, finals, _, _ = step_forward(
-        *inputs, task.restarts(), live, task.cell.key, task.reverse, save, task.all_states
-    )
-    sequences = (output, *rest.unbind(0)) if task.all_states else (output,)
-    if live is not None:
-        sequences = tuple(torch.where(live.unsqueeze(2), s, 0.0) for s in sequences)
-    return Outcome(sequences, finals.unbind(0))
+    return fused.run(task, "step")

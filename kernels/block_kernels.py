@@ -1,0 +1,114 @@
+"""The block driver's Triton kernel forward: a program owns all recurrent weights and a tile of the batch, and runs all
+steps.
+
+Tiles are (HP, BB), so that the gates' rows fill the matrix unit at small batches. The running states stay in registers,
+the weights in shared memory, where Triton puts what a loop multiplies and doesn't change. Units beyond H are kept at
+zero wherever they enter a product. H is a constant, so that Triton knows how rows are aligned; a new length or batch
+compiles nothing. Buffers are those of the step driver (see sequence.py): either driver's backward can follow the
+other's forward.
+"""
+
+import triton
+import triton.language as tl
+
+from gatefuse.kernels.tile_kernels import (
+    at_step,
+    load_flag,
+    load_per_unit,
+    load_x,
+    make_slots,
+    split_gates,
+    weight_rows,
+)
+
+# Sizes must not become part of a kernel's key: Triton would compile anew on 1 and on divisibility by 16.
+RUNTIME = ("T", "B", "fed_steps")
+
+
+@triton.jit(do_not_specialize=RUNTIME)
+def block_forward_kernel(
+    x_ptr, weight_ptr, bias_ptr, initial_ptr, params_ptr, restarts_ptr, live_ptr,
+    output_ptr, rest_ptr, saved_ptr, fed_ptr, finals_ptr, fed_steps, T, B, H: tl.constexpr,
+    UPDATE: tl.constexpr, VECTORS: tl.constexpr, CELL: tl.constexpr, REVERSE: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
+    PRECISION: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr,
+):  # fmt: skip
+    """All steps of BB samples. weight (columns * H, H) and bias (columns * H,) lie in the order of the columns."""
+    S: tl.constexpr = len(CELL.INIT)
+    P: tl.constexpr = CELL.P
+    COLUMNS: tl.constexpr = CELL.COLUMNS
+    STAGES: tl.constexpr = CELL.STAGES
+    dtype: tl.constexpr = output_ptr.dtype.element_ty
+    u = tl.arange(0, HP)[:, None]
+    b = (tl.program_id(0) * BB + tl.arange(0, BB))[None, :]
+    real = (u < H) & (b < B)
+    e = b * H + u
+
+    weights = ()
+    for p in tl.static_range(len(CELL.V)):
+        weights = weights + (weight_rows(weight_ptr, H, p, CELL, HP),)
+    params = load_per_unit(params_ptr, u, H, real, P)
+    bias = ()
+    if HAS_BIAS:
+        bias = load_per_unit(bias_ptr, u, H, real, COLUMNS)
+    states = ()
+    for s in tl.static_range(S):
+        states = states + (tl.load(initial_ptr + s * B * H + e, mask=real, other=0.0).to(tl.float32),)
+
+    t = T * 0
+    if REVERSE:
+        t = T - 1
+    xs = load_x(x_ptr, t, T, u, b, real, B, H, CELL)
+    for i in range(T):
+        t = i
+        t_next = i + 1
+        if REVERSE:
+            t = T - 1 - i
+            t_next = T - 2 - i
+        # Asked for now, used in the next step: the products of this one hide the way to memory.
+        xs_next = load_x(x_ptr, t_next, T, u, b, real, B, H, CELL)
+        before = states
+        if HAS_RESTARTS:
+            restart = load_flag(restarts_ptr, t, T, b, B)
+            begun = ()
+            for s in tl.static_range(S):
+                begun = begun + (tl.where(restart, CELL.INIT[s], states[s]),)
+            states = begun
+        r = ()
+        for stage in tl.static_range(1, STAGES + 1):
+            vectors = ()
+            if CELL.COMPUTES[stage - 1]:
+                vectors = VECTORS(stage, make_slots(xs, r, bias, CELL, HAS_BIAS), states, params)
+            for p in tl.static_range(len(CELL.V)):
+                if CELL.STAGE[p] == stage:
+                    if CELL.V[p] >= 0:
+                        vector = states[CELL.V[p]]
+                    else:
+                        vector = vectors[CELL.PLACE[p]]
+                    # Whatever the equations make of a unit that isn't there must not reach the others.
+                    vector = tl.where(real, vector, 0.0).to(dtype)
+                    if CELL.V[p] < 0 and SAVE:
+                        here = fed_ptr + at_step(CELL.FED[p] * fed_steps + t, B * H)
+                        tl.store(here + e, vector, mask=real)
+                    rows = tl.dot(weights[p], vector, input_precision=PRECISION)
+                    r = r + split_gates(rows, p, CELL, HP, BB)
+        slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
+        new = UPDATE(slots, states, params)
+        settled = ()
+        for s in tl.static_range(S):
+            value = new[s] + tl.zeros(real.shape, tl.float32)
+            if HAS_LIVE:
+                value = tl.where(load_flag(live_ptr, t, T, b, B), value, before[s])
+            settled = settled + (value,)
+            if s == 0:
+                tl.store(output_ptr + at_step(t, B * H) + e, value, mask=real)
+            elif KEEP:
+                tl.store(rest_ptr + at_step((s - 1) * T + t, B * H) + e, value, mask=real)
+        states = settled
+        if SAVE:
+            for j in tl.static_range(len(CELL.SAVED)):
+                if CELL.SAVED[j] >= 0:
+                    tl.store(saved_ptr + at_step(CELL.SAVED[j] * T + t, B * H) + e, slots[j], mask=real)
+        xs = xs_next
+    for s in tl.static_range(S):
+        tl.store(finals_ptr + s * B * H + e, states[s], mask=real)

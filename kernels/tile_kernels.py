@@ -1,0 +1,117 @@
+"""Device functions on tiles (units, samples) that the whole-sequence kernels share.
+
+A tile's rows are units, padded to a power of two HP, and its columns BB samples; u (HP, 1) and b (1, BB) are their
+numbers, ``real`` marks those that exist. CELL is sequence.CellShape.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def at_step(t, size):
+    """Where step t begins in a sequence of ``size`` values a step; int64, since sequences pass 2^31 values."""
+    return t.to(tl.int64) * size
+
+
+@triton.jit
+def weight_rows(weight_ptr, H: tl.constexpr, p: tl.constexpr, CELL: tl.constexpr, HP: tl.constexpr):
+    """Product p's rows of the weights, gate by gate, each padded to HP units: (PADDED * HP, HP)."""
+    N: tl.constexpr = CELL.PADDED[p]
+    row = tl.arange(0, N * HP)[:, None]
+    gate = row // HP
+    unit = row % HP
+    k = tl.arange(0, HP)[None, :]
+    inside = (gate < CELL.COUNT[p]) & (unit < H) & (k < H)
+    return tl.load(weight_ptr + ((CELL.FIRST[p] + gate) * H + unit) * H + k, mask=inside, other=0.0)
+
+
+@triton.jit
+def first_of(values, N: tl.constexpr):
+    """The first N of a tuple."""
+    found = ()
+    for k in tl.static_range(N):
+        found = found + (values[k],)
+    return found
+
+
+@triton.jit
+def split_gates(rows, p: tl.constexpr, CELL: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
+    """Product p's gates, tiles (HP, BB), out of its padded rows."""
+    N: tl.constexpr = CELL.PADDED[p]
+    COUNT: tl.constexpr = CELL.COUNT[p]
+    return first_of(split_rows(rows, N, HP, BB), COUNT)
+
+
+@triton.jit
+def split_rows(rows, N: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
+    """N tiles (HP, BB) of (N * HP, BB); N is 1, 2, 4 or 8."""
+    # Triton compiles what follows a return, even under a condition it knows: hence the branches.
+    if N == 1:
+        return (rows,)
+    elif N == 2:
+        return tl.split(gate_last(rows, N, HP, BB))
+    elif N == 4:
+        even, odd = tl.split(tl.reshape(gate_last(rows, N, HP, BB), (HP, BB, 2, 2)))
+        a, c = tl.split(even)
+        b, d = tl.split(odd)
+        return (a, b, c, d)
+    else:
+        even, odd = tl.split(tl.reshape(gate_last(rows, N, HP, BB), (HP, BB, 4, 2)))
+        ae, cg = tl.split(tl.reshape(even, (HP, BB, 2, 2)))
+        bf, dh = tl.split(tl.reshape(odd, (HP, BB, 2, 2)))
+        a, e = tl.split(ae)
+        c, g = tl.split(cg)
+        b, f = tl.split(bf)
+        d, h = tl.split(dh)
+        return (a, b, c, d, e, f, g, h)
+
+
+@triton.jit
+def gate_last(rows, N: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
+    """(N * HP, BB) as (HP, BB, N)."""
+    return tl.permute(tl.reshape(rows, (N, HP, BB)), (1, 2, 0))
+
+
+@triton.jit
+def load_x(x_ptr, t, T, u, b, real, B, H: tl.constexpr, CELL: tl.constexpr):
+    """Each slot's part of x at step t, zero for slots without one and for steps that are none."""
+    values = ()
+    within = real & (t >= 0) & (t < T)
+    for k in tl.static_range(len(CELL.X)):
+        value = tl.zeros(real.shape, tl.float32)
+        if CELL.X[k] >= 0:
+            here = x_ptr + at_step(t, B * CELL.G * H)
+            value = tl.load(here + (b * (CELL.G * H) + CELL.X[k] * H + u), mask=within, other=0.0).to(tl.float32)
+        values = values + (value,)
+    return values
+
+
+@triton.jit
+def load_per_unit(ptr, u, H: tl.constexpr, real, N: tl.constexpr):
+    """N vectors (H,) as (HP, 1) tiles, ``H`` apart."""
+    values = ()
+    for k in tl.static_range(N):
+        value = tl.load(ptr + k * H + u, mask=u < H, other=0.0).to(tl.float32)
+        values = values + (value + tl.zeros(real.shape, tl.float32),)
+    return values
+
+
+@triton.jit
+def make_slots(xs, r, bias, CELL: tl.constexpr, HAS_BIAS: tl.constexpr):
+    """The slots as far as products are done: x plus, where its column is among r, the product and bias."""
+    slots = ()
+    for k in tl.static_range(len(CELL.X)):
+        value = xs[k]
+        if CELL.R[k] >= 0 and CELL.R[k] < len(r):
+            value = value + r[CELL.R[k]]
+            if HAS_BIAS:
+                value = value + bias[CELL.R[k]]
+        slots = slots + (value,)
+    return slots
+
+
+@triton.jit
+def load_flag(mask_ptr, t, T, b, B):
+    """A (T, B) mask at step t, (1, BB); false at steps that are none."""
+    return tl.load(mask_ptr + at_step(t, B) + b, mask=(b < B) & (t >= 0) & (t < T), other=0) != 0
