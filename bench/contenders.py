@@ -17,6 +17,7 @@ import gatefuse
 from gatefuse.bench.sweeps import Group
 from gatefuse.kernels import drivers, plan
 from gatefuse.kernels.cells import find_cell
+from gatefuse.kernels.ops import LOOPS
 from gatefuse.models.convert import load_layer_state
 from gatefuse.models.scratch import D2LGRU, FusedLSTM, NaiveLSTM
 
@@ -78,7 +79,7 @@ class Contender:
         s = group.shape
         if not self.deep and (s.layers > 1 or s.bidirectional):
             return "written for one layer and one direction"
-        if self.driver == "step" and device.type == "cpu":
+        if self.driver in LOOPS and device.type == "cpu":
             return "needs a GPU; on a CPU its kernels run in Triton's interpreter, which is for tests"
         if self.driver and self.driver != "auto":
             return drivers.driver(self.driver).refusal(_request(group, device))

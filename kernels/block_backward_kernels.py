@@ -4,7 +4,15 @@ import triton
 import triton.language as tl
 
 from gatefuse.kernels.block_kernels import RUNTIME
-from gatefuse.kernels.tile_kernels import at_step, load_flag, load_per_unit
+from gatefuse.kernels.tile_backward_kernels import (
+    add_d_sequences,
+    carry_back,
+    load_slots,
+    load_states,
+    store_d_slots,
+    sum_d_params,
+)
+from gatefuse.kernels.tile_kernels import load_flag, load_per_unit
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -50,62 +58,29 @@ def block_backward_kernel(
         if REVERSE:
             t = i
             t_before = i + 1
-        began = (t_before < 0) | (t_before >= T)
-        slots = ()
-        for j in tl.static_range(len(CELL.X)):
-            if CELL.SAVED[j] >= 0:
-                here = saved_ptr + at_step(CELL.SAVED[j] * T + t, B * H)
-                slots = slots + (tl.load(here + e, mask=real, other=0.0).to(tl.float32),)
-            else:
-                here = x_ptr + at_step(t, B * CELL.G * H)
-                slots = slots + (
-                    tl.load(here + (b * (CELL.G * H) + CELL.X[j] * H + u), mask=real, other=0.0).to(tl.float32),
-                )
+        slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, H, CELL)
         restart = (b + u) < 0
         if HAS_RESTARTS:
-            restart = load_flag(restarts_ptr, t, T, b, B)
+            restart = load_flag(restarts_ptr, t, T, b, B) & real
         alive = real
         if HAS_LIVE:
-            alive = load_flag(live_ptr, t, T, b, B)
-        states = ()
-        d_states = ()
-        for s in tl.static_range(S):
-            first = tl.load(initial_ptr + s * B * H + e, mask=real & began, other=0.0).to(tl.float32)
-            d = d_carry[s]
-            if s == 0:
-                state = first + tl.load(output_ptr + at_step(t_before, B * H) + e, mask=real & (began == 0), other=0.0)
-                d += tl.load(d_output_ptr + at_step(t, B * H) + e, mask=real, other=0.0).to(tl.float32)
-            else:
-                here = rest_ptr + at_step((s - 1) * T + t_before, B * H)
-                state = first + tl.load(here + e, mask=real & (began == 0), other=0.0)
-                if HAS_D_REST:
-                    here = d_rest_ptr + at_step((s - 1) * T + t, B * H)
-                    d += tl.load(here + e, mask=real, other=0.0).to(tl.float32)
-            if HAS_RESTARTS:
-                state = tl.where(restart, CELL.INIT[s], state)
-            states = states + (state,)
-            d_states = d_states + (d,)
+            alive = load_flag(live_ptr, t, T, b, B) & real
+        states = load_states(initial_ptr, output_ptr, rest_ptr, t_before, T, restart, e, real, B, H, CELL, HAS_RESTARTS)
+        d_states = add_d_sequences(d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, H, CELL, HAS_D_REST)
 
         d_vectors = ()
         for _ in tl.static_range(len(CELL.V)):
             d_vectors = d_vectors + (zero,)
         for phase in tl.static_range(len(CELL.PHASES)):
             grads = BACKWARD(phase, slots, states, params, d_states, d_vectors)
+            store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, H, CELL)
             d_columns = ()
             for c in tl.static_range(COLUMNS):
                 d_column = zero
                 for j in tl.static_range(len(CELL.EMITS[phase])):
                     if CELL.R[CELL.EMITS[phase][j]] == c:
-                        d_column = tl.where(alive & real, grads[j], 0.0)
+                        d_column = tl.where(alive, grads[j], 0.0)
                 d_columns = d_columns + (d_column.to(dtype),)
-            for j in tl.static_range(len(CELL.EMITS[phase])):
-                d = tl.where(alive, grads[j], 0.0)
-                if CELL.X[CELL.EMITS[phase][j]] >= 0:
-                    here = d_x_ptr + at_step(t, B * CELL.G * H)
-                    tl.store(here + (b * (CELL.G * H) + CELL.X[CELL.EMITS[phase][j]] * H + u), d, mask=real)
-                if CELL.R[CELL.EMITS[phase][j]] >= 0 and not CELL.ADDITIVE:
-                    here = d_r_ptr + at_step(t, B * CELL.COLUMNS * H)
-                    tl.store(here + (b * (CELL.COLUMNS * H) + CELL.R[CELL.EMITS[phase][j]] * H + u), d, mask=real)
             multiplied = ()
             for p in tl.static_range(len(CELL.V)):
                 d_vector = d_vectors[p]
@@ -116,21 +91,8 @@ def block_backward_kernel(
                 multiplied = multiplied + (d_vector,)
             d_vectors = multiplied
 
-        # The last phase has yielded the states' gradients, behind those of its slots.
-        E: tl.constexpr = len(CELL.EMITS[len(CELL.PHASES) - 1])
-        carried = ()
-        for s in tl.static_range(S):
-            d = grads[E + s] + zero
-            for p in tl.static_range(len(CELL.V)):
-                if CELL.V[p] == s:
-                    d += d_vectors[p]
-            d = tl.where(restart, 0.0, d)
-            carried = carried + (tl.where(alive, d, d_states[s]),)
-        d_carry = carried
-        summed = ()
-        for p in tl.static_range(P):
-            summed = summed + (d_params[p] + tl.where(alive & real, grads[E + S + p], 0.0),)
-        d_params = summed
+        d_carry = carry_back(grads, d_vectors, d_states, restart, alive, CELL)
+        d_params = sum_d_params(d_params, grads, alive, CELL)
     for s in tl.static_range(S):
         tl.store(d_carry_ptr + s * B * H + e, d_carry[s], mask=real)
     for p in tl.static_range(P):

@@ -18,6 +18,7 @@ from gatefuse.kernels.tile_kernels import (
     load_x,
     make_slots,
     split_gates,
+    store_kept,
     weight_rows,
 )
 
@@ -94,17 +95,7 @@ def block_forward_kernel(
                     r = r + split_gates(rows, p, CELL, HP, BB)
         slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
         new = UPDATE(slots, states, params)
-        settled = ()
-        for s in tl.static_range(S):
-            value = new[s] + tl.zeros(real.shape, tl.float32)
-            if HAS_LIVE:
-                value = tl.where(load_flag(live_ptr, t, T, b, B), value, before[s])
-            settled = settled + (value,)
-            if s == 0:
-                tl.store(output_ptr + at_step(t, B * H) + e, value, mask=real)
-            elif KEEP:
-                tl.store(rest_ptr + at_step((s - 1) * T + t, B * H) + e, value, mask=real)
-        states = settled
+        states = store_kept(output_ptr, rest_ptr, live_ptr, new, before, t, T, e, b, real, B, H, CELL, KEEP, HAS_LIVE)
         if SAVE:
             for j in tl.static_range(len(CELL.SAVED)):
                 if CELL.SAVED[j] >= 0:

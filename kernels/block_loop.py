@@ -15,12 +15,14 @@ from gatefuse.kernels.sequence import Forward, Gradients, Sequence, weight_gradi
 from gatefuse.kernels.tiles import block_tiles
 
 
-def _precision(dtype: torch.dtype) -> str:
+def precision(dtype: torch.dtype) -> str:
+    """How products of float32 are multiplied."""
     # cuDNN's recurrent layers follow this flag; here it also decides whether the driver runs float32 at all.
     return "tf32" if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
 
 
-def _columns_weight(loop: Sequence, weight: Tensor) -> Tensor:
+def columns_weight(loop: Sequence, weight: Tensor) -> Tensor:
+    """The recurrent weights in the order of the columns, (columns * H, H)."""
     parts = loop.weights(weight)
     return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts) if parts else weight[:0]
 
@@ -40,11 +42,11 @@ def forward(
         functions, (HP, BB, warps) = device_functions(cell), block_tiles(H)
         r_bias = loop.bias(bias)
         launch(
-            block_forward_kernel, (-(-B // BB),), x, _columns_weight(loop, weight), r_bias, states, parameters,
+            block_forward_kernel, (-(-B // BB),), x, columns_weight(loop, weight), r_bias, states, parameters,
             restarts, live, output, rest, saved, fed, finals, fed_shape[1], T, B, H,
             UPDATE=functions.update, VECTORS=functions.any_vectors, CELL=loop.shape, REVERSE=reverse,
             HAS_BIAS=r_bias is not None, HAS_RESTARTS=restarts is not None, HAS_LIVE=live is not None,
-            KEEP=rest_shape[0] > 0, SAVE=save, PRECISION=_precision(x.dtype), HP=HP, BB=BB, num_warps=warps,
+            KEEP=rest_shape[0] > 0, SAVE=save, PRECISION=precision(x.dtype), HP=HP, BB=BB, num_warps=warps,
         )  # fmt: skip
     return Forward(output, rest, finals.to(x.dtype), saved, fed)
 
@@ -63,11 +65,11 @@ def backward(
     if T * B * H:
         functions, (HP, BB, warps) = device_functions(cell), block_tiles(H)
         launch(
-            block_backward_kernel, (-(-B // BB),), x, kept.saved, _columns_weight(loop, weight), states, parameters,
+            block_backward_kernel, (-(-B // BB),), x, kept.saved, columns_weight(loop, weight), states, parameters,
             restarts, live, kept.output, kept.rest, d_output, d_rest, d_carry, d_x, d_r, d_params, T, B, H,
             BACKWARD=functions.any_backward, CELL=shape, REVERSE=reverse, HAS_RESTARTS=restarts is not None,
-            HAS_LIVE=live is not None, HAS_D_REST=d_rest is not None, PRECISION=_precision(x.dtype),
-            HP=HP, BB=BB, num_warps=warps,
+            HAS_LIVE=live is not None, HAS_D_REST=d_rest is not None, PRECISION=precision(x.dtype),
+            HP=HP, BB=BB, num_warps=warps, num_stages=1,
         )  # fmt: skip
     d_weight, d_bias = weight_gradients(loop, states, weight, bias, restarts, kept, d_r)
     return Gradients(d_x, d_carry.to(x.dtype), d_weight, d_bias, d_params.sum(1).to(x.dtype))

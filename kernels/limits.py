@@ -20,7 +20,9 @@ class Limits(NamedTuple):
 
 @cache
 def limits(device: torch.device) -> Limits:
-    """The limits of a CUDA or ROCm device."""
+    """The limits of a CUDA or ROCm device; of a CPU, where kernels are compiled ahead or interpreted, an H100's."""
+    if device.type == "cpu":
+        return Limits(SHARED_BYTES["sm_90"], 132)
     properties = torch.cuda.get_device_properties(device)
     shared = getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block
     return Limits(shared, properties.multi_processor_count)

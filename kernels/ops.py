@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 
-LOOPS = ("step", "block")
+LOOPS = ("step", "block", "grid")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from gatefuse.kernels.drivers import DRIVERS, Request, driver
 
-# What auto tries, best first. On a CPU torch's own loop is native code; script is for those who ask for it.
+# What auto tries, best first. On a CPU torch's own loop is native code. script and, until its barrier has been seen to
+# work on hardware, grid are for those who ask for them.
 _PREFERENCE = {"cpu": ("vendor", "eager"), "gpu": ("vendor", "block", "step", "eager")}
 _WHY = {
     "vendor": "torch has its own compiled loop for this cell",

@@ -115,3 +115,22 @@ def make_slots(xs, r, bias, CELL: tl.constexpr, HAS_BIAS: tl.constexpr):
 def load_flag(mask_ptr, t, T, b, B):
     """A (T, B) mask at step t, (1, BB); false at steps that are none."""
     return tl.load(mask_ptr + at_step(t, B) + b, mask=(b < B) & (t >= 0) & (t < T), other=0) != 0
+
+
+@triton.jit
+def store_kept(
+    output_ptr, rest_ptr, live_ptr, new, before, t, T, e, b, real, B, H: tl.constexpr,
+    CELL: tl.constexpr, KEEP: tl.constexpr, HAS_LIVE: tl.constexpr,
+):  # fmt: skip
+    """The states after step t, new where the sample goes on, else as before; stored into the sequences."""
+    settled = ()
+    for s in tl.static_range(len(CELL.INIT)):
+        value = new[s] + tl.zeros(real.shape, tl.float32)
+        if HAS_LIVE:
+            value = tl.where(load_flag(live_ptr, t, T, b, B), value, before[s])
+        settled = settled + (value,)
+        if s == 0:
+            tl.store(output_ptr + at_step(t, B * H) + e, value, mask=real)
+        elif KEEP:
+            tl.store(rest_ptr + at_step((s - 1) * T + t, B * H) + e, value, mask=real)
+    return settled

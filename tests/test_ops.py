@@ -37,7 +37,7 @@ def arguments(cell, T=3, B=2, H=4, masks=True, save=True, loop="step"):
     ]
 
 
-@pytest.mark.parametrize("loop", ["step", "block"])
+@pytest.mark.parametrize("loop", ["step", "block", "grid"])
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_torch_checks_the_forward_operator(cell, masks, loop):
@@ -97,7 +97,7 @@ def test_without_save_there_is_no_backward():
         (2, torch.zeros(16, 4).half(), TypeError, "weight must be torch.float32. Got torch.float16."),
         (5, torch.zeros(3, 2), TypeError, "restarts must be torch.bool. Got torch.float32."),
         (6, torch.ones(2, 3, dtype=torch.bool), ValueError, r"live must have shape \(3, 2\). Got \(2, 3\)."),
-        (8, "slow", ValueError, "loop must be one of step, block. Got 'slow'."),
+        (8, "slow", ValueError, "loop must be one of step, block, grid. Got 'slow'."),
         (7, "nobody", ValueError, "cell must be the key of a cell defined in this process. Got 'nobody'."),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gatefuse.bench import readme, report
+from gatefuse.bench.__main__ import main
 from gatefuse.bench.measure import Samples
 from gatefuse.bench.rows import Row, compare, slug, take_stamp
 from gatefuse.bench.sweeps import Group, Shape
@@ -172,7 +173,11 @@ def test_committed_reports_and_the_readme_say_what_their_rows_say(tmp_path):
     committed = sorted(ROOT.glob("reports/*/*.csv"))
     assert ROOT / "reports/cpu/quick.csv" in committed
     for csv in committed:
-        assert report.render(read(csv), csv.stem) == csv.with_suffix(".md").read_text(encoding="utf-8"), csv
+        again = tmp_path / csv.parent.name / csv.name
+        again.parent.mkdir(exist_ok=True)
+        again.write_bytes(csv.read_bytes())
+        main(["report", str(again)])
+        assert again.with_suffix(".md").read_bytes() == csv.with_suffix(".md").read_bytes(), csv
     copy = tmp_path / "README.md"
     copy.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
     readme.fill(copy, ROOT / "reports/cpu/quick.csv", ROOT)

@@ -5,7 +5,7 @@
     run(task: Task) -> Outcome           one direction of one layer over one batch
 
 eager is the oracle, script a TorchScript loop, step one product and one fused kernel a step, block one kernel for all
-steps, vendor torch's own.
+steps, grid one kernel of many programs that share the weights, vendor torch's own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 
-DRIVERS = ("eager", "script", "step", "block", "vendor")
+DRIVERS = ("eager", "script", "step", "block", "grid", "vendor")
 
 
 class Weights(NamedTuple):
@@ -134,6 +134,10 @@ def driver(name: str) -> ModuleType:
         from gatefuse.kernels.drivers import block
 
         return block
+    if name == "grid":
+        from gatefuse.kernels.drivers import grid
+
+        return grid
     if name == "vendor":
         from gatefuse.kernels.drivers import vendor
 

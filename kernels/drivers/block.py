@@ -7,8 +7,6 @@ for tests.
 
 from __future__ import annotations
 
-import torch
-
 from gatefuse.kernels.drivers import Outcome, Request, Task, fused
 from gatefuse.kernels.limits import limits
 from gatefuse.kernels.tiles import block_shared_bytes
@@ -19,17 +17,13 @@ _LARGEST = 128
 
 
 def refusal(request: Request) -> str:
-    """Refuses what fused.refusal refuses, float32 without tf32, and weights that shared memory can't hold."""
-    if why := fused.refusal(request):
+    """Refuses what fused.whole_refusal refuses, and weights that shared memory can't hold."""
+    if why := fused.whole_refusal(request):
         return why
     if request.H > _LARGEST:
         return f"one program holds all recurrent weights, so H must be at most {_LARGEST}, not {request.H}"
-    if any(len(p.gates) > 8 for p in request.cell.program.products):
-        return "a product must have at most 8 gates"
     if request.device.type == "cpu":
         return ""
-    if request.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
-        return "float32 on the matrix unit is tf32, which torch.backends.cudnn.allow_tf32 forbids"
     needed = block_shared_bytes(request.cell.program, request.H, request.dtype.itemsize)
     if needed > (held := limits(request.device).shared):
         return f"its kernels take at least {needed:,} bytes of shared memory, and a program may have {held:,}"

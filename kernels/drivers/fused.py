@@ -37,6 +37,17 @@ def refusal(request: Request) -> str:
     return ""
 
 
+def whole_refusal(request: Request) -> str:
+    """Refuses for kernels that run all steps: what refusal does, products of over 8 gates, float32 without tf32."""
+    if why := refusal(request):
+        return why
+    if any(len(p.gates) > 8 for p in request.cell.program.products):
+        return "a product must have at most 8 gates"
+    if request.device.type != "cpu" and request.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
+        return "float32 on the matrix unit is tf32, which torch.backends.cudnn.allow_tf32 forbids"
+    return ""
+
+
 def run(task: Task, loop: str) -> Outcome:
     """Run a task by one of the operator's loops; see Task and Outcome for shapes."""
     weights, live = task.weights, task.live()

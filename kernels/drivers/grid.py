@@ -1,0 +1,40 @@
+"""All steps in one Triton kernel of many programs, which share the recurrent weights among them; for every cell.
+
+Each program keeps some units' weights in its shared memory for the whole sequence, and the programs meet at a barrier
+in device memory once a stage. Runs on a GPU in float16, bfloat16 and, where torch.backends.cudnn.allow_tf32 lets the
+matrix unit round its inputs, in float32; and in Triton's interpreter on a CPU, for tests, a stage at a launch.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import torch
+
+from gatefuse.kernels.drivers import Outcome, Request, Task, fused
+from gatefuse.kernels.limits import limits
+from gatefuse.kernels.tiles import grid_shared_bytes, grid_tiles
+
+name = "grid"
+
+
+def refusal(request: Request) -> str:
+    """Refuses what fused.whole_refusal refuses, weights that shared memory can't hold, more programs than can run."""
+    if why := fused.whole_refusal(request):
+        return why
+    if request.device.type == "cpu":
+        return ""
+    if torch.version.hip and version("triton") < "3.7":
+        return "Triton before 3.7 does not compile its kernels for ROCm"
+    cut, held = grid_tiles(request.H, request.B), limits(request.device)
+    needed = grid_shared_bytes(request.cell.program, request.H, request.dtype.itemsize, cut)
+    if needed > held.shared:
+        return f"its kernels take at least {needed:,} bytes of shared memory, and a program may have {held.shared:,}"
+    if (programs := -(-request.H // cut.BU)) > held.programs:
+        return f"its {programs} programs must all run at once, and the device has room for {held.programs}"
+    return ""
+
+
+def run(task: Task) -> Outcome:
+    """Run all steps in one kernel; see Task and Outcome for shapes."""
+    return fused.run(task, "grid")

@@ -1,0 +1,98 @@
+"""Device functions of one step backward that the whole-sequence kernels share; names as in tile_kernels.py."""
+
+import triton
+import triton.language as tl
+
+from gatefuse.kernels.tile_kernels import at_step
+
+
+@triton.jit
+def load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, H: tl.constexpr, CELL: tl.constexpr):
+    """The slots of step t: those with a product as the forward saved them, the others out of x."""
+    slots = ()
+    for j in tl.static_range(len(CELL.X)):
+        if CELL.SAVED[j] >= 0:
+            value = tl.load(saved_ptr + at_step(CELL.SAVED[j] * T + t, B * H) + e, mask=real, other=0.0)
+        else:
+            here = x_ptr + at_step(t, B * CELL.G * H)
+            value = tl.load(here + (b * (CELL.G * H) + CELL.X[j] * H + u), mask=real, other=0.0)
+        slots = slots + (value.to(tl.float32),)
+    return slots
+
+
+@triton.jit
+def load_states(
+    initial_ptr, output_ptr, rest_ptr, t_before, T, restart, e, real, B, H: tl.constexpr, CELL: tl.constexpr,
+    HAS_RESTARTS: tl.constexpr,
+):  # fmt: skip
+    """The states that a step began with: those after the step run before it, else the initial ones."""
+    first = (t_before < 0) | (t_before >= T)
+    states = ()
+    for s in tl.static_range(len(CELL.INIT)):
+        here = initial_ptr + s * B * H
+        state = tl.load(here + e, mask=real & first, other=0.0).to(tl.float32)
+        if s == 0:
+            here = output_ptr + at_step(t_before, B * H)
+        else:
+            here = rest_ptr + at_step((s - 1) * T + t_before, B * H)
+        state += tl.load(here + e, mask=real & (first == 0), other=0.0).to(tl.float32)
+        if HAS_RESTARTS:
+            state = tl.where(restart, CELL.INIT[s], state)
+        states = states + (state,)
+    return states
+
+
+@triton.jit
+def add_d_sequences(
+    d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, H: tl.constexpr, CELL: tl.constexpr, HAS_D_REST: tl.constexpr
+):
+    """Gradients of the states after step t: what comes from later steps, and what reaches the sequences there."""
+    d_states = ()
+    for s in tl.static_range(len(CELL.INIT)):
+        d = d_carry[s]
+        if s == 0:
+            d += tl.load(d_output_ptr + at_step(t, B * H) + e, mask=real, other=0.0).to(tl.float32)
+        elif HAS_D_REST:
+            d += tl.load(d_rest_ptr + at_step((s - 1) * T + t, B * H) + e, mask=real, other=0.0).to(tl.float32)
+        d_states = d_states + (d,)
+    return d_states
+
+
+@triton.jit
+def store_d_slots(
+    d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase: tl.constexpr, H: tl.constexpr, CELL: tl.constexpr
+):
+    """Store the gradients of a phase's slots: of x by gate, and of the products by column unless they are the same."""
+    for j in tl.static_range(len(CELL.EMITS[phase])):
+        d = tl.where(alive, grads[j], 0.0)
+        if CELL.X[CELL.EMITS[phase][j]] >= 0:
+            here = d_x_ptr + at_step(t, B * CELL.G * H)
+            tl.store(here + (b * (CELL.G * H) + CELL.X[CELL.EMITS[phase][j]] * H + u), d, mask=real)
+        if CELL.R[CELL.EMITS[phase][j]] >= 0 and not CELL.ADDITIVE:
+            here = d_r_ptr + at_step(t, B * CELL.COLUMNS * H)
+            tl.store(here + (b * (CELL.COLUMNS * H) + CELL.R[CELL.EMITS[phase][j]] * H + u), d, mask=real)
+
+
+@triton.jit
+def carry_back(grads, d_vectors, d_states, restart, alive, CELL: tl.constexpr):
+    """Gradients of the states before the step, out of the last phase's results and of what its products multiplied."""
+    E: tl.constexpr = len(CELL.EMITS[len(CELL.PHASES) - 1])
+    carried = ()
+    for s in tl.static_range(len(CELL.INIT)):
+        d = grads[E + s] + tl.zeros(alive.shape, tl.float32)
+        for p in tl.static_range(len(CELL.V)):
+            if CELL.V[p] == s:
+                d += d_vectors[p]
+        carried = carried + (tl.where(alive, tl.where(restart, 0.0, d), d_states[s]),)
+    return carried
+
+
+@triton.jit
+def sum_d_params(d_params, grads, there, CELL: tl.constexpr):
+    """The parameters' gradients with this step's added, where ``there``."""
+    E: tl.constexpr = len(CELL.EMITS[len(CELL.PHASES) - 1]) + len(CELL.INIT)
+    P: tl.constexpr = CELL.P
+    summed = ()
+    for p in tl.static_range(P):
+        summed = summed + (d_params[p] + tl.where(there, grads[E + p], 0.0),)
+    return summed
