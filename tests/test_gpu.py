@@ -1,0 +1,99 @@
+"""What only a GPU shows: the same bits every time, streams side by side, graph capture, very long sequences."""
+
+import pytest
+import torch
+
+from gatefuse import Recurrent, find_cell
+from gatefuse.kernels.drivers import Request, driver
+from gatefuse.kernels.drivers.fused import run
+from gatefuse.kernels.ops import sequence_forward
+from tests.oracle import cast, check, errors, make_task, results
+
+pytestmark = pytest.mark.gpu
+LOOPS = ("step", "block", "grid")
+
+
+class ByLoop:
+    """A loop in the form that tests/oracle.py takes."""
+
+    def __init__(self, loop):
+        self.loop = loop
+
+    def run(self, task):
+        return run(task, self.loop)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_first"])
+@pytest.mark.parametrize(("H", "B"), [(128, 16), (256, 16), (512, 64), (768, 16), (1024, 64)])
+def test_grid_is_right_at_real_sizes(H, B, cell):
+    check(ByLoop("grid"), make_task(find_cell(cell), 8, B, H, lengths=True, resets=True), torch.bfloat16, "cuda")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_thousand_times_the_same_bits(loop):
+    H = 128 if loop == "block" else 256
+    task = cast(make_task(find_cell("gru_reset_first"), 12, 16, H, resets=True), torch.bfloat16, "cuda")
+    first = results(ByLoop(loop), task)
+    for _ in range(1000 if loop != "step" else 50):
+        again = results(ByLoop(loop), task)
+        assert all(torch.equal(again[name], value) for name, value in first.items())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_two_streams_at_once(loop):
+    tasks = [cast(make_task(find_cell("lstm"), 64, 16, 128, seed=k), torch.bfloat16, "cuda") for k in range(2)]
+    with torch.no_grad():
+        alone = [run(task, loop).sequences[0] for task in tasks]
+        streams = [torch.cuda.Stream() for _ in tasks]
+        torch.cuda.synchronize()
+        for _ in range(20):
+            found = []
+            for task, stream in zip(tasks, streams, strict=True):
+                with torch.cuda.stream(stream):
+                    found.append(run(task, loop).sequences[0])
+            torch.cuda.synchronize()
+            assert all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_launch_inside_graph_capture(loop):
+    task = cast(make_task(find_cell("lstm"), 16, 16, 128), torch.bfloat16, "cuda")
+    with torch.no_grad():
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            run(task, loop)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = run(task, loop).sequences[0]
+        task.x.copy_(torch.randn_like(task.x))
+        graph.replay()
+        torch.cuda.synchronize()
+        assert torch.equal(output, run(task, loop).sequences[0])
+
+
+@pytest.mark.parametrize("loop", ["block", "grid"])
+def test_seventy_thousand_steps(loop):
+    T, B, H = 70_000, 64, 128
+    cell = find_cell("lstm")
+    torch.manual_seed(0)
+    x = torch.randn(T, B, 4 * H, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(4 * H, H, device="cuda", dtype=torch.bfloat16).mul_(0.05)
+    states = torch.zeros(2, B, H, device="cuda", dtype=torch.bfloat16)
+    parameters = torch.empty(0, H, device="cuda", dtype=torch.bfloat16)
+    shared = states, weight, None, parameters, None, None, cell.key
+    finals = sequence_forward(x, *shared, loop, False, False, False)[2]
+    # Forgetting makes the last states those of the last steps alone.
+    tail = sequence_forward(x[-512:], *shared, "step", False, False, False)[2]
+    assert errors({"finals": finals.double()}, {"finals": tail.double()})["finals"] < 0.05
+
+
+def test_auto_runs_own_cells_by_kernels():
+    layer = Recurrent("peephole_lstm", 8, 64, device="cuda")
+    assert layer.plan(torch.zeros(4, 2, 8, device="cuda")).driver in ("block", "step")
+
+
+def test_a_refusal_says_how_much_shared_memory_there_is():
+    request = Request(find_cell("lstm"), torch.device("cuda"), torch.bfloat16, 4, 16, 16_384)
+    assert "bytes of shared memory" in driver("grid").refusal(request)
