@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import exp
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from .markdown import counted, depth, digits, markdown, mean, shape, span, times
 from .table import GROUP, SHAPE, read
 
 AUTO, TORCH = "gatefuse auto", "torch.nn"
@@ -97,12 +97,12 @@ def _answer(ok: pd.DataFrame) -> Iterator[str]:
                 "dtype": dtype,
                 "mode": mode,
                 "shapes": len(some),
-                "driver": _counted(some["driver"]),
-                "over eager": _mean(some["speedup"]),
-                "worst over eager": _times(some["speedup"].min()),
+                "driver": counted(some["driver"]),
+                "over eager": mean(some["speedup"]),
+                "worst over eager": times(some["speedup"].min()),
                 "eager is": ", ".join(some["baseline"].unique()),
-                "over torch.nn": _mean(some["over_torch"]),
-                "worst over torch.nn": _times(some["over_torch"].min()),
+                "over torch.nn": mean(some["over_torch"]),
+                "worst over torch.nn": times(some["over_torch"].min()),
             }
         )
     yield (
@@ -126,7 +126,7 @@ def _contenders(ok: pd.DataFrame) -> Iterator[str]:
     for (cell, dtype, mode), some in ok.groupby(["cell", "dtype", "mode"], sort=False):
         line = {"cell": cell, "dtype": dtype, "mode": mode, "shapes": str(some.groupby(list(SHAPE)).ngroups)}
         for name, group in some.groupby("contender", sort=False):
-            line[str(name)] = "*" if (group["contender"] == group["baseline"]).all() else _mean(group["speedup"])
+            line[str(name)] = "*" if (group["contender"] == group["baseline"]).all() else mean(group["speedup"])
         lines.append(line)
     yield markdown(pd.DataFrame(lines).fillna(""))
 
@@ -151,13 +151,13 @@ def _losses(ok: pd.DataFrame) -> Iterator[str]:
         yield markdown(
             pd.DataFrame(
                 {
-                    "shape": [_shape(row) for _, row in table.iterrows()],
+                    "shape": [shape(row) for _, row in table.iterrows()],
                     "dtype": table["dtype"].to_numpy(),
                     "mode": table["mode"].to_numpy(),
                     "driver": table["driver"].to_numpy(),
-                    "gatefuse, us a step": [_digits(v) for v in table["us_per_step"]],
-                    "torch.nn, us a step": [_digits(v) for v in table["p50_torch"] * 1e6 / table["T"]],
-                    "times as long": [_digits(v) for v in table["ratio"]],
+                    "gatefuse, us a step": [digits(v) for v in table["us_per_step"]],
+                    "torch.nn, us a step": [digits(v) for v in table["p50_torch"] * 1e6 / table["T"]],
+                    "times as long": [digits(v) for v in table["ratio"]],
                 }
             )
         )
@@ -180,7 +180,7 @@ def _reading(rows: pd.DataFrame, ok: pd.DataFrame) -> Iterator[str]:
     spread = ((ok["p80"] - ok["p20"]) / ok["p50"] * 100).quantile([0.5, 0.9])
     first = ok.groupby("contender", sort=False)["first_call_seconds"].max()
     yield (
-        f"Microseconds a step: the median of {_range(ok['samples'])} samples over T, and the speed-up over the group's "
+        f"Microseconds a step: the median of {span(ok['samples'])} samples over T, and the speed-up over the group's "
         "eager baseline, which is marked with a star. Contenders took turns, one sample each a round, each round in "
         f"another order. The interval from the 20 % to the 80 % quantile is {spread[0.5]:.0f} % of the median wide in "
         f"half of the rows, and over {spread[0.9]:.0f} % in a tenth. {timing} forward runs without autograd; training "
@@ -201,11 +201,11 @@ def _tables(ok: pd.DataFrame) -> Iterator[str]:
         for _, group in some.groupby(list(SHAPE), sort=False):
             first = group.iloc[0]
             line = {name: str(first[name]) for name in ("H", "B", "T", "I")}
-            line["network"] = _depth(first)
+            line["network"] = depth(first)
             for _, row in group.iterrows():
                 base = row["contender"] == row["baseline"]
-                speedup = "*" if base else "" if np.isnan(row["speedup"]) else f" ({_times(row['speedup'])})"
-                line[row["contender"]] = f"{_digits(row['us_per_step'])}{speedup}"
+                speedup = "*" if base else "" if np.isnan(row["speedup"]) else f" ({times(row['speedup'])})"
+                line[row["contender"]] = f"{digits(row['us_per_step'])}{speedup}"
             lines.append(line)
         table = pd.DataFrame(lines).fillna("")
         order = [name for name in table if name != "network"] + ["network"]
@@ -219,7 +219,7 @@ def _missing(rows: pd.DataFrame) -> Iterator[str]:
         yield markdown(
             pd.DataFrame(
                 {
-                    "shape": [_shape(row) for _, row in failed.iterrows()],
+                    "shape": [shape(row) for _, row in failed.iterrows()],
                     "dtype": failed["dtype"].to_numpy(),
                     "mode": failed["mode"].to_numpy(),
                     "contender": failed["contender"].to_numpy(),
@@ -241,43 +241,3 @@ def _stamps(rows: pd.DataFrame) -> Iterator[str]:
     names = list(rows.columns[rows.columns.get_loc("device") :])
     for _, run in rows.drop_duplicates(names).iterrows():
         yield "\n".join(f"- {name.replace('_', ' ')}: {run[name]}" for name in names if str(run[name]))
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A table; numbers stand as they are, a bar in a text is escaped. pandas' own needs another package."""
-    cells = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(object).to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in cells)
-
-
-def _shape(row: pd.Series) -> str:
-    return " ".join([row["cell"], *(f"{name}{row[name]}" for name in ("H", "B", "T", "I")), _depth(row)]).strip()
-
-
-def _depth(row: pd.Series) -> str:
-    """``3 layers, both directions, kraken``, of it what isn't plain."""
-    layers = f"{row['layers']} layers" if row["layers"] > 1 else ""
-    both = "both directions" if row["bidirectional"] == "True" else ""
-    return ", ".join(part for part in (layers, both, row["shape_name"]) if part)
-
-
-def _counted(values: pd.Series) -> str:
-    counts = values.value_counts(sort=False)
-    return counts.index[0] if len(counts) == 1 else ", ".join(f"{name} {n}" for name, n in counts.items())
-
-
-def _range(values: pd.Series) -> str:
-    return str(values.min()) if values.nunique() == 1 else f"{values.min()} to {values.max()}"
-
-
-def _mean(values: pd.Series) -> str:
-    """The geometric mean."""
-    return _times(exp(np.log(values.dropna()).mean())) if values.notna().any() else _times(float("nan"))
-
-
-def _times(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:.2f}x" if value < 10 else f"{value:.0f}x"
-
-
-def _digits(value: float) -> str:
-    """Three digits that count: 0.123, 12.3, 1234."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

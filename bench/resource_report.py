@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .report import markdown
+from .markdown import markdown
 
 STAMP = ("torch", "triton", "gatefuse", "commit", "tree", "date")
 _FIGURES = (
