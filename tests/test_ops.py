@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import gatefuse
 from gatefuse import find_cell
 from gatefuse.kernels.drivers import eager, step
 from gatefuse.kernels.ops import buffer_shapes, sequence_backward, sequence_forward
@@ -136,3 +137,21 @@ def test_a_kernel_that_does_not_fit_falls_back_and_says_so_once(monkeypatch):
         output = sequence_forward(*args)[0]
     torch.testing.assert_close(output, expected[0])
     assert torch.equal(sequence_forward(*args)[0], output)
+
+
+@pytest.mark.parametrize("loop", ["step", "block", "grid"])
+def test_layers_compile_as_one_graph_with_dynamic_sizes(loop):
+    @gatefuse.cell(gates="a b")
+    def fresh(x, R, h):  # one that nobody has traced before torch.compile meets it
+        return torch.tanh(x.a + R.a(torch.sigmoid(x.b + R.b(h)) * h))
+
+    layer = gatefuse.Recurrent(fresh, 3, 8, num_layers=2, bidirectional=True, driver=loop, device=DEVICE)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for T, B in ((4, 2), (6, 3)):
+        x = torch.randn(T, B, 3, device=DEVICE, requires_grad=True)
+        gradients = []
+        for run in (compiled, layer):
+            output, _ = run(x)
+            gradients.append((output, *torch.autograd.grad(output.square().sum(), [x, *layer.parameters()])))
+        for got, expected in zip(*gradients, strict=True):
+            torch.testing.assert_close(got, expected)

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 import torch
 from torch.nn.functional import linear
 
+from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Outcome, Request, Task
 from gatefuse.kernels.operators import TranslationError
 from gatefuse.kernels.ops import FLOATS, sequence_forward
@@ -30,8 +31,14 @@ def refusal(request: Request) -> str:
         return f"its kernels compute in float32 for float32, float16 and bfloat16, not {request.dtype}"
     if request.dtype == torch.bfloat16 and interpreted():
         return "Triton's interpreter does not round bfloat16 as a GPU does"
+    return _untranslatable(request.cell.key)
+
+
+@torch.compiler.assume_constant_result
+def _untranslatable(key: str) -> str:
+    """Why a cell's equations can't be made into kernels. torch.compile calls this while it traces, as it stands."""
     try:
-        _ = request.cell.program
+        _ = Cell.by_key(key).program
     except TranslationError as error:
         return str(error)
     return ""
