@@ -14,7 +14,6 @@ _WHY = {
     "block": "one kernel for all steps, with the recurrent weights on the chip, for a cell that torch has no loop for",
     "step": "one product and one fused kernel a step, for a cell that torch has no loop for",
     "eager": "the Python loop runs everything; driver='script' asks for a TorchScript loop",
-    "script": "asked for",
 }
 
 

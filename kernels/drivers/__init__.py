@@ -87,6 +87,13 @@ class Task:
             return None
         return torch.arange(self.x.shape[0], device=self.x.device)[:, None] < self.lengths
 
+    @staticmethod
+    def end(sequences: tuple[Tensor, ...], live: Tensor | None) -> tuple[Tensor, ...]:
+        """The sequences (T, B, H) with zeros where a sample is over; ``live`` is what live() returned."""
+        if live is None:
+            return sequences
+        return tuple(torch.where(live.unsqueeze(2), s, 0.0) for s in sequences)
+
 
 class Outcome(NamedTuple):
     """What a driver returns: sequences (T, B, H), the output's first, the others' only if asked for; finals (B, H)."""

@@ -25,7 +25,7 @@ def refusal(request: Request) -> str:
 
 def run(task: Task) -> Outcome:
     """Loop over the steps; see Task and Outcome for shapes."""
-    weights = task.weights
+    weights, live = task.weights, task.live()
     sequences, finals = loop(
         task.cell,
         linear(task.x, weights.input, weights.input_bias),
@@ -34,13 +34,11 @@ def run(task: Task) -> Outcome:
         weights.recurrent_bias,
         weights.parameters,
         task.restarts(),
-        task.live(),
+        live,
         task.reverse,
         len(task.cell.states) if task.all_states else 1,
     )
-    if (live := task.live()) is not None:
-        sequences = tuple(torch.where(live.unsqueeze(2), s, 0.0) for s in sequences)
-    return Outcome(sequences, finals)
+    return Outcome(task.end(sequences, live), finals)
 
 
 def loop(

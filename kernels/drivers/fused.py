@@ -68,6 +68,4 @@ def run(task: Task, loop: str) -> Outcome:
         *inputs, task.restarts(), live, task.cell.key, loop, task.reverse, save, task.all_states
     )
     sequences = (output, *rest.unbind(0)) if task.all_states else (output,)
-    if live is not None:
-        sequences = tuple(torch.where(live.unsqueeze(2), s, 0.0) for s in sequences)
-    return Outcome(sequences, finals.unbind(0))
+    return Outcome(task.end(sequences, live), finals.unbind(0))
