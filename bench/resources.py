@@ -25,8 +25,9 @@ from gatefuse.bench.rows import take_stamp
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.launch import compile_only
-from gatefuse.kernels.limits import SHARED_BYTES
+from gatefuse.kernels.limits import SHARED_BYTES, Limits, of_arch
 from gatefuse.kernels.program import Program
+from gatefuse.kernels.sequence import Sequence, Upstream
 from gatefuse.kernels.tiles import block_shared_bytes, block_tiles, grid_shared_bytes, grid_tiles
 
 _STEPS = 2  # of the sequences that the host loops are given; kernels are the same for all lengths
@@ -43,25 +44,25 @@ class Cut(NamedTuple):
 class Loop(NamedTuple):
     """A loop with whole-sequence kernels: where its forward and backward are, and the shapes, cells and dtypes tried.
 
-    cut: of program, H, B and the bytes of a number.
+    cut: of program, H, B, the bytes of a number and what the GPU holds.
     """
 
     name: str
     module: str
     hidden: tuple[int, ...]
     batches: tuple[int, ...]
-    cut: Callable[[Program, int, int, int], Cut]
+    cut: Callable[[Program, int, int, int, Limits], Cut]
     cells: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)
 
 
-def _block_cut(program: Program, H: int, B: int, itemsize: int) -> Cut:
+def _block_cut(program: Program, H: int, B: int, itemsize: int, held: Limits) -> Cut:
     return Cut(block_tiles(H).BB, 1, block_shared_bytes(program, H, itemsize))
 
 
-def _grid_cut(program: Program, H: int, B: int, itemsize: int) -> Cut:
-    cut = grid_tiles(H, B)
-    return Cut(cut.BB, -(-H // cut.BU), grid_shared_bytes(program, H, itemsize, cut))
+def _grid_cut(program: Program, H: int, B: int, itemsize: int, held: Limits) -> Cut:
+    cut = grid_tiles(program, H, B, itemsize, held)
+    return Cut(cut.BB, cut.units, grid_shared_bytes(program, H, itemsize, cut))
 
 
 CELLS = ("lstm", "gru", "gru_reset_first", "peephole_lstm", "elman", "slstm")
@@ -70,7 +71,7 @@ LOOPS = (
         "block", "gatefuse.kernels.block_loop", (16, 20, 32, 64, 128), (16,), _block_cut, CELLS,
         (torch.bfloat16, torch.float16, torch.float32),
     ),
-    Loop("grid", "gatefuse.kernels.grid_loop", (128, 256, 512, 768, 1024), (16, 64), _grid_cut, ("lstm", "gru")),
+    Loop("grid", "gatefuse.kernels.grid_loop", (128, 256, 512, 768, 1024, 1536), (16, 64), _grid_cut, ("lstm", "gru")),
     Loop("grid", "gatefuse.kernels.grid_loop", (200, 512), (16,), _grid_cut, ("gru_reset_first", "peephole_lstm")),
 )  # fmt: skip
 # Where one 16-bit dtype compiles, so does the other, to the same figures but for a few; two cells show that.
@@ -170,7 +171,7 @@ def cases(arch: str) -> Iterator[Case]:
                     continue
                 for H in loop.hidden:
                     for B in loop.batches:
-                        cut = loop.cut(find_cell(name).program, H, B, dtype.itemsize)
+                        cut = loop.cut(find_cell(name).program, H, B, dtype.itemsize, of_arch(arch))
                         if dtype != torch.float32 or cut.shared <= SHARED_BYTES[arch]:
                             yield Case(loop, name, dtype, H, B)
 
@@ -178,7 +179,7 @@ def cases(arch: str) -> Iterator[Case]:
 def measure(case: Case, arch: str, tool: Path) -> Iterator[Row]:
     """Compile a case's kernels and read them, a line to stderr for each."""
     cell, dtype = find_cell(case.cell), str(case.dtype).removeprefix("torch.")
-    cut = case.loop.cut(cell.program, case.H, case.B, case.dtype.itemsize)
+    cut = case.loop.cut(cell.program, case.H, case.B, case.dtype.itemsize, of_arch(arch))
     ways = ["training forward", "backward", *["inference forward"] * (case.cell in INFERENCE_CELLS)]
     compiled, errors = _compile(case, cell, arch)
     for way in ways:
@@ -204,16 +205,16 @@ def _compile(case: Case, cell: Cell, arch: str) -> tuple[dict[str, dict[str, Any
     def zeros(*shape: int) -> torch.Tensor:
         return torch.zeros(*shape, dtype=case.dtype)
 
-    inputs = (
+    inputs = Sequence(
         cell, zeros(T, B, G * H), zeros(S, B, H), zeros(G * H, H), zeros(G * H), zeros(len(cell.parameters), H),
-        None, None, False,
+        None, None, None, False,
     )  # fmt: skip
     kept: list[Any] = []
-    given = zeros(T, B, H), None, zeros(S, B, H)
+    given = Upstream(zeros(T, B, H), None, zeros(S, B, H))
     passes: dict[str, Callable[[], Any]] = {
-        "training forward": lambda: kept.append(loop.forward(*inputs, True, False)),
-        "backward": lambda: loop.backward(*inputs, *kept, *given),
-        "inference forward": lambda: loop.forward(*inputs, False, False),
+        "training forward": lambda: kept.append(loop.forward(inputs, True, False)),
+        "backward": lambda: loop.backward(inputs, *kept, given),
+        "inference forward": lambda: loop.forward(inputs, False, False),
     }
     compiled: dict[str, dict[str, Any]] = {}
     errors: dict[str, str] = {}

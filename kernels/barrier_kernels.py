@@ -1,21 +1,33 @@
-"""The barrier among the programs of a grid, in two forms behind one name.
+"""The barrier among the programs of a grid, in two halves, and each in two forms behind one name.
 
-Each program adds one to a counter that never goes back, and waits until all have. The block barriers around it make the
-other warps' stores part of what the one thread releases, and its acquire part of what they see. All programs must be
-resident, which a cooperative launch makes sure of.
+Each program adds one to a counter that never goes back when it arrives, and waits until all others have. The block
+barriers around it make the other warps' stores part of what the one thread releases, and its acquire part of what they
+see. All programs must be resident, which a cooperative launch makes sure of.
+
+FORM is "ptx", "portable", "launch", where a launch's end is the barrier, as in Triton's interpreter, which runs
+programs one after another, or "delayed": ptx after a pause that differs by program and barrier, for debugging.
 """
 
 import triton
 import triton.language as tl
 
-# One thread adds with release, then polls with acquire: no poll costs a block barrier, as tl.atomic_add's would.
-_ASM = tl.constexpr("""
+# One thread adds with release, one polls with acquire: no poll costs a block barrier, as tl.atomic_add's would.
+_ARRIVE = tl.constexpr("""
+{
+    .reg .pred leader;
+    .reg .u32 thread;
+    mov.u32 thread, %tid.x;
+    setp.eq.u32 leader, thread, 0;
+    @leader red.release.gpu.global.add.u32 [$1], 1;
+    mov.u32 $0, thread;
+}
+""")
+_WAIT = tl.constexpr("""
 {
     .reg .pred leader, behind;
     .reg .u32 thread, seen;
     mov.u32 thread, %tid.x;
     setp.eq.u32 leader, thread, 0;
-    @leader red.release.gpu.global.add.u32 [$1], 1;
     mov.u32 seen, $2;
 poll:
     @leader ld.acquire.gpu.global.u32 seen, [$1];
@@ -24,19 +36,56 @@ poll:
     mov.u32 $0, seen;
 }
 """)
+# Up to 8 microseconds, out of the target and the program's numbers.
+_DELAY = tl.constexpr("""
+{
+    .reg .u32 mixed, part;
+    mov.u32 mixed, %ctaid.x;
+    mov.u32 part, %ctaid.y;
+    mad.lo.u32 mixed, part, 7919, mixed;
+    mad.lo.u32 mixed, mixed, 2654435761, $1;
+    mul.lo.u32 mixed, mixed, 2246822519;
+    shr.u32 mixed, mixed, 19;
+    nanosleep.u32 mixed;
+    mov.u32 $0, mixed;
+}
+""")
+
+
+@triton.jit
+def arrive(counter_ptr, FORM: tl.constexpr):
+    """Say that this program's stores are done."""
+    if FORM == "ptx" or FORM == "delayed":
+        tl.debug_barrier()
+        tl.inline_asm_elementwise(_ARRIVE, "=r,l", [counter_ptr], dtype=tl.int32, is_pure=False, pack=1)
+    elif FORM == "portable":
+        tl.debug_barrier()
+        tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait(counter_ptr, target, FORM: tl.constexpr):
+    """Wait until ``target`` arrivals were counted; what those programs stored is seen from here on."""
+    if FORM == "delayed":
+        tl.inline_asm_elementwise(_DELAY, "=r,r", [target], dtype=tl.int32, is_pure=False, pack=1)
+    if FORM == "ptx" or FORM == "delayed":
+        tl.inline_asm_elementwise(_WAIT, "=r,l,r", [counter_ptr, target], dtype=tl.int32, is_pure=False, pack=1)
+        tl.debug_barrier()
+    elif FORM == "portable":
+        while tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target:
+            pass
+        tl.debug_barrier()
 
 
 @triton.jit
 def grid_barrier(counter_ptr, target, FORM: tl.constexpr):
-    """Wait until ``target`` arrivals were counted. FORM is "ptx", "portable", or "launch", where a launch's end is the
-    barrier, as in Triton's interpreter, which runs programs one after another."""
-    if FORM == "ptx":
-        tl.debug_barrier()
-        tl.inline_asm_elementwise(_ASM, "=r,l,r", [counter_ptr, target], dtype=tl.int32, is_pure=False, pack=1)
-        tl.debug_barrier()
-    elif FORM == "portable":
-        tl.debug_barrier()
-        tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
-        while tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target:
-            pass
+    """Arrive, and wait until ``target`` arrivals were counted."""
+    arrive(counter_ptr, FORM)
+    wait(counter_ptr, target, FORM)
+
+
+@triton.jit
+def block_barrier(FORM: tl.constexpr):
+    """What one warp of this program stored, its others see from here on."""
+    if FORM != "launch":
         tl.debug_barrier()

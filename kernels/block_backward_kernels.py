@@ -7,18 +7,19 @@ from gatefuse.kernels.block_kernels import RUNTIME
 from gatefuse.kernels.tile_backward_kernels import (
     add_d_sequences,
     carry_back,
+    carry_products,
     load_slots,
     load_states,
     store_d_slots,
     sum_d_params,
 )
-from gatefuse.kernels.tile_kernels import load_flag, load_per_unit
+from gatefuse.kernels.tile_kernels import load_carry, load_masks, load_per_unit, store_carry
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def block_backward_kernel(
-    x_ptr, saved_ptr, weight_ptr, initial_ptr, params_ptr, restarts_ptr, live_ptr, output_ptr, rest_ptr,
-    d_output_ptr, d_rest_ptr, d_carry_ptr, d_x_ptr, d_r_ptr, d_params_ptr, T, B, H: tl.constexpr,
+    x_ptr, saved_ptr, weight_ptr, initial_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr, output_ptr, rest_ptr,
+    d_output_ptr, d_rest_ptr, d_x_ptr, d_r_ptr, d_carry_ptr, d_params_ptr, d_fresh_ptr, T, B, H: tl.constexpr,
     BACKWARD: tl.constexpr, CELL: tl.constexpr, REVERSE: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
     PRECISION: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr,
@@ -26,9 +27,9 @@ def block_backward_kernel(
     """All steps of BB samples, backward.
 
     d_carry (S, B, H) comes with the gradients of the last states and leaves with those of the first; d_params
-    (P, B, H) gets sums over the steps.
+    (P, B, H) gets sums over the steps, d_fresh (S, B, H) over those that begin anew.
     """
-    S: tl.constexpr = len(CELL.INIT)
+    S: tl.constexpr = CELL.S
     P: tl.constexpr = CELL.P
     COLUMNS: tl.constexpr = CELL.COLUMNS
     dtype: tl.constexpr = output_ptr.dtype.element_ty
@@ -44,13 +45,9 @@ def block_backward_kernel(
     for c in tl.static_range(COLUMNS):
         inside = (u < H) & (row < H)
         weights = weights + (tl.load(weight_ptr + (c * H + row) * H + u, mask=inside, other=0.0),)
-    params = load_per_unit(params_ptr, u, H, real, P)
-    d_carry = ()
-    for s in tl.static_range(S):
-        d_carry = d_carry + (tl.load(d_carry_ptr + s * B * H + e, mask=real, other=0.0),)
-    d_params = ()
-    for _ in tl.static_range(P):
-        d_params = d_params + (zero,)
+    params = load_per_unit(params_ptr, u, H, P)
+    d_carry = load_carry(d_carry_ptr, e, B * H, real, S)
+    d_params = load_carry(d_params_ptr, e, B * H, real, P)
 
     for i in range(T):
         t = T - 1 - i
@@ -59,13 +56,10 @@ def block_backward_kernel(
             t = i
             t_before = i + 1
         slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, H, CELL)
-        restart = (b + u) < 0
-        if HAS_RESTARTS:
-            restart = load_flag(restarts_ptr, t, T, b, B) & real
-        alive = real
-        if HAS_LIVE:
-            alive = load_flag(live_ptr, t, T, b, B) & real
-        states = load_states(initial_ptr, output_ptr, rest_ptr, t_before, T, restart, e, real, B, H, CELL, HAS_RESTARTS)
+        restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
+        states = load_states(
+            initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, H, CELL, HAS_RESTARTS
+        )
         d_states = add_d_sequences(d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, H, CELL, HAS_D_REST)
 
         d_vectors = ()
@@ -91,9 +85,8 @@ def block_backward_kernel(
                 multiplied = multiplied + (d_vector,)
             d_vectors = multiplied
 
-        d_carry = carry_back(grads, d_vectors, d_states, restart, alive, CELL)
+        d_carry = carry_back(grads, d_states, d_fresh_ptr, restart, alive, e, B * H, real, CELL, HAS_RESTARTS)
+        d_carry = carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * H, real, CELL, HAS_RESTARTS)
         d_params = sum_d_params(d_params, grads, alive, CELL)
-    for s in tl.static_range(S):
-        tl.store(d_carry_ptr + s * B * H + e, d_carry[s], mask=real)
-    for p in tl.static_range(P):
-        tl.store(d_params_ptr + p * B * H + e, d_params[p], mask=real)
+    store_carry(d_carry_ptr, d_carry, e, B * H, real, S)
+    store_carry(d_params_ptr, d_params, e, B * H, real, P)

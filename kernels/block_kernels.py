@@ -13,12 +13,16 @@ import triton.language as tl
 
 from gatefuse.kernels.tile_kernels import (
     at_step,
-    load_flag,
+    begin,
+    load_carry,
+    load_masks,
     load_per_unit,
     load_x,
     make_slots,
     split_gates,
+    store_carry,
     store_kept,
+    store_saved,
     weight_rows,
 )
 
@@ -28,14 +32,15 @@ RUNTIME = ("T", "B", "fed_steps")
 
 @triton.jit(do_not_specialize=RUNTIME)
 def block_forward_kernel(
-    x_ptr, weight_ptr, bias_ptr, initial_ptr, params_ptr, restarts_ptr, live_ptr,
-    output_ptr, rest_ptr, saved_ptr, fed_ptr, finals_ptr, fed_steps, T, B, H: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr,
+    output_ptr, rest_ptr, carry_ptr, saved_ptr, fed_ptr, fed_steps, T, B, H: tl.constexpr,
     UPDATE: tl.constexpr, VECTORS: tl.constexpr, CELL: tl.constexpr, REVERSE: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
     PRECISION: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
-    """All steps of BB samples. weight (columns * H, H) and bias (columns * H,) lie in the order of the columns."""
-    S: tl.constexpr = len(CELL.INIT)
+    """All steps of BB samples. weight (columns * H, H) and bias (columns * H,) lie in the order of the columns; carry
+    (S, B, H) comes with the first states in float32 and leaves with the last."""
+    S: tl.constexpr = CELL.S
     P: tl.constexpr = CELL.P
     COLUMNS: tl.constexpr = CELL.COLUMNS
     STAGES: tl.constexpr = CELL.STAGES
@@ -48,13 +53,11 @@ def block_forward_kernel(
     weights = ()
     for p in tl.static_range(len(CELL.V)):
         weights = weights + (weight_rows(weight_ptr, H, p, CELL, HP),)
-    params = load_per_unit(params_ptr, u, H, real, P)
+    params = load_per_unit(params_ptr, u, H, P)
     bias = ()
     if HAS_BIAS:
-        bias = load_per_unit(bias_ptr, u, H, real, COLUMNS)
-    states = ()
-    for s in tl.static_range(S):
-        states = states + (tl.load(initial_ptr + s * B * H + e, mask=real, other=0.0).to(tl.float32),)
+        bias = load_per_unit(bias_ptr, u, H, COLUMNS)
+    states = load_carry(carry_ptr, e, B * H, real, S)
 
     t = T * 0
     if REVERSE:
@@ -68,13 +71,10 @@ def block_forward_kernel(
             t_next = T - 2 - i
         # Asked for now, used in the next step: the products of this one hide the way to memory.
         xs_next = load_x(x_ptr, t_next, T, u, b, real, B, H, CELL)
+        restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
         before = states
         if HAS_RESTARTS:
-            restart = load_flag(restarts_ptr, t, T, b, B)
-            begun = ()
-            for s in tl.static_range(S):
-                begun = begun + (tl.where(restart, CELL.INIT[s], states[s]),)
-            states = begun
+            states = begin(fresh_ptr, states, restart, e, B * H, real, CELL)
         r = ()
         for stage in tl.static_range(1, STAGES + 1):
             vectors = ()
@@ -95,11 +95,8 @@ def block_forward_kernel(
                     r = r + split_gates(rows, p, CELL, HP, BB)
         slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
         new = UPDATE(slots, states, params)
-        states = store_kept(output_ptr, rest_ptr, live_ptr, new, before, t, T, e, b, real, B, H, CELL, KEEP, HAS_LIVE)
+        states = store_kept(output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, H, CELL, KEEP, HAS_LIVE)
         if SAVE:
-            for j in tl.static_range(len(CELL.SAVED)):
-                if CELL.SAVED[j] >= 0:
-                    tl.store(saved_ptr + at_step(CELL.SAVED[j] * T + t, B * H) + e, slots[j], mask=real)
+            store_saved(saved_ptr, slots, t, T, e, B * H, real, CELL)
         xs = xs_next
-    for s in tl.static_range(S):
-        tl.store(finals_ptr + s * B * H + e, states[s], mask=real)
+    store_carry(carry_ptr, states, e, B * H, real, S)

@@ -1,113 +1,204 @@
 """The grid driver's Triton kernel backward; see grid_kernels.py.
 
-A program owns some units. In each phase it yields the gradients of its units' gates, meets the others, and multiplies
-all units' gate gradients by the recurrent weights' columns of its own units, which stay in shared memory.
+A program multiplies a part of the gates' gradients, CHUNKS * KC units' of each gate, by the recurrent weights of BN
+units, which stay in shared memory, and stores a partial sum in float32. And it owns BU units: it adds their partial
+sums, always in the same order, and computes their gates' gradients. So a step has two halves for each phase of the
+cell's backward: the gates' gradients of the own units, a barrier, the product, a barrier. With one slice (SLICES 1) a
+program's product ends in its own units, and the second barrier is one within the program.
+
+What goes from one half to the next goes through memory, in float32 but for what is multiplied; so tiles of the batch in
+excess of the programs are taken in turns within each half. PART is -1 for all of it, or, where a launch's end is the
+barrier, the number of a half: 2 * phase + (0 or 1). What the last step's products bring is added after the last step.
 """
 
 import triton
 import triton.language as tl
 
-from gatefuse.kernels.barrier_kernels import grid_barrier
+from gatefuse.kernels.barrier_kernels import arrive, block_barrier, wait
 from gatefuse.kernels.grid_kernels import RUNTIME
 from gatefuse.kernels.tile_backward_kernels import (
     add_d_sequences,
     carry_back,
+    carry_products,
     load_slots,
     load_states,
     store_d_slots,
     sum_d_params,
 )
-from gatefuse.kernels.tile_kernels import at_step, load_flag, load_per_unit
+from gatefuse.kernels.tile_kernels import at_step, load_carry, load_flag, load_masks, load_per_unit, store_carry
+
+
+@triton.jit
+def _sums(
+    partial_ptr, e, size, real, phase: tl.constexpr, CELL: tl.constexpr, SLICES: tl.constexpr, BU: tl.constexpr,
+    BB: tl.constexpr,
+):  # fmt: skip
+    """By product the sum over the slices, zero where the product doesn't come before that phase; -1 for all of them."""
+    d_vectors = ()
+    for p in tl.static_range(len(CELL.V)):
+        d = tl.zeros((BU, BB), tl.float32)
+        if phase < 0 or CELL.STAGE[p] > CELL.PHASES[phase]:
+            for k in tl.static_range(SLICES):
+                here = partial_ptr + (p * SLICES + k) * size
+                d += tl.load(here + e, mask=real, other=0.0, cache_modifier=".cg")
+        d_vectors = d_vectors + (d,)
+    return d_vectors
+
+
+@triton.jit
+def _carried(
+    d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, i, T, b, e, real, B, H: tl.constexpr, CELL: tl.constexpr,
+    REVERSE: tl.constexpr, HAS_RESTARTS: tl.constexpr, SLICES: tl.constexpr, BU: tl.constexpr, BB: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the states after the i-th step, with what the products of the step run before it bring."""
+    S: tl.constexpr = CELL.S
+    d_carry = load_carry(d_carry_ptr, e, B * H, real, S)
+    restart = b < 0
+    if HAS_RESTARTS:
+        t_after = T - i
+        if REVERSE:
+            t_after = i - 1
+        restart = load_flag(restarts_ptr, t_after, T, b, B)
+    d_vectors = _sums(partial_ptr, e, B * H, real & (i > 0), -1, CELL, SLICES, BU, BB)
+    return carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * H, real, CELL, HAS_RESTARTS)
+
+
+@triton.jit
+def _products(
+    weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H: tl.constexpr, phase: tl.constexpr, CELL: tl.constexpr,
+    PRECISION: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr,
+    BB: tl.constexpr,
+):  # fmt: skip
+    """This program's part of what a phase's products multiplied: their columns' gradients times its weights."""
+    COLUMNS: tl.constexpr = CELL.COLUMNS
+    for p in tl.static_range(len(CELL.V)):
+        if CELL.STAGE[p] == CELL.PHASES[phase]:
+            # All chunks are asked for before the first is multiplied.
+            chunks = ()
+            row = tl.arange(0, KC)[:, None]
+            for column in tl.static_range(COLUMNS):
+                if column >= CELL.FIRST[p] and column < CELL.FIRST[p] + CELL.COUNT[p]:
+                    for c in tl.static_range(CHUNKS):
+                        k = k0 + c * KC
+                        # The chunks differ by a number, not by a tile of addresses, which would take registers.
+                        here = d_r_ptr + at_step(t, B * COLUMNS * H) + (column * H + k)
+                        there = (row < H - k) & (b < B)
+                        chunk = tl.load(here + (b * (COLUMNS * H) + row), mask=there, other=0.0, cache_modifier=".cg")
+                        chunks = chunks + (chunk,)
+            d = tl.zeros((BN, BB), tl.float32)
+            for c in tl.static_range(len(chunks)):
+                d = tl.dot(weights[CELL.FIRST[p] * CHUNKS + c], chunks[c], d, input_precision=PRECISION)
+            sums = partial_ptr + (p * SLICES + slice) * (B * H)
+            tl.store(sums + (b * H + n), d, mask=(n < H) & (b < B))
+
+
+@triton.jit
+def _meet(counter, target, FORM: tl.constexpr, SLICES: tl.constexpr):
+    """Until the partial sums are there."""
+    if SLICES > 1:
+        wait(counter, target, FORM)
+    else:
+        block_barrier(FORM)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def grid_backward_kernel(
-    x_ptr, saved_ptr, weight_ptr, initial_ptr, params_ptr, restarts_ptr, live_ptr, output_ptr, rest_ptr,
-    d_output_ptr, d_rest_ptr, d_carry_ptr, d_x_ptr, d_r_ptr, d_params_ptr, counter_ptr, b0, i0, steps, T, B,
-    H: tl.constexpr, BACKWARD: tl.constexpr, CELL: tl.constexpr, REVERSE: tl.constexpr,
+    x_ptr, saved_ptr, weight_ptr, initial_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr, output_ptr, rest_ptr,
+    d_output_ptr, d_rest_ptr, d_x_ptr, d_r_ptr, d_carry_ptr, d_params_ptr, d_fresh_ptr, partial_ptr, counter_ptr,
+    i0, steps, tiles, T, B, H: tl.constexpr, BACKWARD: tl.constexpr, CELL: tl.constexpr, REVERSE: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
-    PRECISION: tl.constexpr, FORM: tl.constexpr, UNTIL: tl.constexpr,
-    BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
+    PRECISION: tl.constexpr, FORM: tl.constexpr, PART: tl.constexpr,
+    BU: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
-    """Steps backward, the i0-th and on. d_carry and d_params go from launch to launch, as in the block driver's kernel.
-
-    With UNTIL, a launch ends when the UNTIL-th phase's gate gradients are stored.
-    """
-    S: tl.constexpr = len(CELL.INIT)
+    """Steps backward, the i0-th and on. d_carry, d_params and d_fresh as in the block driver's kernel; partial
+    (products, SLICES, B, H) in float32 and counter (tiles,) as in grid_kernels.py are scratch."""
+    S: tl.constexpr = CELL.S
     P: tl.constexpr = CELL.P
     COLUMNS: tl.constexpr = CELL.COLUMNS
-    NK: tl.constexpr = (H + KC - 1) // KC
+    LAST: tl.constexpr = len(CELL.PHASES) - 1
+    HALVES: tl.constexpr = 2 if SLICES > 1 else 1
     u = tl.program_id(0) * BU + tl.arange(0, BU)[:, None]
-    b = (b0 + tl.program_id(1) * BB + tl.arange(0, BB))[None, :]
-    real = (u < H) & (b < B)
-    e = b * H + u
-    zero = tl.zeros((BU, BB), tl.float32)
-    counter = counter_ptr + tl.program_id(1)
+    n = tl.program_id(0) // SLICES * BN + tl.arange(0, BN)[:, None]
+    slice = tl.program_id(0) % SLICES
+    k0 = slice * (CHUNKS * KC)
     arrivals = tl.num_programs(0)
 
-    # One transposed tile (own units, units of the gate) for each column and chunk.
+    # One transposed tile (units multiplied, units of the gate) for each column and chunk.
     weights = ()
     for column in tl.static_range(COLUMNS):
-        for c in tl.static_range(NK):
-            k = c * KC + tl.arange(0, KC)[None, :]
-            inside = (u < H) & (k < H)
-            weights = weights + (tl.load(weight_ptr + (column * H + k) * H + u, mask=inside, other=0.0),)
-    params = load_per_unit(params_ptr, u, H, real, P)
-    d_carry = ()
-    for s in tl.static_range(S):
-        d_carry = d_carry + (tl.load(d_carry_ptr + s * B * H + e, mask=real, other=0.0),)
-    d_params = ()
-    for p in tl.static_range(P):
-        d_params = d_params + (tl.load(d_params_ptr + p * B * H + e, mask=real, other=0.0),)
+        for c in tl.static_range(CHUNKS):
+            k = k0 + c * KC + tl.arange(0, KC)[None, :]
+            weights = weights + (tl.load(weight_ptr + (column * H + k) * H + n, mask=(n < H) & (k < H), other=0.0),)
+    params = load_per_unit(params_ptr, u, H, P)
 
-    met = 0
     for i in range(i0, i0 + steps):
         t = T - 1 - i
         t_before = T - 2 - i
         if REVERSE:
             t = i
             t_before = i + 1
-        slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, H, CELL)
-        restart = (b + u) < 0
-        if HAS_RESTARTS:
-            restart = load_flag(restarts_ptr, t, T, b, B) & real
-        alive = real
-        if HAS_LIVE:
-            alive = load_flag(live_ptr, t, T, b, B) & real
-        states = load_states(initial_ptr, output_ptr, rest_ptr, t_before, T, restart, e, real, B, H, CELL, HAS_RESTARTS)
-        d_states = add_d_sequences(d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, H, CELL, HAS_D_REST)
-        d_vectors = ()
-        for _ in tl.static_range(len(CELL.V)):
-            d_vectors = d_vectors + (zero,)
-        for phase in tl.static_range(len(CELL.PHASES)):
-            if UNTIL == 0 or phase < UNTIL:
-                grads = BACKWARD(phase, slots, states, params, d_states, d_vectors)
-                store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, H, CELL)
-                if CELL.PHASES[phase] > 0 and (UNTIL == 0 or phase + 1 < UNTIL):
+        met = i * (CELL.UNDONE * HALVES)
+        for phase in tl.static_range(LAST + 1):
+            if PART < 0 or 2 * phase == PART:
+                for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+                    b = (tile * BB + tl.arange(0, BB))[None, :]
+                    real = (u < H) & (b < B)
+                    e = b * H + u
+                    restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
+                    slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, H, CELL)
+                    states = load_states(
+                        initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, H, CELL,
+                        HAS_RESTARTS,
+                    )  # fmt: skip
+                    _meet(counter_ptr + tile, met * arrivals, FORM, SLICES)
+                    if phase == 0:
+                        d_states = _carried(
+                            d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, i, T, b, e, real, B, H, CELL, REVERSE,
+                            HAS_RESTARTS, SLICES, BU, BB,
+                        )  # fmt: skip
+                        d_states = add_d_sequences(
+                            d_states, d_output_ptr, d_rest_ptr, t, T, e, real, B, H, CELL, HAS_D_REST
+                        )
+                        if LAST > 0:
+                            store_carry(d_carry_ptr, d_states, e, B * H, real, S)
+                    else:
+                        d_states = load_carry(d_carry_ptr, e, B * H, real, S)
+                    d_vectors = _sums(partial_ptr, e, B * H, real, phase, CELL, SLICES, BU, BB)
+                    grads = BACKWARD(phase, slots, states, params, d_states, d_vectors)
+                    store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, H, CELL)
+                    if CELL.PHASES[phase] > 0:
+                        arrive(counter_ptr + tile, FORM)
+                    if phase == LAST:
+                        d_states = carry_back(
+                            grads, d_states, d_fresh_ptr, restart, alive, e, B * H, real, CELL, HAS_RESTARTS
+                        )
+                        store_carry(d_carry_ptr, d_states, e, B * H, real, S)
+                        d_params = load_carry(d_params_ptr, e, B * H, real, P)
+                        store_carry(d_params_ptr, sum_d_params(d_params, grads, alive, CELL), e, B * H, real, P)
+            if CELL.PHASES[phase] > 0 and (PART < 0 or 2 * phase + 1 == PART):
+                met += 1
+                for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+                    b = (tile * BB + tl.arange(0, BB))[None, :]
+                    wait(counter_ptr + tile, met * arrivals, FORM)
+                    _products(
+                        weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H, phase, CELL, PRECISION, BN, SLICES,
+                        CHUNKS, KC, BB,
+                    )  # fmt: skip
+                    if SLICES > 1:
+                        arrive(counter_ptr + tile, FORM)
+                if SLICES > 1:
                     met += 1
-                    grid_barrier(counter, met * arrivals, FORM)
-                    multiplied = ()
-                    for p in tl.static_range(len(CELL.V)):
-                        d_vector = d_vectors[p]
-                        if CELL.STAGE[p] == CELL.PHASES[phase]:
-                            here = d_r_ptr + at_step(t, B * COLUMNS * H)
-                            for column in tl.static_range(COLUMNS):
-                                if column >= CELL.FIRST[p] and column < CELL.FIRST[p] + CELL.COUNT[p]:
-                                    for c in tl.static_range(NK):
-                                        row = c * KC + tl.arange(0, KC)[:, None]
-                                        there = (row < H) & (b < B)
-                                        at = b * (COLUMNS * H) + column * H + row
-                                        d = tl.load(here + at, mask=there, other=0.0, cache_modifier=".cg")
-                                        d_vector = tl.dot(
-                                            weights[column * NK + c], d, d_vector, input_precision=PRECISION
-                                        )
-                        multiplied = multiplied + (d_vector,)
-                    d_vectors = multiplied
-        if UNTIL == 0:
-            d_carry = carry_back(grads, d_vectors, d_states, restart, alive, CELL)
-            d_params = sum_d_params(d_params, grads, alive, CELL)
-    if UNTIL == 0:
-        for s in tl.static_range(S):
-            tl.store(d_carry_ptr + s * B * H + e, d_carry[s], mask=real)
-        for p in tl.static_range(P):
-            tl.store(d_params_ptr + p * B * H + e, d_params[p], mask=real)
+    ended = i0 + steps == T
+    if PART >= 0:
+        ended = steps == 0
+    if ended:
+        for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+            b = (tile * BB + tl.arange(0, BB))[None, :]
+            real = (u < H) & (b < B)
+            e = b * H + u
+            _meet(counter_ptr + tile, T * (CELL.UNDONE * HALVES) * arrivals, FORM, SLICES)
+            d_states = _carried(
+                d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, T, T, b, e, real, B, H, CELL, REVERSE,
+                HAS_RESTARTS, SLICES, BU, BB,
+            )  # fmt: skip
+            store_carry(d_carry_ptr, d_states, e, B * H, real, S)

@@ -1,9 +1,12 @@
 """The grid driver's Triton kernel forward: resident programs own some units' rows of the recurrent weights for the
 whole sequence, and meet at a barrier wherever a product needs what the others computed.
 
-A program's tiles are (BU, BB): its units by its samples; states stay in registers, weights in shared memory, in chunks
-of KC columns. What is exchanged lies at a fresh address each step (the sequences themselves and fed) and is loaded past
-the L1 cache. Every program runs the same number of barriers, whatever its samples' lengths.
+A program's tiles are (BU, BB): its units by its samples; the weights stay in shared memory, in chunks of KC columns.
+What is exchanged lies at a fresh address each step (the sequences themselves and fed) and is loaded past the L1 cache.
+The running states go through memory, in float32, each element read and written by one program alone. Programs in excess
+of the batch's tiles don't exist; tiles in excess of the programs are taken in turns within a step, and while a program
+computes one, the others' arrivals for the next come in. Every program runs the same number of barriers a tile, whatever
+its samples' lengths.
 
 The kernel runs ``steps`` steps from the i0-th on. Under Triton's interpreter it is launched a step at a time, and with
 UNTIL also a stage at a time: a launch then ends when the vectors of stage UNTIL are stored, and the next one does the
@@ -13,19 +16,23 @@ step's beginning anew.
 import triton
 import triton.language as tl
 
-from gatefuse.kernels.barrier_kernels import grid_barrier
+from gatefuse.kernels.barrier_kernels import arrive, grid_barrier, wait
 from gatefuse.kernels.tile_kernels import (
     at_step,
-    load_flag,
+    begin,
+    load_carry,
+    load_masks,
     load_per_unit,
     load_x,
     make_slots,
     split_gates,
+    store_carry,
     store_kept,
+    store_saved,
 )
 
 # Sizes must not become part of a kernel's key: Triton would compile anew on 1 and on divisibility by 16.
-RUNTIME = ("b0", "i0", "steps", "T", "B")
+RUNTIME = ("i0", "steps", "tiles", "T", "B")
 
 
 @triton.jit
@@ -51,107 +58,99 @@ def _zero_rows(p: tl.constexpr, CELL: tl.constexpr, BU: tl.constexpr, BB: tl.con
 
 @triton.jit(do_not_specialize=RUNTIME)
 def grid_forward_kernel(
-    x_ptr, weight_ptr, bias_ptr, initial_ptr, params_ptr, restarts_ptr, live_ptr,
-    output_ptr, rest_ptr, saved_ptr, fed_ptr, carry_ptr, counter_ptr, b0, i0, steps, T, B, H: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, initial_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr,
+    output_ptr, rest_ptr, carry_ptr, saved_ptr, fed_ptr, counter_ptr, i0, steps, tiles, T, B, H: tl.constexpr,
     UPDATE: tl.constexpr, VECTORS: tl.constexpr, CELL: tl.constexpr, REVERSE: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
     PRECISION: tl.constexpr, FORM: tl.constexpr, UNTIL: tl.constexpr,
     BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
-    """carry (S, B, H) holds the running states in float32, from before the first step to after the last."""
-    S: tl.constexpr = len(CELL.INIT)
+    """carry (S, B, H) holds the running states in float32, from before the first step to after the last; counter
+    (tiles,) the arrivals at the barriers of each tile of the batch, from zero."""
+    S: tl.constexpr = CELL.S
     P: tl.constexpr = CELL.P
     COLUMNS: tl.constexpr = CELL.COLUMNS
     STAGES: tl.constexpr = CELL.STAGES
+    MEETINGS: tl.constexpr = CELL.MEETINGS
     NK: tl.constexpr = (H + KC - 1) // KC
     u0 = tl.program_id(0) * BU
     u = u0 + tl.arange(0, BU)[:, None]
-    b = (b0 + tl.program_id(1) * BB + tl.arange(0, BB))[None, :]
-    real = (u < H) & (b < B)
-    e = b * H + u
-    counter = counter_ptr + tl.program_id(1)
     arrivals = tl.num_programs(0)
 
     weights = ()
     for p in tl.static_range(len(CELL.V)):
         for c in tl.static_range(NK):
             weights = weights + (_weight_chunk(weight_ptr, u0, p, c, H, CELL, BU, KC),)
-    params = load_per_unit(params_ptr, u, H, real, P)
+    params = load_per_unit(params_ptr, u, H, P)
     bias = ()
     if HAS_BIAS:
-        bias = load_per_unit(bias_ptr, u, H, real, COLUMNS)
-    states = ()
-    for s in tl.static_range(S):
-        states = states + (tl.load(carry_ptr + s * B * H + e, mask=real, other=0.0),)
+        bias = load_per_unit(bias_ptr, u, H, COLUMNS)
 
-    t = i0
-    if REVERSE:
-        t = T - 1 - i0
-    xs = load_x(x_ptr, t, T, u, b, real, B, H, CELL)
-    met = 0
     for i in range(i0, i0 + steps):
         t = i
         t_before = i - 1
-        t_next = i + 1
         if REVERSE:
             t = T - 1 - i
             t_before = T - i
-            t_next = T - 2 - i
-        xs_next = load_x(x_ptr, t_next, T, u, b, real, B, H, CELL)
-        before = states
-        restarting = b < 0
-        if HAS_RESTARTS:
-            restarting = load_flag(restarts_ptr, t, T, b, B)
-            begun = ()
-            for s in tl.static_range(S):
-                begun = begun + (tl.where(restarting, CELL.INIT[s], states[s]),)
-            states = begun
-        r = ()
-        for stage in tl.static_range(1, STAGES + 1):
-            if CELL.COMPUTES[stage - 1] and (UNTIL == 0 or stage <= UNTIL):
-                vectors = VECTORS(stage, make_slots(xs, r, bias, CELL, HAS_BIAS), states, params)
-                for p in tl.static_range(len(CELL.V)):
-                    if CELL.STAGE[p] == stage and CELL.V[p] < 0:
-                        tl.store(fed_ptr + at_step(CELL.FED[p] * T + t, B * H) + e, vectors[CELL.PLACE[p]], mask=real)
-                met += 1
-                grid_barrier(counter, met * arrivals, FORM)
-            if UNTIL == 0 or stage < UNTIL:
-                for p in tl.static_range(len(CELL.V)):
-                    if CELL.STAGE[p] == stage:
-                        if CELL.V[p] < 0:
+        for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+            b = (tile * BB + tl.arange(0, BB))[None, :]
+            real = (u < H) & (b < B)
+            e = b * H + u
+            counter = counter_ptr + tile
+            met = i * MEETINGS
+            # Nobody else writes these: they are on their way while the others are waited for.
+            xs = load_x(x_ptr, t, T, u, b, real, B, H, CELL)
+            before = load_carry(carry_ptr, e, B * H, real, S)
+            restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
+            states = before
+            if HAS_RESTARTS:
+                states = begin(fresh_ptr, states, restart, e, B * H, real, CELL)
+            if MEETINGS > 0:
+                wait(counter, met * arrivals, FORM)
+            r = ()
+            for stage in tl.static_range(1, STAGES + 1):
+                if CELL.COMPUTES[stage - 1] and (UNTIL == 0 or stage <= UNTIL):
+                    vectors = VECTORS(stage, make_slots(xs, r, bias, CELL, HAS_BIAS), states, params)
+                    for p in tl.static_range(len(CELL.V)):
+                        if CELL.STAGE[p] == stage and CELL.V[p] < 0:
                             here = fed_ptr + at_step(CELL.FED[p] * T + t, B * H)
-                        elif CELL.V[p] == 0:
-                            here = tl.where(i == 0, initial_ptr, output_ptr + at_step(t_before, B * H))
-                        else:
-                            row = rest_ptr + at_step((CELL.V[p] - 1) * T + t_before, B * H)
-                            here = tl.where(i == 0, initial_ptr + CELL.V[p] * B * H, row)
-                        # All chunks are asked for before the first is multiplied.
-                        chunks = ()
-                        for c in tl.static_range(NK):
-                            k = c * KC + tl.arange(0, KC)[:, None]
-                            inside = (k < H) & (b < B)
-                            chunk = tl.load(here + (b * H + k), mask=inside, other=0.0, cache_modifier=".cg")
-                            if HAS_RESTARTS and CELL.V[p] >= 0:
-                                chunk = tl.where(restarting & inside, CELL.INIT[CELL.V[p]], chunk).to(chunk.dtype)
-                            chunks = chunks + (chunk,)
-                        rows = _zero_rows(p, CELL, BU, BB)
-                        for c in tl.static_range(NK):
-                            rows = tl.dot(weights[p * NK + c], chunks[c], rows, input_precision=PRECISION)
-                        r = r + split_gates(rows, p, CELL, BU, BB)
-        if UNTIL == 0:
-            slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
-            new = UPDATE(slots, states, params)
-            states = store_kept(
-                output_ptr, rest_ptr, live_ptr, new, before, t, T, e, b, real, B, H, CELL, KEEP, HAS_LIVE
-            )
-            met += 1
-            grid_barrier(counter, met * arrivals, FORM)
-            # What only the backward reads is stored while the others already go on.
-            if SAVE:
-                for j in tl.static_range(len(CELL.SAVED)):
-                    if CELL.SAVED[j] >= 0:
-                        tl.store(saved_ptr + at_step(CELL.SAVED[j] * T + t, B * H) + e, slots[j], mask=real)
-            xs = xs_next
-    if UNTIL == 0:
-        for s in tl.static_range(S):
-            tl.store(carry_ptr + s * B * H + e, states[s], mask=real)
+                            tl.store(here + e, vectors[CELL.PLACE[p]], mask=real)
+                    met += 1
+                    grid_barrier(counter, met * arrivals, FORM)
+                if UNTIL == 0 or stage < UNTIL:
+                    for p in tl.static_range(len(CELL.V)):
+                        if CELL.STAGE[p] == stage:
+                            if CELL.V[p] < 0:
+                                here = fed_ptr + at_step(CELL.FED[p] * T + t, B * H)
+                            elif CELL.V[p] == 0:
+                                here = tl.where(i == 0, initial_ptr, output_ptr + at_step(t_before, B * H))
+                            else:
+                                row = rest_ptr + at_step((CELL.V[p] - 1) * T + t_before, B * H)
+                                here = tl.where(i == 0, initial_ptr + CELL.V[p] * B * H, row)
+                            # All chunks are asked for before the first is multiplied.
+                            chunks = ()
+                            row = tl.arange(0, KC)[:, None]
+                            for c in tl.static_range(NK):
+                                # The chunks differ by a number, not by a tile of addresses, which would take registers.
+                                inside = (row < H - c * KC) & (b < B)
+                                at = b * H + row
+                                chunk = tl.load(here + c * KC + at, mask=inside, other=0.0, cache_modifier=".cg")
+                                if HAS_RESTARTS and CELL.V[p] >= 0:
+                                    other = fresh_ptr + (CELL.V[p] * B * H + c * KC) + at
+                                    fresh = tl.load(other, mask=inside & restart, other=0.0)
+                                    chunk = tl.where(restart, fresh, chunk)
+                                chunks = chunks + (chunk,)
+                            rows = _zero_rows(p, CELL, BU, BB)
+                            for c in tl.static_range(NK):
+                                rows = tl.dot(weights[p * NK + c], chunks[c], rows, input_precision=PRECISION)
+                            r = r + split_gates(rows, p, CELL, BU, BB)
+            if UNTIL == 0:
+                slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
+                new = UPDATE(slots, states, params)
+                states = store_kept(output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, H, CELL, KEEP, HAS_LIVE)
+                if MEETINGS > 0:
+                    arrive(counter, FORM)
+                # What no other program reads is stored while the others already go on.
+                store_carry(carry_ptr, states, e, B * H, real, S)
+                if SAVE:
+                    store_saved(saved_ptr, slots, t, T, e, B * H, real, CELL)

@@ -1,7 +1,7 @@
 """The grid driver's launches: resident programs that share the recurrent weights among them. Shapes as in sequence.py.
 
-A batch larger than the programs that are resident at once runs in launches one after another. Under Triton's
-interpreter, which runs programs one after another, a launch's end is the barrier: a step, and a stage of it, at a time.
+Under Triton's interpreter, which runs programs one after another, a launch's end is the barrier: a step, and a part of
+it, at a time.
 """
 
 from __future__ import annotations
@@ -13,100 +13,98 @@ import torch
 from torch import Tensor
 from triton.runtime import driver
 
-from gatefuse.kernels.block_loop import columns_weight, precision
-from gatefuse.kernels.cell import Cell
+from gatefuse.kernels import debug
+from gatefuse.kernels.block_loop import precision
 from gatefuse.kernels.codegen import computed, device_functions
 from gatefuse.kernels.drivers.fused import interpreted
 from gatefuse.kernels.grid_backward_kernels import grid_backward_kernel
 from gatefuse.kernels.grid_kernels import grid_forward_kernel
 from gatefuse.kernels.launch import launch
 from gatefuse.kernels.limits import limits
-from gatefuse.kernels.ops import buffer_shapes
-from gatefuse.kernels.sequence import Forward, Gradients, Sequence, weight_gradients
-from gatefuse.kernels.tiles import GridTiles, grid_tiles
+from gatefuse.kernels.sequence import Forward, Gradients, Sequence, Upstream, finish
+from gatefuse.kernels.tiles import GridBackwardTiles, GridTiles, grid_backward_tiles, grid_tiles
 
 
-def _launches(loop: Sequence, cut: GridTiles, device: torch.device, parts: list[int]) -> Iterator[dict[str, Any]]:
-    """Grid, first sample, first step, steps, barrier and UNTIL of each launch.
+def _grid(loop: Sequence, cut: GridTiles | GridBackwardTiles) -> tuple[tuple[int, int], int]:
+    """Programs, all of which must be resident, and tiles of the batch."""
+    tiles = -(-loop.B // cut.BB)
+    if interpreted():  # two take turns, so that this is tested
+        return (cut.units, min(2, tiles)), tiles
+    return (cut.units, min(tiles, max(1, limits(loop.x.device).programs // cut.units))), tiles
 
-    Args:
-        parts: what UNTIL must be in turn where a launch's end is the barrier.
-    """
-    units, tiles = -(-loop.H // cut.BU), -(-loop.B // cut.BB)
+
+def _form() -> str:
     if interpreted():
-        for i in range(loop.T):
-            for until in parts:
-                yield {"grid": (units, tiles), "b0": 0, "i0": i, "steps": 1, "FORM": "launch", "UNTIL": until}
+        return "launch"
+    if driver.active.get_current_target().backend != "cuda":
+        return "portable"
+    return "delayed" if debug.on() else "ptx"
+
+
+def _turns(loop: Sequence, parts: list[int], whole: int) -> Iterator[tuple[int, int, int]]:
+    """First step, steps and part of each launch: one for all, or where a launch's end is the barrier one for each."""
+    if not interpreted():
+        yield 0, loop.T, whole
         return
-    resident = max(1, limits(device).programs // units)
-    form = "ptx" if driver.active.get_current_target().backend == "cuda" else "portable"
-    for first in range(0, tiles, resident):
-        grid = units, min(resident, tiles - first)
-        yield {"grid": grid, "b0": first * cut.BB, "i0": 0, "steps": loop.T, "FORM": form, "UNTIL": 0}
+    for i in range(loop.T):
+        for part in parts:
+            yield i, 1, part
 
 
-def _constants(cut: GridTiles) -> dict[str, Any]:
-    # A cooperative launch fails where not all programs can be resident; any other would hang.
-    cooperative = {} if interpreted() else {"launch_cooperative_grid": True}
-    return {"BU": cut.BU, "KC": cut.KC, "BB": cut.BB, "num_warps": cut.warps, **cooperative}
+def _options(loop: Sequence, cut: GridTiles | GridBackwardTiles) -> dict[str, Any]:
+    # A cooperative launch fails where not all programs can be resident; any other would hang. Loads must not be moved
+    # before the barrier, which Triton's pipelining of loops (stages above 1) doesn't know.
+    resident = {} if interpreted() else {"launch_cooperative_grid": True}
+    tiles = {name: size for name, size in cut._asdict().items() if name.isupper()}
+    return {
+        "CELL": loop.shape, "REVERSE": loop.reverse, "HAS_RESTARTS": loop.restarts is not None,
+        "HAS_LIVE": loop.live is not None, "PRECISION": precision(loop.x.dtype), "FORM": _form(),
+        "num_warps": cut.warps, "num_stages": 1, **tiles, **resident,
+    }  # fmt: skip
 
 
-def _counters(x: Tensor, cut: GridTiles) -> Tensor:
-    return torch.zeros(-(-x.shape[1] // cut.BB), dtype=torch.int32, device=x.device)
+def _counters(x: Tensor, tiles: int) -> Tensor:
+    return torch.zeros(tiles, dtype=torch.int32, device=x.device)
 
 
-def forward(
-    cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, live: Tensor | None, reverse: bool, save: bool, all_states: bool,
-) -> Forward:  # fmt: skip
+def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     """Run all steps; with save, keep what the backward needs."""
-    loop = Sequence.of(cell, x, states, reverse)
-    T, B, H = loop.T, loop.B, loop.H
-    rest_shape, saved_shape, fed_shape = buffer_shapes(cell, T, B, H, save, all_states)
-    output, rest, saved = x.new_empty(T, B, H), x.new_empty(rest_shape), x.new_empty(saved_shape)
+    T, B, H, x = loop.T, loop.B, loop.H, loop.x
+    kept = loop.buffers(save, all_states)
     # What programs exchange has a fresh address each step, also where no backward wants it.
-    exchanged = x.new_empty(fed_shape[0], T, B, H)
-    carry = states.to(torch.float32, copy=True)
+    exchanged = debug.empty(x, kept.fed.shape[0], T, B, H)
     if T * B * H:
-        functions, cut = device_functions(cell), grid_tiles(H, B)
-        r_bias, weights = loop.bias(bias), columns_weight(loop, weight)
+        functions = device_functions(loop.cell)
+        cut = grid_tiles(loop.program, H, B, x.dtype.itemsize, limits(x.device))
+        grid, tiles = _grid(loop, cut)
+        bias, weights, counters = loop.columns_bias(), loop.columns_weight(), _counters(x, tiles)
         computing = [stage for stage in range(1, loop.program.stages + 1) if computed(loop.program, stage)]
-        for run in _launches(loop, cut, x.device, [*computing, 0]):
+        for i, steps, until in _turns(loop, [*computing, 0], 0):
             launch(
-                grid_forward_kernel, run["grid"], x, weights, r_bias, states, parameters, restarts, live,
-                output, rest, saved, exchanged, carry, _counters(x, cut), run["b0"], run["i0"], run["steps"], T, B, H,
-                UPDATE=functions.update, VECTORS=functions.any_vectors, CELL=loop.shape, REVERSE=reverse,
-                HAS_BIAS=r_bias is not None, HAS_RESTARTS=restarts is not None, HAS_LIVE=live is not None,
-                KEEP=rest_shape[0] > 0, SAVE=save, PRECISION=precision(x.dtype), FORM=run["FORM"], UNTIL=run["UNTIL"],
-                **_constants(cut),
+                grid_forward_kernel, grid, x, weights, bias, loop.states, loop.parameters, loop.restarts, loop.fresh,
+                loop.live, *kept._replace(fed=exchanged), counters, i, steps, tiles, T, B, H,
+                UPDATE=functions.update, VECTORS=functions.any_vectors, HAS_BIAS=bias is not None,
+                KEEP=kept.rest.shape[0] > 0, SAVE=save, UNTIL=until, **_options(loop, cut),
             )  # fmt: skip
-    fed = exchanged if save else x.new_empty(fed_shape)
-    return Forward(output, rest, carry.to(x.dtype), saved, fed)
+    return (kept._replace(fed=exchanged) if save else kept).result()
 
 
-def backward(
-    cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, live: Tensor | None, reverse: bool, kept: Forward,
-    d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor,
-) -> Gradients:  # fmt: skip
+def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     """Run all steps backward, then the products over all steps; ``kept`` is what a forward returned with save."""
-    loop = Sequence.of(cell, x, states, reverse)
-    T, B, H, shape = loop.T, loop.B, loop.H, loop.shape
-    d_x, d_r = loop.gate_gradients(x)
-    d_carry = d_finals.to(torch.float32, copy=True)
-    d_params = torch.zeros(shape.P, B, H, dtype=torch.float32, device=x.device)
+    T, B, H, x = loop.T, loop.B, loop.H, loop.x
+    d = loop.gradients(upstream.finals)
     if T * B * H:
-        functions, cut = device_functions(cell), grid_tiles(H, B, backward=True)
-        weights = columns_weight(loop, weight)
-        phases = [k + 1 for k, stage in enumerate(shape.PHASES) if stage > 0]
-        for run in _launches(loop, cut, x.device, [*phases, 0]):
+        functions = device_functions(loop.cell)
+        cut = grid_backward_tiles(loop.program, H, B, x.dtype.itemsize, limits(x.device))
+        grid, tiles = _grid(loop, cut)
+        weights, counters = loop.columns_weight(), _counters(x, tiles)
+        partial = debug.empty(d.states, len(loop.program.products), cut.SLICES, B, H)
+        halves = [2 * k + half for k, stage in enumerate(loop.shape.PHASES) for half in range(1 + (stage > 0))]
+        for i, steps, part in (*_turns(loop, halves, -1), *[(T, 0, 0)] * interpreted()):
             launch(
-                grid_backward_kernel, run["grid"], x, kept.saved, weights, states, parameters, restarts, live,
-                kept.output, kept.rest, d_output, d_rest, d_carry, d_x, d_r, d_params, _counters(x, cut),
-                run["b0"], run["i0"], run["steps"], T, B, H,
-                BACKWARD=functions.any_backward, CELL=shape, REVERSE=reverse, HAS_RESTARTS=restarts is not None,
-                HAS_LIVE=live is not None, HAS_D_REST=d_rest is not None, PRECISION=precision(x.dtype),
-                FORM=run["FORM"], UNTIL=run["UNTIL"], num_stages=1, **_constants(cut),
+                grid_backward_kernel, grid, x, kept.saved, weights, loop.states, loop.parameters, loop.restarts,
+                loop.fresh, loop.live, kept.output, kept.rest, upstream.output, upstream.rest, *d, partial, counters,
+                i, steps, tiles, T, B, H,
+                BACKWARD=functions.any_backward, HAS_D_REST=upstream.rest is not None, PART=part, **_options(loop, cut),
             )  # fmt: skip
-    d_weight, d_bias = weight_gradients(loop, states, weight, bias, restarts, kept, d_r)
-    return Gradients(d_x, d_carry.to(x.dtype), d_weight, d_bias, d_params.sum(1).to(x.dtype))
+    return finish(loop, kept, d)

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from gatefuse.kernels.limits import assumed
+
 if TYPE_CHECKING:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import CompiledKernel
@@ -44,9 +46,11 @@ def compile_only(target: GPUTarget) -> Iterator[dict[str, CompiledKernel]]:
     before = driver._active
     driver.set_active(_Absent(target))
     token = _compiled.set(kept)
+    arch = assumed.set(f"sm_{target.arch}" if target.backend == "cuda" else str(target.arch))
     try:
         yield kept
     finally:
+        assumed.reset(arch)
         _compiled.reset(token)
         driver._active = before
 

@@ -42,8 +42,11 @@ def buffer_shapes(
 
 def _check(
     cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, live: Tensor | None,
+    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
 ) -> None:  # fmt: skip
+    if (restarts is None) != (fresh is None):
+        given, missing = ("fresh", "restarts") if restarts is None else ("restarts", "fresh")
+        raise ValueError(f"restarts and fresh must be given together. Got {given} without {missing}.")
     if x.dtype not in FLOATS:
         raise TypeError(f"x must be float32, float16 or bfloat16. Got {x.dtype}.")
     if x.dim() != 3 or x.shape[2] % len(cell.gates):
@@ -55,6 +58,7 @@ def _check(
         ("bias", bias, (len(cell.gates) * H,), x.dtype),
         ("parameters", parameters, (len(cell.parameters), H), x.dtype),
         ("restarts", restarts, (T, B), torch.bool),
+        ("fresh", fresh, (len(cell.states), B, H), x.dtype),
         ("live", live, (T, B), torch.bool),
     ]
     for name, value, shape, dtype in expected:
@@ -71,7 +75,8 @@ def _check(
 @torch.library.custom_op("gatefuse::sequence_forward", mutates_args=())
 def sequence_forward(
     x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, live: Tensor | None, cell: str, loop: str, reverse: bool, save: bool, all_states: bool,
+    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
+    cell: str, loop: str, reverse: bool, save: bool, all_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """A sequence of steps: output (T, B, H), the other states' rest (S - 1, T, B, H) if kept, finals (S, B, H), and
     what the backward needs (empty without ``save``).
@@ -80,46 +85,53 @@ def sequence_forward(
         ValueError, TypeError: a shape, dtype or device is not the one that x asks for, or no loop has that name; the
             message states both.
     """
-    found = Cell.by_key(cell)
-    _check(found, x, states, weight, bias, parameters, restarts, live)
+    inputs = x, states, weight, bias, parameters, restarts, fresh, live
+    _check(Cell.by_key(cell), *inputs)
     with torch.cuda.device_of(x):
-        kept = _run(
-            loop, "forward", found, x.contiguous(), states.contiguous(), weight, bias, parameters.contiguous(),
-            _dense(restarts), _dense(live), reverse, save, all_states,
-        )  # fmt: skip
+        kept = _run(loop, "forward", _sequence(cell, inputs, reverse), save, all_states)
     return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
 
 
 @torch.library.custom_op("gatefuse::sequence_backward", mutates_args=())
 def sequence_backward(
     x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, live: Tensor | None, output: Tensor, rest: Tensor, finals: Tensor, saved: Tensor,
-    fed: Tensor, d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, loop: str, reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, states, weight, bias (empty where there is none) and parameters."""
-    from gatefuse.kernels.sequence import Forward
+    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
+    output: Tensor, rest: Tensor, finals: Tensor, saved: Tensor, fed: Tensor,
+    d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, loop: str, reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, states, weight, bias, parameters and fresh; empty where bias or fresh is None."""
+    from gatefuse.kernels.sequence import Forward, Upstream
 
+    inputs = x, states, weight, bias, parameters, restarts, fresh, live
     with torch.cuda.device_of(x):
         found = _run(
-            loop, "backward", Cell.by_key(cell),
-            x.contiguous(), states.contiguous(), weight, bias, parameters.contiguous(),
-            _dense(restarts), _dense(live), reverse, Forward(output, rest, finals, saved, fed),
-            d_output.contiguous(), _dense(d_rest), d_finals,
+            loop, "backward", _sequence(cell, inputs, reverse), Forward(output, rest, finals, saved, fed),
+            Upstream(d_output.contiguous(), _dense(d_rest), d_finals),
         )  # fmt: skip
-    return found.x, found.states, found.weight, x.new_empty(0) if found.bias is None else found.bias, found.parameters
+    d_bias, d_fresh = (x.new_empty(0) if d is None else d for d in (found.bias, found.fresh))
+    return found.x, found.states, found.weight, d_bias, found.parameters, d_fresh
 
 
-def _run(loop: str, way: str, cell: Cell, *args: Any) -> Any:
+def _sequence(cell: str, inputs: tuple[Any, ...], reverse: bool) -> Any:
+    from gatefuse.kernels.sequence import Sequence
+
+    dense: list[Any] = [None if v is None else v.contiguous() for v in inputs]
+    return Sequence(Cell.by_key(cell), *[*dense, reverse])
+
+
+def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
     """A loop's forward or backward; by the step loop, which keeps the same buffers, where its kernel doesn't fit."""
     from triton.runtime.errors import OutOfResources
 
     if loop not in LOOPS:
         raise ValueError(f"loop must be one of {', '.join(LOOPS)}. Got {loop!r}.")
     try:
-        return getattr(import_module(f"gatefuse.kernels.{loop}_loop"), way)(cell, *args)
+        return getattr(import_module(f"gatefuse.kernels.{loop}_loop"), way)(sequence, *args)
     except OutOfResources as error:
-        _say_once(f"{cell.name}: the {loop} driver's {way} kernel does not fit, step runs in its place: {error}")
-        return getattr(import_module("gatefuse.kernels.step_loop"), way)(cell, *args)
+        _say_once(
+            f"{sequence.cell.name}: the {loop} driver's {way} kernel does not fit, step runs in its place: {error}"
+        )
+        return getattr(import_module("gatefuse.kernels.step_loop"), way)(sequence, *args)
 
 
 @cache
@@ -132,17 +144,18 @@ def _dense(value: Tensor | None) -> Tensor | None:
 
 
 @sequence_forward.register_fake
-def _(x, states, weight, bias, parameters, restarts, live, cell, loop, reverse, save, all_states):
+def _(x, states, weight, bias, parameters, restarts, fresh, live, cell, loop, reverse, save, all_states):
     T, B, H = x.shape[0], x.shape[1], states.shape[2]
     rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, H, save, all_states)
     return x.new_empty(T, B, H), x.new_empty(rest), torch.empty_like(states), x.new_empty(saved), x.new_empty(fed)
 
 
 @sequence_backward.register_fake
-def _(x, states, weight, bias, parameters, *rest):
-    gradients = [torch.empty_like(v, memory_format=torch.contiguous_format) for v in (x, states, weight, parameters)]
-    gradients.insert(3, x.new_empty(0) if bias is None else torch.empty_like(bias))
-    return tuple(gradients)
+def _(x, states, weight, bias, parameters, restarts, fresh, *rest):
+    wanted = (x, states, weight, bias, parameters, fresh)
+    return tuple(
+        x.new_empty(0) if v is None else torch.empty_like(v, memory_format=torch.contiguous_format) for v in wanted
+    )
 
 
 def _setup_context(ctx, inputs, output):
@@ -156,51 +169,41 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
-    x, states, weight, bias, parameters, restarts, live, *kept = ctx.saved_tensors
+    saved = ctx.saved_tensors
+    inputs, kept = saved[:8], saved[8:]
+    _, states, _, bias, _, _, fresh, _ = inputs
     if torch.is_grad_enabled():  # only where the gradients' own gradients are wanted
-        given = (d_output, d_rest, d_finals)
-        found = _differentiable(ctx, (x, states, weight, bias, parameters), restarts, live, given)
-        return (*found, *(None,) * 7)
-    d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
-    d_finals = torch.zeros_like(states) if d_finals is None else d_finals
-    d_x, d_states, d_weight, d_bias, d_parameters = sequence_backward(
-        x,
-        states,
-        weight,
-        bias,
-        parameters,
-        restarts,
-        live,
-        *kept,
-        d_output,
-        d_rest,
-        d_finals,
-        ctx.cell,
-        ctx.loop,
-        ctx.reverse,
-    )
-    d_bias = None if bias is None else d_bias
-    return (d_x, d_states, d_weight, d_bias, d_parameters, *(None,) * 7)
+        found = _differentiable(ctx, inputs, (d_output, d_rest, d_finals))
+    else:
+        d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
+        d_finals = torch.zeros_like(states) if d_finals is None else d_finals
+        found = sequence_backward(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell, ctx.loop, ctx.reverse)
+    d_x, d_states, d_weight, d_bias, d_parameters, d_fresh = found
+    d_bias, d_fresh = None if bias is None else d_bias, None if fresh is None else d_fresh
+    return d_x, d_states, d_weight, d_bias, d_parameters, None, d_fresh, *(None,) * 6
 
 
-def _differentiable(ctx, inputs, restarts, live, given):
+def _differentiable(ctx, inputs, given):
     """The gradients by way of the eager loop, which can be differentiated again."""
     from gatefuse.kernels.drivers import eager
 
-    x, states, weight, bias, parameters = inputs
+    x, states, weight, bias, parameters, restarts, fresh, live = inputs
     cell = Cell.by_key(ctx.cell)
+    anew = None if fresh is None else fresh.unbind(0)
     sequences, finals = eager.loop(
-        cell, x, states.unbind(0), weight, bias, parameters.unbind(0), restarts, live, ctx.reverse, len(cell.states)
-    )
+        cell, x, states.unbind(0), weight, bias, parameters.unbind(0), restarts, anew, live, ctx.reverse,
+        len(cell.states),
+    )  # fmt: skip
     outputs, gradients = [], []
     wanted = (sequences[0], torch.stack(sequences[1:]) if sequences[1:] else None, torch.stack(finals))
     for value, gradient in zip(wanted, given, strict=True):
         if value is not None and gradient is not None:
             outputs.append(value)
             gradients.append(gradient)
-    needed = [v for v in inputs if v is not None and v.requires_grad]
+    leaves = (x, states, weight, bias, parameters, fresh)
+    needed = [v for v in leaves if v is not None and v.requires_grad]
     found = iter(torch.autograd.grad(outputs, needed, gradients, create_graph=True, allow_unused=True))
-    return [next(found) if v is not None and v.requires_grad else None for v in inputs]
+    return [next(found) if v is not None and v.requires_grad else None for v in leaves]
 
 
 sequence_forward.register_autograd(_backward, setup_context=_setup_context)

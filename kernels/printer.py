@@ -15,8 +15,8 @@ _INLINE = 48  # an expression used once is written where it is used, up to this 
 _RESERVED = {*keyword.kwlist, *PRIMITIVES, "tl", "torch", "triton", "float", "range", "len", "list", "print"}
 _RESERVED |= {"slots", "states", "parameters", "d_states", "d_vectors"}
 # names of the TorchScript loop
-_RESERVED |= {"x", "initial", "gates", "bias", "no_bias", "steps", "step", "k", "at", "restarts", "live", "reverse"}
-_RESERVED |= {"sequences", "all_states", "weight_ih", "weight_hh", "bias_ih", "bias_hh"}
+_RESERVED |= {"x", "initial", "gates", "bias", "no_bias", "steps", "step", "k", "at", "restarts", "fresh", "live"}
+_RESERVED |= {"reverse", "sequences", "all_states", "weight_ih", "weight_hh", "bias_ih", "bias_hh"}
 
 
 def safe(name: str) -> str:

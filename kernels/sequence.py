@@ -1,118 +1,87 @@
-"""What all drivers of gatefuse's own share around their kernels: a cell's shape as a constant, a sequence's sizes and
-order, what is kept for the backward, and the gradients of the weights.
-
-Shapes here: x (T, B, G * H) is the input product with its bias; states (S, B, H); weight (G * H, H); bias (G * H,);
-parameters (P, H); restarts and live (T, B) bool. All in one dtype on one device.
+"""What gatefuse's own loops share around their kernels: the inputs of a sequence and the order of its steps, buffers,
+what is kept for the backward, and the gradients of the weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from gatefuse.kernels import debug
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.codegen import computed
-from gatefuse.kernels.ops import computed_products
+from gatefuse.kernels.ops import buffer_shapes, computed_products
 from gatefuse.kernels.program import Program
-
-
-class CellShape(NamedTuple):
-    """A cell's program as the kernels see it, one constexpr.
-
-    X, R: for each slot its gate block of x and its column block of the products, -1 for none. SAVED: its block of the
-    values saved for the backward, -1 where x holds it. V: for each product the state it multiplies, -1 where a vector
-    is computed. INIT: first values of the states. G, COLUMNS, P: counts. ADDITIVE: d_x serves as d_r too.
-
-    For kernels that run all of a step, by product: FIRST, COUNT, PADDED: its first column, its columns, and these made
-    a power of two; STAGE; PLACE: its place among its stage's computed vectors; FED: its block of fed; -1 for none. By
-    stage: COMPUTES: it has computed vectors. STAGES: their count. PHASES: the stages of the backward's phases, EMITS:
-    the slots whose gradients each yields.
-    """
-
-    X: tuple[int, ...]
-    R: tuple[int, ...]
-    SAVED: tuple[int, ...]
-    V: tuple[int, ...]
-    INIT: tuple[float, ...]
-    G: int
-    COLUMNS: int
-    P: int
-    ADDITIVE: bool
-    FIRST: tuple[int, ...]
-    COUNT: tuple[int, ...]
-    PADDED: tuple[int, ...]
-    STAGE: tuple[int, ...]
-    PLACE: tuple[int, ...]
-    FED: tuple[int, ...]
-    COMPUTES: tuple[bool, ...]
-    STAGES: int
-    PHASES: tuple[int, ...]
-    EMITS: tuple[tuple[int, ...], ...]
-
-
-def cell_shape(program: Program) -> CellShape:
-    """The constexpr view of a program."""
-    saved = [k for k, slot in enumerate(program.slots) if slot.column >= 0]
-    products = program.products
-    fed = computed_products(program.cell)
-    stages = range(1, program.stages + 1)
-    among = {k: place for stage in stages for place, k in enumerate(computed(program, stage))}
-    return CellShape(
-        X=tuple(slot.gate for slot in program.slots),
-        R=tuple(slot.column for slot in program.slots),
-        SAVED=tuple(saved.index(k) if k in saved else -1 for k in range(len(program.slots))),
-        V=tuple(p.state for p in program.products),
-        INIT=program.cell.init,
-        G=len(program.cell.gates),
-        COLUMNS=len(program.columns),
-        P=len(program.cell.parameters),
-        ADDITIVE=program.additive,
-        FIRST=tuple(p.first for p in products),
-        COUNT=tuple(len(p.gates) for p in products),
-        PADDED=tuple(1 << (len(p.gates) - 1).bit_length() for p in products),
-        STAGE=tuple(p.stage for p in products),
-        PLACE=tuple(among.get(k, -1) for k in range(len(products))),
-        FED=tuple(fed.index(k) if k in fed else -1 for k in range(len(products))),
-        COMPUTES=tuple(bool(computed(program, stage)) for stage in stages),
-        STAGES=program.stages,
-        PHASES=tuple(phase.stage for phase in program.phases),
-        EMITS=tuple(phase.slots for phase in program.phases),
-    )
+from gatefuse.kernels.shape import CellShape, cell_shape
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """What forward and backward share: the cell, the sizes, the order of the steps."""
+    """The inputs of a loop, all in one dtype on one device, without gaps.
 
-    program: Program
-    shape: CellShape
-    T: int
-    B: int
-    H: int
+    Attributes:
+        x: (T, B, G * H), the input product with its bias.
+        states: (S, B, H), before the first step.
+        weight, bias: (G * H, H) and (G * H,) or None.
+        parameters: (P, H).
+        restarts, fresh: (T, B) bool and (S, B, H), or both None: where true, the step begins with fresh's states.
+        live: (T, B) bool or None; where false, the states stay.
+        reverse: from the last step to the first.
+    """
+
+    cell: Cell
+    x: Tensor
+    states: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    parameters: Tensor
+    restarts: Tensor | None
+    fresh: Tensor | None
+    live: Tensor | None
     reverse: bool
 
-    @classmethod
-    def of(cls, cell: Cell, x: Tensor, states: Tensor, reverse: bool) -> Sequence:
-        program = cell.program
-        return cls(program, cell_shape(program), x.shape[0], x.shape[1], states.shape[2], reverse)
+    @property
+    def program(self) -> Program:
+        return self.cell.program
 
-    def steps(self) -> list[tuple[int, int, int]]:
+    @property
+    def shape(self) -> CellShape:
+        return cell_shape(self.cell)
+
+    @property
+    def T(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def B(self) -> int:
+        return self.x.shape[1]
+
+    @property
+    def H(self) -> int:
+        return self.states.shape[2]
+
+    def steps(self) -> Iterator[tuple[int, int, int]]:
         """(step, the one run before it, the one run after it), -1 for none, in the order in which they run."""
-        order = list(range(self.T))
-        if self.reverse:
-            order.reverse()
-        return [(t, order[k - 1] if k else -1, order[k + 1] if k + 1 < self.T else -1) for k, t in enumerate(order)]
+        last = self.T - 1
+        for i in range(self.T):
+            t, ahead = (last - i, -1) if self.reverse else (i, 1)
+            yield t, t - ahead if i else -1, t + ahead if i < last else -1
 
-    def weights(self, weight: Tensor) -> list[Tensor]:
+    def weights(self) -> list[Tensor]:
         """Each product's rows of the weights, (gates * H, H)."""
-        return [self._rows(weight, p.gates) for p in self.program.products]
+        return [self._rows(self.weight, p.gates) for p in self.program.products]
 
-    def bias(self, bias: Tensor | None) -> Tensor | None:
+    def columns_weight(self) -> Tensor:
+        """The weights in the order of the columns, (columns * H, H)."""
+        parts = self.weights()
+        return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts) if parts else self.weight[:0]
+
+    def columns_bias(self) -> Tensor | None:
         """The bias in the order of the columns."""
-        return None if bias is None else self._rows(bias, self.program.columns)
+        return None if self.bias is None else self._rows(self.bias, self.program.columns)
 
     def _rows(self, weight: Tensor, gates: tuple[int, ...]) -> Tensor:
         if gates == tuple(range(self.shape.G)):
@@ -125,12 +94,25 @@ class Sequence:
         p = self.program.products[k]
         return r[..., p.first * self.H : (p.first + len(p.gates)) * self.H]
 
-    def gate_gradients(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Buffers for the gradients of x and of the columns (T, B, columns * H); one where they are the same."""
+    def buffers(self, save: bool, all_states: bool) -> Forward:
+        """What a forward fills: empty, but for the finals, which begin as the states, in float32."""
+        shapes = buffer_shapes(self.cell, self.T, self.B, self.H, save, all_states)
+        rest, saved, fed = (debug.empty(self.x, *shape) for shape in shapes)
+        output = debug.empty(self.x, self.T, self.B, self.H)
+        return Forward(output, rest, self.states.to(torch.float32, copy=True), saved, fed)
+
+    def gradients(self, d_finals: Tensor) -> Backward:
+        """What a backward fills: sums begin at zero, and the states' gradients as those of the finals."""
+        x, shape = self.x, self.shape
         # Gates whose x no equation uses have no slot to write their gradient.
-        whole = set(self.shape.X) >= set(range(self.shape.G))
-        d_x = torch.empty_like(x) if whole else torch.zeros_like(x)
-        return d_x, d_x if self.shape.ADDITIVE else x.new_empty(self.T, self.B, self.shape.COLUMNS * self.H)
+        whole = set(shape.X) >= set(range(shape.G))
+        d_x = debug.empty(x, *x.shape) if whole else torch.zeros_like(x)
+        d_r = d_x if shape.ADDITIVE else debug.empty(x, self.T, self.B, shape.COLUMNS * self.H)
+        d_carry = d_finals.to(torch.float32, copy=True)
+        return Backward(d_x, d_r, d_carry, d_carry.new_zeros(shape.P, self.B, self.H), self._d_fresh(d_carry))
+
+    def _d_fresh(self, like: Tensor) -> Tensor | None:
+        return None if self.restarts is None else torch.zeros_like(like)
 
 
 class Forward(NamedTuple):
@@ -142,45 +124,76 @@ class Forward(NamedTuple):
     saved: Tensor
     fed: Tensor
 
+    def result(self) -> Forward:
+        """With finals in the dtype of the output."""
+        return self._replace(finals=self.finals.to(self.output.dtype))
+
+
+class Upstream(NamedTuple):
+    """Gradients of a forward's output, rest (or None) and finals."""
+
+    output: Tensor
+    rest: Tensor | None
+    finals: Tensor
+
+
+class Backward(NamedTuple):
+    """What the steps backward yield: gradients of x, of the columns (T, B, columns * H), and, in float32, of the states
+    (S, B, H), the parameters (P, B, H) and fresh (S, B, H) or None."""
+
+    x: Tensor
+    r: Tensor
+    states: Tensor
+    parameters: Tensor
+    fresh: Tensor | None
+
 
 class Gradients(NamedTuple):
-    """Gradients of forward's x, states, weight, bias (or None), parameters."""
+    """Gradients of a sequence's x, states, weight, bias (or None), parameters, fresh (or None)."""
 
     x: Tensor
     states: Tensor
     weight: Tensor
     bias: Tensor | None
     parameters: Tensor
+    fresh: Tensor | None
 
 
-def weight_gradients(
-    loop: Sequence, states: Tensor, weight: Tensor, bias: Tensor | None, restarts: Tensor | None, kept: Forward,
-    d_r: Tensor,
-) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """Gradients of the recurrent weights and bias: one large product for each product of a step."""
+def finish(loop: Sequence, kept: Forward, d: Backward) -> Gradients:
+    """The gradients after the steps: one large product for each product of a step, and sums over the batch."""
+    dtype = loop.x.dtype
+    d_weight, d_bias = _weight_gradients(loop, kept, d.r)
+    d_fresh = None if d.fresh is None else d.fresh.to(dtype)
+    return Gradients(d.x, d.states.to(dtype), d_weight, d_bias, d.parameters.sum(1).to(dtype), d_fresh)
+
+
+def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tensor | None]:
     G, H = loop.shape.G, loop.H
     blocks: list[Tensor | None] = [None] * G
-    fed = computed_products(loop.program.cell)
+    fed = computed_products(loop.cell)
     for k, p in enumerate(loop.program.products):
-        if k in fed:
-            vectors = kept.fed[fed.index(k)]
-        else:
-            sequence = kept.output if p.state == 0 else kept.rest[p.state - 1]
-            parts = [states[p.state : p.state + 1], sequence[:-1]]
-            if loop.reverse:
-                parts = [sequence[1:], parts[0]]
-            vectors = torch.cat(parts)[: loop.T]
-            if restarts is not None:
-                vectors = torch.where(restarts.unsqueeze(2), loop.shape.INIT[p.state], vectors)
+        vectors = kept.fed[fed.index(k)] if k in fed else _multiplied(loop, kept, p.state)
         rows = loop.columns(d_r, k).flatten(0, 1)
         product = torch.mm(rows.t(), vectors.flatten(0, 1))
         for gate, block in zip(p.gates, product.chunk(len(p.gates)), strict=True):
             blocks[gate] = block
-    zero = weight.new_zeros(H, H)
+    zero = loop.weight.new_zeros(H, H)
     d_weight = torch.cat([zero if block is None else block for block in blocks])
-    if bias is None:
+    if loop.bias is None:
         return d_weight, None
-    d_bias = bias.new_zeros(G, H)
+    d_bias = loop.bias.new_zeros(G, H)
     if loop.program.columns:
         d_bias[list(loop.program.columns)] = d_r.sum((0, 1)).view(-1, H)
     return d_weight, d_bias.flatten()
+
+
+def _multiplied(loop: Sequence, kept: Forward, state: int) -> Tensor:
+    """A state before each step, (T, B, H)."""
+    sequence = kept.output if state == 0 else kept.rest[state - 1]
+    parts = [loop.states[state : state + 1], sequence[:-1]]
+    if loop.reverse:
+        parts = [sequence[1:], parts[0]]
+    vectors = torch.cat(parts)[: loop.T]
+    if loop.restarts is None or loop.fresh is None:
+        return vectors
+    return torch.where(loop.restarts.unsqueeze(2), loop.fresh[state], vectors)

@@ -42,11 +42,13 @@ def _flag(mask_ptr, t, b, B, real):
 
 
 @triton.jit
-def _begin(states, restart, CELL: tl.constexpr):
-    """The states, those that begin anew put back to their first values."""
+def _begin(fresh_ptr, states, restart, e, size, real, CELL: tl.constexpr):
+    """The states, fresh ones where they begin anew."""
+    S: tl.constexpr = CELL.S
     begun = ()
-    for k in tl.static_range(len(CELL.INIT)):
-        begun = begun + (tl.where(restart, CELL.INIT[k], states[k]),)
+    for k in tl.static_range(S):
+        fresh = tl.load(fresh_ptr + k * size + e, mask=real & restart, other=0.0).to(tl.float32)
+        begun = begun + (tl.where(restart, fresh, states[k]),)
     return begun
 
 
@@ -67,18 +69,25 @@ def _slots(x_ptr, r_ptr, bias_ptr, t, b, u, real, B, H, CELL: tl.constexpr, HAS_
     return slots
 
 
+@triton.jit
+def _add(ptr, value, where):
+    """Add to what lies there; each element belongs to one lane."""
+    tl.store(ptr, tl.load(ptr, mask=where, other=0.0) + value, mask=where)
+
+
 @triton.jit(do_not_specialize=RUNTIME)
 def vectors_kernel(
-    x_ptr, r_ptr, bias_ptr, carry_ptr, params_ptr, restarts_ptr, fed_ptr, t, t_fed, fed_steps, B, H,
+    x_ptr, r_ptr, bias_ptr, carry_ptr, params_ptr, restarts_ptr, fresh_ptr, fed_ptr, t, t_fed, fed_steps, B, H,
     VECTORS: tl.constexpr, TARGETS: tl.constexpr, CELL: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """What the products of a stage multiply, where it is computed: fed[TARGETS[k], t_fed], (B, H) each."""
+    S: tl.constexpr = CELL.S
     e, b, u, real = _lanes(B, H, BLOCK)
     slots = _slots(x_ptr, r_ptr, bias_ptr, t, b, u, real, B, H, CELL, HAS_BIAS)
-    states = _blocks(carry_ptr, e, B * H, real, len(CELL.INIT))
+    states = _blocks(carry_ptr, e, B * H, real, S)
     if HAS_RESTARTS:
-        states = _begin(states, _flag(restarts_ptr, t, b, B, real), CELL)
+        states = _begin(fresh_ptr, states, _flag(restarts_ptr, t, b, B, real), e, B * H, real, CELL)
     vectors = VECTORS(slots, states, _blocks(params_ptr, u, H, real, CELL.P))
     for k in tl.static_range(len(TARGETS)):
         tl.store(fed_ptr + _at(TARGETS[k] * fed_steps + t_fed, B * H) + e, vectors[k], mask=real)
@@ -86,8 +95,8 @@ def vectors_kernel(
 
 @triton.jit(do_not_specialize=RUNTIME)
 def update_kernel(
-    x_ptr, r_ptr, bias_ptr, carry_ptr, params_ptr, restarts_ptr, live_ptr, output_ptr, rest_ptr, saved_ptr, begun_ptr,
-    t, t_next, T, B, H,
+    x_ptr, r_ptr, bias_ptr, carry_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr,
+    output_ptr, rest_ptr, saved_ptr, begun_ptr, t, t_next, T, B, H,
     UPDATE: tl.constexpr, CELL: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr,
     HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -97,6 +106,7 @@ def update_kernel(
     backward, what each slot with a product was, saved (slots, T, B, H); with restarts, what the products of states will
     multiply in the step to come, begun (products, B, H).
     """
+    S: tl.constexpr = CELL.S
     e, b, u, real = _lanes(B, H, BLOCK)
     slots = _slots(x_ptr, r_ptr, bias_ptr, t, b, u, real, B, H, CELL, HAS_BIAS)
     if SAVE:
@@ -104,14 +114,14 @@ def update_kernel(
             if CELL.SAVED[k] >= 0:
                 tl.store(saved_ptr + _at(CELL.SAVED[k] * T + t, B * H) + e, slots[k], mask=real)
 
-    before = _blocks(carry_ptr, e, B * H, real, len(CELL.INIT))
+    before = _blocks(carry_ptr, e, B * H, real, S)
     states = before
     if HAS_RESTARTS:
-        states = _begin(states, _flag(restarts_ptr, t, b, B, real), CELL)
+        states = _begin(fresh_ptr, states, _flag(restarts_ptr, t, b, B, real), e, B * H, real, CELL)
     new = UPDATE(slots, states, _blocks(params_ptr, u, H, real, CELL.P))
     if HAS_LIVE:
         alive = _flag(live_ptr, t, b, B, real)
-    for k in tl.static_range(len(CELL.INIT)):
+    for k in tl.static_range(S):
         value = new[k]
         if HAS_LIVE:
             value = tl.where(alive, value, before[k])
@@ -124,25 +134,26 @@ def update_kernel(
             anew = _flag(restarts_ptr, t_next, b, B, real)
             for p in tl.static_range(len(CELL.V)):
                 if CELL.V[p] == k:
-                    tl.store(begun_ptr + p * B * H + e, tl.where(anew, CELL.INIT[k], value), mask=real)
+                    fresh = tl.load(fresh_ptr + k * B * H + e, mask=real & anew, other=0.0).to(tl.float32)
+                    tl.store(begun_ptr + p * B * H + e, tl.where(anew, fresh, value), mask=real)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def backward_kernel(
-    x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, params_ptr, restarts_ptr, live_ptr,
-    d_carry_ptr, d_output_ptr, d_rest_ptr, d_v_ptr, d_x_ptr, d_r_ptr, d_params_ptr,
+    x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr,
+    d_carry_ptr, d_output_ptr, d_rest_ptr, d_v_ptr, d_x_ptr, d_r_ptr, d_params_ptr, d_fresh_ptr,
     t, t_before, t_after, T, B, H,
-    BACKWARD: tl.constexpr, EMITS: tl.constexpr, FINAL: tl.constexpr, CELL: tl.constexpr,
+    BACKWARD: tl.constexpr, EMITS: tl.constexpr, FIRST: tl.constexpr, FINAL: tl.constexpr, CELL: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One phase of the backward of step t: gradients of the slots EMITS, and of states and parameters if FINAL.
 
-    d_carry (S, B, H) holds the gradients of the states after the step and, after the final phase, of those before it;
-    d_v (products, B, H) those of what the products multiplied; d_params (P, B, H) sums over the steps.
+    d_carry (S, B, H) holds the gradients of the states after the step, complete from the FIRST phase on, and after the
+    FINAL one those of the states before it, but for what comes through products; d_v (products, B, H) those of what the
+    products multiplied; d_params (P, B, H) and d_fresh (S, B, H) sum over the steps.
     """
     e, b, u, real = _lanes(B, H, BLOCK)
-    S: tl.constexpr = len(CELL.INIT)
-    P: tl.constexpr = CELL.P
+    S: tl.constexpr = CELL.S
     slots = ()
     for k in tl.static_range(len(CELL.X)):
         if CELL.SAVED[k] >= 0:
@@ -153,35 +164,43 @@ def backward_kernel(
             slots = slots + (tl.load(x_ptr + at, mask=real, other=0.0).to(tl.float32),)
 
     states = ()
-    d_states = ()
-    after = tl.zeros(e.shape, tl.int1)
-    if HAS_RESTARTS:
-        after = _flag(restarts_ptr, t_after, b, B, real)
     for k in tl.static_range(S):
         # The state before: the initial one, or that of the step run before.
-        first = tl.load(initial_ptr + k * B * H + e, mask=real & (t_before < 0), other=0.0).to(tl.float32)
-        d = tl.load(d_carry_ptr + k * B * H + e, mask=real, other=0.0)
+        state = tl.load(initial_ptr + k * B * H + e, mask=real & (t_before < 0), other=0.0).to(tl.float32)
         if k == 0:
-            at = _at(t_before, B * H) + e
-            state = first + tl.load(output_ptr + at, mask=real & (t_before >= 0), other=0.0).to(tl.float32)
-            d += tl.load(d_output_ptr + _at(t, B * H) + e, mask=real, other=0.0).to(tl.float32)
+            here = output_ptr + _at(t_before, B * H)
         else:
-            at = _at((k - 1) * T + t_before, B * H) + e
-            state = first + tl.load(rest_ptr + at, mask=real & (t_before >= 0), other=0.0).to(tl.float32)
-            if HAS_D_REST:
-                at = _at((k - 1) * T + t, B * H) + e
-                d += tl.load(d_rest_ptr + at, mask=real, other=0.0).to(tl.float32)
-        for p in tl.static_range(len(CELL.V)):
-            if CELL.V[p] == k:  # the step after multiplied this state
-                d_v = tl.load(d_v_ptr + p * B * H + e, mask=real, other=0.0).to(tl.float32)
-                d += tl.where(after, 0.0, d_v)
+            here = rest_ptr + _at((k - 1) * T + t_before, B * H)
+        state += tl.load(here + e, mask=real & (t_before >= 0), other=0.0).to(tl.float32)
         states = states + (state,)
-        d_states = d_states + (d,)
+
+    d_states = _blocks(d_carry_ptr, e, B * H, real, S)
+    if FIRST:
+        after = e < 0
+        if HAS_RESTARTS:
+            after = _flag(restarts_ptr, t_after, b, B, real)
+        summed = ()
+        for k in tl.static_range(S):
+            d = d_states[k]
+            for p in tl.static_range(len(CELL.V)):
+                if CELL.V[p] == k:  # the step after multiplied this state, or a fresh one
+                    d_v = tl.load(d_v_ptr + p * B * H + e, mask=real, other=0.0).to(tl.float32)
+                    if HAS_RESTARTS:
+                        _add(d_fresh_ptr + k * B * H + e, d_v, real & after)
+                    d += tl.where(after, 0.0, d_v)
+            if k == 0:
+                d += tl.load(d_output_ptr + _at(t, B * H) + e, mask=real, other=0.0).to(tl.float32)
+            elif HAS_D_REST:
+                d += tl.load(d_rest_ptr + _at((k - 1) * T + t, B * H) + e, mask=real, other=0.0).to(tl.float32)
+            if not FINAL:
+                tl.store(d_carry_ptr + k * B * H + e, d, mask=real)
+            summed = summed + (d,)
+        d_states = summed
 
     restart = tl.zeros(e.shape, tl.int1)
     if HAS_RESTARTS:
         restart = _flag(restarts_ptr, t, b, B, real)
-        states = _begin(states, restart, CELL)
+        states = _begin(fresh_ptr, states, restart, e, B * H, real, CELL)
     alive = real
     if HAS_LIVE:
         alive = _flag(live_ptr, t, b, B, real)
@@ -198,9 +217,10 @@ def backward_kernel(
             tl.store(d_r_ptr + at, d, mask=real)
     if FINAL:
         for k in tl.static_range(S):
-            d = tl.where(restart, 0.0, grads[len(EMITS) + k] + tl.zeros(e.shape, tl.float32))
-            tl.store(d_carry_ptr + k * B * H + e, tl.where(alive, d, d_states[k]), mask=real)
+            d = grads[len(EMITS) + k] + tl.zeros(e.shape, tl.float32)
+            if HAS_RESTARTS:
+                _add(d_fresh_ptr + k * B * H + e, d, alive & restart & real)
+            tl.store(d_carry_ptr + k * B * H + e, tl.where(alive, tl.where(restart, 0.0, d), d_states[k]), mask=real)
+        P: tl.constexpr = CELL.P
         for k in tl.static_range(P):
-            at = d_params_ptr + k * B * H + e
-            d = tl.load(at, mask=real, other=0.0) + tl.where(alive, grads[len(EMITS) + S + k], 0.0)
-            tl.store(at, d, mask=real)
+            _add(d_params_ptr + k * B * H + e, tl.where(alive, grads[len(EMITS) + S + k], 0.0), real)

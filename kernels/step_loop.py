@@ -5,105 +5,106 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen import computed, device_functions
 from gatefuse.kernels.launch import launch
-from gatefuse.kernels.ops import buffer_shapes, computed_products
-from gatefuse.kernels.sequence import Forward, Gradients, Sequence, weight_gradients
+from gatefuse.kernels.ops import computed_products
+from gatefuse.kernels.sequence import Backward, Forward, Gradients, Sequence, Upstream, finish
 from gatefuse.kernels.step_kernels import backward_kernel, update_kernel, vectors_kernel
 
 _BLOCK = 256  # lanes of a program
 
 
-def _grid(sequence: Sequence) -> tuple[int]:
-    return (-(-sequence.B * sequence.H // _BLOCK),)
+def _grid(loop: Sequence) -> tuple[int]:
+    return (-(-loop.B * loop.H // _BLOCK),)
 
 
-def forward(
-    cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, live: Tensor | None, reverse: bool, save: bool, all_states: bool,
-) -> Forward:  # fmt: skip
+def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     """Run the steps; with save, keep what the backward needs."""
-    loop = Sequence.of(cell, x, states, reverse)
-    functions, shape, program = device_functions(cell), loop.shape, loop.program
+    functions, shape, program, x, states = device_functions(loop.cell), loop.shape, loop.program, loop.x, loop.states
     T, B, H = loop.T, loop.B, loop.H
-    rest_shape, saved_shape, fed_shape = buffer_shapes(cell, T, B, H, save, all_states)
-    output, rest, saved = x.new_empty(T, B, H), x.new_empty(rest_shape), x.new_empty(saved_shape)
-    fed, r = x.new_empty(fed_shape), x.new_empty(B, shape.COLUMNS * H)
-    carry = states.to(torch.float32, copy=True)
+    kept = loop.buffers(save, all_states)
+    output, rest, carry, saved, fed = kept
     if B * H == 0 or T == 0:
-        return Forward(output, rest, carry.to(x.dtype), saved, fed)
+        return kept.result()
 
-    weights = [w.t() for w in loop.weights(weight)]
-    r_bias = loop.bias(bias)
-    keep = rest_shape[0] > 0
-    block = {k: i for i, k in enumerate(computed_products(cell))}
+    r = x.new_empty(B, shape.COLUMNS * H)
+    weights = [w.t() for w in loop.weights()]
+    r_bias = loop.columns_bias()
+    block = {k: i for i, k in enumerate(computed_products(loop.cell))}
     # With restarts, what the products of states multiply in the step to come.
-    begun = x.new_empty(len(program.products) if restarts is not None else 0, B, H)
+    begun = _begun(loop)
     sequences = [output, *rest.unbind(0)]
-    flags = {"HAS_BIAS": r_bias is not None, "HAS_RESTARTS": restarts is not None, "BLOCK": _BLOCK}
-    shared = x, r, r_bias, carry, parameters, restarts
+    flags = {"HAS_BIAS": r_bias is not None, "HAS_RESTARTS": loop.restarts is not None, "BLOCK": _BLOCK}
+    shared = x, r, r_bias, carry, loop.parameters, loop.restarts, loop.fresh
     for t, before, after in loop.steps():
         t_fed = t if save else 0
-        if before < 0 and restarts is not None:
-            for k, p in enumerate(program.products):
-                if p.state >= 0:
-                    begun[k] = torch.where(restarts[t].unsqueeze(1), cell.init[p.state], states[p.state])
         for stage in range(1, program.stages + 1):
             if vectors := functions.vectors[stage - 1]:
                 launch(
-                    vectors_kernel, _grid(loop), *shared, fed, t, t_fed, fed_shape[1], B, H,
+                    vectors_kernel, _grid(loop), *shared, fed, t, t_fed, fed.shape[1], B, H,
                     VECTORS=vectors, TARGETS=tuple(block[k] for k in computed(program, stage)), CELL=shape, **flags,
                 )  # fmt: skip
             for k in program.stage_products(stage):
                 state = program.products[k].state
                 if k in block:
                     vector = fed[block[k], t_fed]
-                elif restarts is not None:
+                elif loop.restarts is not None:
                     vector = begun[k]
                 else:
                     vector = states[state] if before < 0 else sequences[state][before]
                 torch.mm(vector, weights[k], out=loop.columns(r, k))
         launch(
-            update_kernel, _grid(loop), *shared, live, output, rest, saved, begun, t, after, T, B, H,
-            UPDATE=functions.update, CELL=shape, HAS_LIVE=live is not None, KEEP=keep, SAVE=save, **flags,
+            update_kernel, _grid(loop), *shared, loop.live, output, rest, saved, begun, t, after, T, B, H,
+            UPDATE=functions.update, CELL=shape, HAS_LIVE=loop.live is not None, KEEP=rest.shape[0] > 0, SAVE=save,
+            **flags,
         )  # fmt: skip
-    return Forward(output, rest, carry.to(x.dtype), saved, fed)
+    return kept.result()
 
 
-def backward(
-    cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, live: Tensor | None, reverse: bool, kept: Forward,
-    d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor,
-) -> Gradients:  # fmt: skip
+def _begun(loop: Sequence) -> Tensor:
+    """What each product of a state multiplies in the first step, (products, B, H); empty without restarts."""
+    products = loop.program.products
+    if loop.restarts is None or loop.fresh is None:
+        return loop.x.new_empty(0, loop.B, loop.H)
+    t, *_ = next(loop.steps())
+    begun = torch.where(loop.restarts[t].unsqueeze(1), loop.fresh, loop.states)
+    return torch.stack([begun[p.state] for p in products]) if products else begun[:0]
+
+
+def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     """Run the steps backward, then the products over all steps; ``kept`` is what forward returned with save."""
-    loop = Sequence.of(cell, x, states, reverse)
-    functions, shape, program = device_functions(cell), loop.shape, loop.program
+    functions, shape, program, x = device_functions(loop.cell), loop.shape, loop.program, loop.x
     T, B, H = loop.T, loop.B, loop.H
-    d_x, d_r = loop.gate_gradients(x)
-    d_carry = d_finals.to(torch.float32, copy=True)
+    d = loop.gradients(upstream.finals)
     d_v = x.new_zeros(len(program.products), B, H)
-    d_params = torch.zeros(shape.P, B, H, dtype=torch.float32, device=x.device)
 
-    weights = loop.weights(weight)
-    steps = loop.steps() if B * H else []
+    weights = loop.weights()
+    steps = list(loop.steps()) if B * H else []
     for t, before, after in reversed(steps):
         for phase, function in zip(program.phases, functions.backward, strict=True):
             launch(
-                backward_kernel, _grid(loop), x, kept.saved, states, kept.output, kept.rest, parameters, restarts, live,
-                d_carry, d_output, d_rest, d_v, d_x, d_r, d_params, t, before, after, T, B, H,
-                BACKWARD=function, EMITS=phase.slots, FINAL=phase.final, CELL=shape,
-                HAS_RESTARTS=restarts is not None, HAS_LIVE=live is not None, HAS_D_REST=d_rest is not None,
-                BLOCK=_BLOCK,
+                backward_kernel, _grid(loop), x, kept.saved, loop.states, kept.output, kept.rest, loop.parameters,
+                loop.restarts, loop.fresh, loop.live, d.states, upstream.output, upstream.rest, d_v, d.x, d.r,
+                d.parameters, d.fresh, t, before, after, T, B, H,
+                BACKWARD=function, EMITS=phase.slots, FIRST=phase is program.phases[0], FINAL=phase.final, CELL=shape,
+                HAS_RESTARTS=loop.restarts is not None, HAS_LIVE=loop.live is not None,
+                HAS_D_REST=upstream.rest is not None, BLOCK=_BLOCK,
             )  # fmt: skip
             for k in program.stage_products(phase.stage):
-                torch.mm(loop.columns(d_r[t], k), weights[k], out=d_v[k])
+                torch.mm(loop.columns(d.r[t], k), weights[k], out=d_v[k])
 
     if steps:
         first = steps[0][0]
         for k, p in enumerate(program.products):
             if p.state >= 0:
-                d = d_v[k].float()
-                d_carry[p.state] += d if restarts is None else torch.where(restarts[first].unsqueeze(1), 0.0, d)
-    d_weight, d_bias = weight_gradients(loop, states, weight, bias, restarts, kept, d_r)
-    return Gradients(d_x, d_carry.to(x.dtype), d_weight, d_bias, d_params.sum(1).to(x.dtype))
+                _end(d, p.state, d_v[k].float(), None if loop.restarts is None else loop.restarts[first].unsqueeze(1))
+    return finish(loop, kept, d)
+
+
+def _end(d: Backward, state: int, d_vector: Tensor, restart: Tensor | None) -> None:
+    """What the first step's product multiplied was the state before the sequence, or a fresh one."""
+    if restart is None or d.fresh is None:
+        d.states[state] += d_vector
+    else:
+        d.states[state] += torch.where(restart, 0.0, d_vector)
+        d.fresh[state] += torch.where(restart, d_vector, 0.0)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from gatefuse.kernels.tile_kernels import at_step
+from gatefuse.kernels.tile_kernels import at_step, begin
 
 
 @triton.jit
@@ -22,13 +22,14 @@ def load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, H: tl.constexpr, CELL: 
 
 @triton.jit
 def load_states(
-    initial_ptr, output_ptr, rest_ptr, t_before, T, restart, e, real, B, H: tl.constexpr, CELL: tl.constexpr,
+    initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, H: tl.constexpr, CELL: tl.constexpr,
     HAS_RESTARTS: tl.constexpr,
 ):  # fmt: skip
     """The states that a step began with: those after the step run before it, else the initial ones."""
+    S: tl.constexpr = CELL.S
     first = (t_before < 0) | (t_before >= T)
     states = ()
-    for s in tl.static_range(len(CELL.INIT)):
+    for s in tl.static_range(S):
         here = initial_ptr + s * B * H
         state = tl.load(here + e, mask=real & first, other=0.0).to(tl.float32)
         if s == 0:
@@ -36,9 +37,9 @@ def load_states(
         else:
             here = rest_ptr + at_step((s - 1) * T + t_before, B * H)
         state += tl.load(here + e, mask=real & (first == 0), other=0.0).to(tl.float32)
-        if HAS_RESTARTS:
-            state = tl.where(restart, CELL.INIT[s], state)
         states = states + (state,)
+    if HAS_RESTARTS:
+        states = begin(fresh_ptr, states, restart, e, B * H, real, CELL)
     return states
 
 
@@ -47,8 +48,9 @@ def add_d_sequences(
     d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, H: tl.constexpr, CELL: tl.constexpr, HAS_D_REST: tl.constexpr
 ):
     """Gradients of the states after step t: what comes from later steps, and what reaches the sequences there."""
+    S: tl.constexpr = CELL.S
     d_states = ()
-    for s in tl.static_range(len(CELL.INIT)):
+    for s in tl.static_range(S):
         d = d_carry[s]
         if s == 0:
             d += tl.load(d_output_ptr + at_step(t, B * H) + e, mask=real, other=0.0).to(tl.float32)
@@ -74,23 +76,49 @@ def store_d_slots(
 
 
 @triton.jit
-def carry_back(grads, d_vectors, d_states, restart, alive, CELL: tl.constexpr):
-    """Gradients of the states before the step, out of the last phase's results and of what its products multiplied."""
+def add_where(ptr, value, where):
+    """Add to what lies there; each element belongs to one program, and in it always to the same thread."""
+    tl.store(ptr, tl.load(ptr, mask=where, other=0.0) + value, mask=where)
+
+
+@triton.jit
+def carry_back(
+    grads, d_states, d_fresh_ptr, restart, alive, e, size, real, CELL: tl.constexpr, HAS_RESTARTS: tl.constexpr
+):
+    """Gradients of the states before the step, out of the last phase's, but for what comes through products."""
+    S: tl.constexpr = CELL.S
     E: tl.constexpr = len(CELL.EMITS[len(CELL.PHASES) - 1])
     carried = ()
-    for s in tl.static_range(len(CELL.INIT)):
-        d = grads[E + s] + tl.zeros(alive.shape, tl.float32)
-        for p in tl.static_range(len(CELL.V)):
-            if CELL.V[p] == s:
-                d += d_vectors[p]
+    for s in tl.static_range(S):
+        d = grads[E + s] + tl.zeros(real.shape, tl.float32)
+        if HAS_RESTARTS:
+            add_where(d_fresh_ptr + s * size + e, d, real & alive & restart)
         carried = carried + (tl.where(alive, tl.where(restart, 0.0, d), d_states[s]),)
     return carried
 
 
 @triton.jit
+def carry_products(
+    carried, d_vectors, d_fresh_ptr, restart, e, size, real, CELL: tl.constexpr, HAS_RESTARTS: tl.constexpr
+):
+    """carry_back's, with what a step's products of states bring; beyond a sample's end they bring zero."""
+    S: tl.constexpr = CELL.S
+    summed = ()
+    for s in tl.static_range(S):
+        d = carried[s]
+        for p in tl.static_range(len(CELL.V)):
+            if CELL.V[p] == s:
+                if HAS_RESTARTS:
+                    add_where(d_fresh_ptr + s * size + e, d_vectors[p], real & restart)
+                d += tl.where(restart, 0.0, d_vectors[p])
+        summed = summed + (d,)
+    return summed
+
+
+@triton.jit
 def sum_d_params(d_params, grads, there, CELL: tl.constexpr):
     """The parameters' gradients with this step's added, where ``there``."""
-    E: tl.constexpr = len(CELL.EMITS[len(CELL.PHASES) - 1]) + len(CELL.INIT)
+    E: tl.constexpr = len(CELL.EMITS[len(CELL.PHASES) - 1]) + CELL.S
     P: tl.constexpr = CELL.P
     summed = ()
     for p in tl.static_range(P):

@@ -88,12 +88,11 @@ def load_x(x_ptr, t, T, u, b, real, B, H: tl.constexpr, CELL: tl.constexpr):
 
 
 @triton.jit
-def load_per_unit(ptr, u, H: tl.constexpr, real, N: tl.constexpr):
+def load_per_unit(ptr, u, H: tl.constexpr, N: tl.constexpr):
     """N vectors (H,) as (HP, 1) tiles, ``H`` apart."""
     values = ()
     for k in tl.static_range(N):
-        value = tl.load(ptr + k * H + u, mask=u < H, other=0.0).to(tl.float32)
-        values = values + (value + tl.zeros(real.shape, tl.float32),)
+        values = values + (tl.load(ptr + k * H + u, mask=u < H, other=0.0).to(tl.float32),)
     return values
 
 
@@ -118,19 +117,67 @@ def load_flag(mask_ptr, t, T, b, B):
 
 
 @triton.jit
+def load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr):
+    """Which samples begin anew at step t, and which go on there; (1, BB), or real where there is no mask."""
+    restart = b < 0
+    if HAS_RESTARTS:
+        restart = load_flag(restarts_ptr, t, T, b, B)
+    alive = real
+    if HAS_LIVE:
+        alive = load_flag(live_ptr, t, T, b, B) & real
+    return restart, alive
+
+
+@triton.jit
+def begin(fresh_ptr, states, restart, e, size, real, CELL: tl.constexpr):
+    """The states, fresh ones where they begin anew."""
+    S: tl.constexpr = CELL.S
+    begun = ()
+    for s in tl.static_range(S):
+        fresh = tl.load(fresh_ptr + s * size + e, mask=real & restart, other=0.0).to(tl.float32)
+        begun = begun + (tl.where(restart, fresh, states[s]),)
+    return begun
+
+
+@triton.jit
+def load_carry(carry_ptr, e, size, real, N: tl.constexpr):
+    """N running values in float32, ``size`` apart."""
+    values = ()
+    for k in tl.static_range(N):
+        values = values + (tl.load(carry_ptr + k * size + e, mask=real, other=0.0),)
+    return values
+
+
+@triton.jit
+def store_carry(carry_ptr, values, e, size, real, N: tl.constexpr):
+    """Back to where load_carry takes them from."""
+    for k in tl.static_range(N):
+        tl.store(carry_ptr + k * size + e, values[k], mask=real)
+
+
+@triton.jit
 def store_kept(
-    output_ptr, rest_ptr, live_ptr, new, before, t, T, e, b, real, B, H: tl.constexpr,
+    output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, H: tl.constexpr,
     CELL: tl.constexpr, KEEP: tl.constexpr, HAS_LIVE: tl.constexpr,
 ):  # fmt: skip
     """The states after step t, new where the sample goes on, else as before; stored into the sequences."""
+    S: tl.constexpr = CELL.S
     settled = ()
-    for s in tl.static_range(len(CELL.INIT)):
+    for s in tl.static_range(S):
         value = new[s] + tl.zeros(real.shape, tl.float32)
         if HAS_LIVE:
-            value = tl.where(load_flag(live_ptr, t, T, b, B), value, before[s])
+            value = tl.where(alive, value, before[s])
         settled = settled + (value,)
         if s == 0:
             tl.store(output_ptr + at_step(t, B * H) + e, value, mask=real)
         elif KEEP:
             tl.store(rest_ptr + at_step((s - 1) * T + t, B * H) + e, value, mask=real)
     return settled
+
+
+@triton.jit
+def store_saved(saved_ptr, slots, t, T, e, size, real, CELL: tl.constexpr):
+    """Keep for the backward what x doesn't hold."""
+    for j in tl.static_range(len(CELL.SAVED)):
+        if CELL.SAVED[j] >= 0:
+            tl.store(saved_ptr + at_step(CELL.SAVED[j] * T + t, size) + e, slots[j], mask=real)

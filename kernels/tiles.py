@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from gatefuse.kernels.limits import Limits
 from gatefuse.kernels.program import Program
 
 
@@ -17,41 +18,124 @@ class Tiles(NamedTuple):
 
 def block_tiles(H: int) -> Tiles:
     """The block driver's tiles for a hidden size; the matrix unit takes 16 at least on every side."""
-    HP = max(16, 1 << (H - 1).bit_length())
+    HP = _power(H)
     return Tiles(HP, 16, 8 if HP >= 128 else 4)
 
 
 def block_shared_bytes(program: Program, H: int, itemsize: int) -> int:
     """Shared memory that the block driver's kernels take at the least, in bytes: the weights and a tile in float32."""
     HP, BB, _ = block_tiles(H)
-    padded = sum(1 << (len(p.gates) - 1).bit_length() for p in program.products)
-    return padded * HP * HP * itemsize + HP * BB * 4
+    return _padded(program) * HP * HP * itemsize + HP * BB * 4
 
 
 class GridTiles(NamedTuple):
-    """BU: units of a program; KC: columns of a chunk of its weights; BB: samples; warps of a program."""
+    """BU: units of a program; KC: columns of a chunk of its weights; BB: samples; warps of a program.
+
+    units: programs that share a tile of the batch; shared: bytes that one of them is expected to take, the weights and
+    one exchanged vector. What it does take is in reports/resources.
+    """
 
     BU: int
     KC: int
     BB: int
     warps: int
+    units: int
+    shared: int
 
 
-def grid_tiles(H: int, B: int, backward: bool = False) -> GridTiles:
-    """The grid driver's tiles. Chunks are powers of two that leave at most an eighth of a row empty.
+class GridBackwardTiles(NamedTuple):
+    """As GridTiles; a program multiplies CHUNKS * KC units' gradients of each gate, one of SLICES such parts, by the
+    weights of BN units."""
 
-    Backward, chunks of 512 were seen to spill when compiled for sm_90, and so were 4 warps above H 512. What these
-    tiles take is in reports/resources.
+    BU: int
+    BN: int
+    SLICES: int
+    CHUNKS: int
+    KC: int
+    BB: int
+    warps: int
+    units: int
+    shared: int
+
+
+def grid_tiles(program: Program, H: int, B: int, itemsize: int, held: Limits) -> GridTiles:
+    """The grid driver's tiles forward, or where nothing fits those that come nearest.
+
+    16 units of 4 gates fill a Hopper matrix instruction's 64 rows; with fewer, more programs share the weights. A tile
+    of 8 samples leaves room for the weights of 1536 units on 96 programs.
     """
-    padded = max(16, 1 << (H - 1).bit_length())
-    largest = min(padded, 256 if backward else 512)
-    chunks = [size for size in (512, 256, 128, 64, 32, 16) if size <= largest and -(-H // size) * size <= 1.125 * H]
-    warps = 8 if backward and H > 512 else 4
-    return GridTiles(16, chunks[0] if chunks else 16, 16 if B <= 16 else 32, warps)
+    KC = _chunk(H, 512)
+    columns = -(-H // KC) * KC
+
+    def cut(BU: int, BB: int) -> GridTiles:
+        shared = (_padded(program) * BU + BB) * columns * itemsize
+        return GridTiles(BU, KC, BB, 8 if BB == 64 else 4, -(-H // BU), shared)
+
+    return _choose([*([cut(BU, BB) for BB in _batches(B)] for BU in (16, 8)), [cut(16, 8)]], B, held)
+
+
+# From here on a step backward is expected to gain more by sharing a product's sum than a second barrier costs.
+_SPLIT = 512
+# Chunks that a program asks for before it multiplies the first; of more than 16 samples, more were seen to spill when
+# compiled for sm_90.
+_ASKED = 8
+
+
+def grid_backward_tiles(program: Program, H: int, B: int, itemsize: int, held: Limits) -> GridBackwardTiles:
+    """The grid driver's tiles backward; see grid_tiles. At small H each program has all of a product's sum, from
+    H 512 on as small a part of it as there are programs for."""
+
+    def cut(BN: int, slices: int, BB: int) -> GridBackwardTiles:
+        KC = max(64, _chunk(-(-H // slices), 128)) if slices > 1 else _chunk(H, 256)
+        chunks = -(-H // (slices * KC))
+        units = -(-H // BN) * slices
+        shared = (BN + BB) * len(program.columns) * chunks * KC * itemsize
+        BU = BN if slices == 1 else _power(-(-H // units))
+        return GridBackwardTiles(BU, BN, slices, chunks, KC, BB, 8 if BN * BB > 1024 else 4, units, shared)
+
+    gates = max((len(p.gates) for p in program.products), default=0)
+
+    cuts = [(64, slices) for slices in range(8, 1, -1)] if H >= _SPLIT else [(16, 1)]
+    found = [[cut(*how, BB) for BB in _batches(B)] for how in cuts]
+    return _choose([[row[0], *(c for c in row[1:] if gates * c.CHUNKS <= _ASKED)] for row in found], B, held)
+
+
+_Cut = TypeVar("_Cut", GridTiles, GridBackwardTiles)
+
+
+def _choose(cuts: list[list[_Cut]], B: int, held: Limits) -> _Cut:
+    """The first that fits and needs no turns; else of the first that fit the one with the largest tile of the batch."""
+    last = None
+    for row in cuts:
+        fitting = [cut for cut in row if cut.shared <= held.shared and cut.units <= held.programs]
+        for cut in fitting:
+            if -(-B // cut.BB) * cut.units <= held.programs:
+                return cut
+        last = last or (fitting[-1] if fitting else None)
+    return last or cuts[-1][0]
+
+
+def _batches(B: int) -> list[int]:
+    """Sizes of a tile of the batch, without those of which half would be empty."""
+    return [BB for BB in (16, 32, 64) if BB == 16 or BB < 2 * B]
 
 
 def grid_shared_bytes(program: Program, H: int, itemsize: int, cut: GridTiles) -> int:
-    """Shared memory that the grid driver's kernels take at the least, in bytes: the weights and a tile in float32."""
-    columns = -(-H // cut.KC) * cut.KC
-    padded = sum(1 << (len(p.gates) - 1).bit_length() for p in program.products)
-    return padded * cut.BU * columns * itemsize + cut.BU * cut.BB * 4
+    """Shared memory that the forward kernel takes at the least, in bytes: the weights and a tile in float32."""
+    return _padded(program) * cut.BU * -(-H // cut.KC) * cut.KC * itemsize + cut.BU * cut.BB * 4
+
+
+def _padded(program: Program) -> int:
+    """Rows a unit of the weights' tiles, each product's a power of two."""
+    return sum(1 << (len(p.gates) - 1).bit_length() for p in program.products)
+
+
+def _power(n: int) -> int:
+    """The next power of two, 16 at least."""
+    return max(16, 1 << (n - 1).bit_length())
+
+
+def _chunk(n: int, largest: int) -> int:
+    """Columns of a chunk: the largest power of two that leaves at most an eighth of n columns empty."""
+    sizes = [size for size in (512, 256, 128, 64, 32, 16) if size <= largest and -(-n // size) * size <= 1.125 * n]
+    return sizes[0] if sizes else 16

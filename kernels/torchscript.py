@@ -14,7 +14,7 @@ def loop(x: Tensor, initial: List[Tensor], weight_ih: Tensor, weight_hh: Tensor,
 _MASKED = """\
 def masked_loop(x: Tensor, initial: List[Tensor], weight_ih: Tensor, weight_hh: Tensor, bias_ih: Optional[Tensor],
                 bias_hh: Optional[Tensor], parameters: List[Tensor], reverse: bool, all_states: bool,
-                restarts: Optional[Tensor], live: Optional[Tensor]):
+                restarts: Optional[Tensor], fresh: List[Tensor], live: Optional[Tensor]):
 """
 
 
@@ -93,7 +93,7 @@ def _step(program: Program, masked: bool) -> list[str]:
     if masked:
         lines += [f"old_{s} = {s}" for s in states]
         lines += ["if restarts is not None:", "    at = restarts[step].unsqueeze(1)"]
-        lines += [f"    {s} = torch.where(at, {first!r}, {s})" for s, first in zip(states, cell.init, strict=True)]
+        lines += [f"    {s} = torch.where(at, fresh[{k}], {s})" for k, s in enumerate(states)]
     lines += [f"{slot.name} = in_{slot.gate}[step]" for slot in program.slots if slot.column < 0]
     roots = [*(p.vector for p in program.products if p.state < 0), *program.new_states]
     printer = Printer("torch", roots, like=states[0])

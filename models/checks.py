@@ -78,8 +78,8 @@ def check_input(x: Tensor, input_size: int, weight: Tensor, dims: tuple[int, int
         raise RuntimeError(f"x must be on the weights' device {weight.device}. Got {x.device}.")
 
 
-def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor) -> tuple[Tensor, ...]:
-    """The states as a tuple, each of the shape that a call needs.
+def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what: str = "state") -> tuple[Tensor, ...]:
+    """The states as a tuple, each of the shape that a call needs; ``what`` is the argument's name.
 
     Raises:
         TypeError: not one tensor for a cell of one state, or not a tuple of tensors for another.
@@ -89,23 +89,23 @@ def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor) -> tu
     names = cell.states
     if len(names) == 1:
         if not isinstance(state, Tensor):
-            raise TypeError(f"state must be one tensor, since {cell.name} has one state. Got {type(state).__name__}.")
+            raise TypeError(f"{what} must be one tensor, since {cell.name} has one state. Got {type(state).__name__}.")
         state = (state,)
     else:
         if not isinstance(state, (tuple, list)):
-            raise TypeError(f"state must be a tuple ({', '.join(names)}). Got {type(state).__name__}.")
+            raise TypeError(f"{what} must be a tuple ({', '.join(names)}). Got {type(state).__name__}.")
         if len(state) != len(names):
-            raise ValueError(f"state must be a tuple ({', '.join(names)}). Got {len(state)} of {len(names)}.")
+            raise ValueError(f"{what} must be a tuple ({', '.join(names)}). Got {len(state)} of {len(names)}.")
     dtype, device = x.dtype, x.device
     for name, value in zip(names, state, strict=True):
         if not isinstance(value, Tensor):
-            raise TypeError(f"state {name} must be a tensor. Got {type(value).__name__}.")
+            raise TypeError(f"{what} {name} must be a tensor. Got {type(value).__name__}.")
         if value.shape != shape:
-            raise RuntimeError(f"state {name} must have shape {shape}. Got {tuple(value.shape)}.")
+            raise RuntimeError(f"{what} {name} must have shape {shape}. Got {tuple(value.shape)}.")
         if value.dtype != dtype and not (value.dtype.is_floating_point and autocast_on(device)):
-            raise ValueError(f"state {name} must have x's dtype {dtype}. Got {value.dtype}.")
+            raise ValueError(f"{what} {name} must have x's dtype {dtype}. Got {value.dtype}.")
         if value.device != device:
-            raise RuntimeError(f"state {name} must be on x's device {device}. Got {value.device}.")
+            raise RuntimeError(f"{what} {name} must be on x's device {device}. Got {value.device}.")
     return tuple(state)
 
 

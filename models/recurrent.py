@@ -102,6 +102,7 @@ class Recurrent(Stack, nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         resets: Tensor | None = None,
+        reset_state: Tensor | tuple[Tensor, ...] | None = None,
         all_states: bool = False,
     ) -> tuple[Any, Any]:
         """Run the layers over a batch of sequences.
@@ -116,6 +117,8 @@ class Recurrent(Stack, nn.Module):
                 device.
             resets: bool, of x's shape without the features. Where true, the step begins a new sequence: its states
                 begin anew, and none crosses the border in either direction.
+            reset_state: the states that they then begin with, in the form of ``state``; the cell's own first values
+                where None.
             all_states: whether sequences of all states of the last layer are wanted, not only of its output.
 
         Returns:
@@ -126,7 +129,7 @@ class Recurrent(Stack, nn.Module):
             TypeError, ValueError, RuntimeError: an argument has the wrong type, shape, dtype or device, where possible
                 of the type that torch.nn raises; RuntimeError too if the driver asked for can't run the call.
         """
-        return self._run(x, state, lengths, resets, all_states)
+        return self._run(x, state, lengths, resets, reset_state, all_states)
 
     def plan(
         self,
@@ -135,10 +138,11 @@ class Recurrent(Stack, nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         resets: Tensor | None = None,
+        reset_state: Tensor | tuple[Tensor, ...] | None = None,
         all_states: bool = False,
     ) -> Plan:
         """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""
-        return self._explain(x, state, lengths, resets, all_states)
+        return self._explain(x, state, lengths, resets, reset_state, all_states)
 
     def flatten_parameters(self) -> None:
         """Lay the weights out as cuDNN wants them; done when the layer is made or moved, and a no-op elsewhere."""

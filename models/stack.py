@@ -25,6 +25,7 @@ class Call(NamedTuple):
     weights: list[Tensor]
     lengths: Tensor | None
     resets: Tensor | None
+    fresh: tuple[Tensor, ...] | None
     all_states: bool
     T: int
     B: int
@@ -52,7 +53,7 @@ class Stack:
     def _flat(self) -> list[Tensor]:
         raise NotImplementedError
 
-    def _prepare(self, x: Any, state: Any, lengths: Any, resets: Any, all_states: bool) -> Call:
+    def _prepare(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Call:
         weights = self._flat()
         check_input(x, self.input_size, weights[0])
         batched = x.dim() == 3
@@ -70,29 +71,39 @@ class Stack:
         if lengths is not None:
             lengths = check_lengths(lengths, T, B, x.device)
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
-        if state is None:
-            states = first_states(self.cell, x, n, B, H)
-        elif batched:
-            # cuDNN refuses states with gaps, and kernels read them as one block
-            states = tuple(map(Tensor.contiguous, check_state(self.cell, state, (n, B, H), x)))
-        else:
-            states = tuple([s.unsqueeze(1).contiguous() for s in check_state(self.cell, state, (n, H), x)])
-        return Call(x, states, weights, lengths, resets, all_states, T, B, batched)
+        shape = (n, B, H) if batched else (n, H)
+        states = first_states(self.cell, x, n, B, H) if state is None else self._states(state, shape, x, "state")
+        fresh = None
+        if reset_state is not None:
+            if resets is None:
+                raise ValueError("reset_state must come with resets. Got reset_state alone.")
+            fresh = self._states(reset_state, shape, x, "reset_state")
+        return Call(x, states, weights, lengths, resets, fresh, all_states, T, B, batched)
 
-    def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, all_states: bool) -> Plan:
+    def _states(self, state: Any, shape: tuple[int, ...], x: Tensor, what: str) -> tuple[Tensor, ...]:
+        """(L * D, B, H) each, as given without a batch or with one."""
+        # cuDNN refuses states with gaps, and kernels read them as one block
+        found = check_state(self.cell, state, shape, x, what)
+        if len(shape) == 2:
+            found = tuple([s.unsqueeze(1) for s in found])
+        return tuple(map(Tensor.contiguous, found))
+
+    def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Plan:
         if isinstance(x, PackedSequence):
             x, lengths = _unpack(x, lengths, resets, self.batch_first)
-        call = self._prepare(x, state, lengths, resets, all_states)
+        call = self._prepare(x, state, lengths, resets, reset_state, all_states)
         return explain(Request(*request_of(self.cell, call)), self.driver)
 
-    def _run(self, x: Any, state: Any, lengths: Any, resets: Any, all_states: bool) -> tuple[Any, Any]:
+    def _run(
+        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
+    ) -> tuple[Any, Any]:
         if isinstance(x, PackedSequence):
             padded, lengths = _unpack(x, lengths, resets, self.batch_first)
-            output, state = self._run(padded, state, lengths, None, all_states)
+            output, state = self._run(padded, state, lengths, None, reset_state, all_states)
             if all_states:
                 return tuple([_repack(o, lengths, x, self.batch_first) for o in output]), state
             return _repack(output, lengths, x, self.batch_first), state
-        call = self._prepare(x, state, lengths, resets, all_states)
+        call = self._prepare(x, state, lengths, resets, reset_state, all_states)
         how = plan_of(request_of(self.cell, call), self.driver)
         batch_first = self.batch_first and call.batched
         dropout = self.dropout if self.training else 0.0
@@ -141,7 +152,8 @@ def loop(
     if autocast_on(call.x.device):
         with torch.autocast(call.x.device.type, enabled=False):
             states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
-            call = call._replace(x=call.x.to(dtype), states=states, weights=weights)
+            fresh = None if call.fresh is None else tuple([s.to(dtype) for s in call.fresh])
+            call = call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh)
             return loop(cell, driver_name, call, bias, bidirectional, dropout)
 
     x, lengths = call.x, call.lengths
@@ -163,6 +175,7 @@ def loop(
                 bundle(call.weights[k * n : (k + 1) * n], bias),
                 lengths,
                 call.resets,
+                None if call.fresh is None else tuple([s[k] for s in call.fresh]),
                 reverse=k > first,
                 all_states=call.all_states and first + D == rows,
             )
@@ -200,9 +213,9 @@ def running_dtype(x: Tensor) -> torch.dtype:
 
 def request_of(cell: Cell, call: Call) -> tuple[Any, ...]:
     """The arguments of a Request, which hash faster than one."""
-    x, states, weights, lengths, resets, all_states, T, B, _ = call
+    x, states, weights, lengths, resets, fresh, all_states, T, B, _ = call
     needs_grad = torch.is_grad_enabled() and (
-        weights[0].requires_grad or any(t.requires_grad for t in (*weights, x, *states))
+        weights[0].requires_grad or any(t.requires_grad for t in (*weights, x, *states, *(fresh or ())))
     )
     H = states[0].shape[-1]
     dtype = running_dtype(x)

@@ -39,17 +39,18 @@ class _Layer(Stack, nn.RNNBase):
         *,
         lengths: Any = None,
         resets: Any = None,
+        reset_state: Any = None,
         all_states: bool = False,
     ) -> tuple[Any, Any]:
-        """As torch.nn's forward, with lengths, resets and all_states as in Recurrent's.
+        """As torch.nn's forward, with lengths, resets, reset_state and all_states as in Recurrent's.
 
         Raises:
             What torch.nn and Recurrent raise, and ValueError: a projection where torch's own forward can't run.
         """
-        if lengths is None and resets is None and not all_states and self._is_torchs(input):
+        if lengths is resets is reset_state is None and not all_states and self._is_torchs(input):
             return super().forward(input, hx)
         self._refuse_projection()
-        return self._run(input, hx, lengths, resets, all_states)
+        return self._run(input, hx, lengths, resets, reset_state, all_states)
 
     def plan(
         self,
@@ -58,13 +59,14 @@ class _Layer(Stack, nn.RNNBase):
         *,
         lengths: Any = None,
         resets: Any = None,
+        reset_state: Any = None,
         all_states: bool = False,
     ) -> Plan:
         """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""
-        if self.proj_size and lengths is None and resets is None and not all_states:
+        if self.proj_size and lengths is resets is reset_state is None and not all_states:
             return Plan("vendor", "only torch's own loop has projections")
         self._refuse_projection()
-        return self._explain(input, hx, lengths, resets, all_states)
+        return self._explain(input, hx, lengths, resets, reset_state, all_states)
 
     def _is_torchs(self, input: Tensor | PackedSequence) -> bool:
         if self.driver != "auto":
@@ -152,7 +154,7 @@ class _Step(nn.RNNCellBase):
         else:
             states = check_state(self.cell, hx, (B, H) if batched else (H,), x)
             states = tuple([s.contiguous().view(1, B, H) for s in states])
-        return Call(x, states, weights, None, None, False, 1, B, batched)
+        return Call(x, states, weights, None, None, None, False, 1, B, batched)
 
     def extra_repr(self) -> str:
         text = super().extra_repr()

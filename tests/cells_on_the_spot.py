@@ -49,4 +49,10 @@ def two_vectors(x, R, h, c):
     return tanh(x.a + R.a(h) + c), c
 
 
-ALL = (indrnn, multiplicative_lstm, computed_first, three_stages, warm_start, two_vectors)
+@cell(gates="a b")
+def mixed_stage(x, R, h, *, p):
+    """One stage multiplies a state as it is and a vector computed from it"""
+    return 0.5 * h + tanh(x.a + R.a(h) + R.b(p * h))
+
+
+ALL = (indrnn, multiplicative_lstm, computed_first, three_stages, warm_start, two_vectors, mixed_stage)

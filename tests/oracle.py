@@ -20,7 +20,7 @@ from gatefuse.kernels.drivers import Task, Weights, eager
 def make_task(
     cell: Cell, T: int, B: int, H: int, *, input_size: int = 3, bias: bool = True, seed: int = 0, **options
 ) -> Task:
-    """A task of random values in float64; options as Task's, but lengths and resets may be True for random ones."""
+    """A task of random values in float64; options as Task's, but lengths, resets, fresh may be True for random ones."""
     g = torch.Generator().manual_seed(seed)
     G = len(cell.gates)
 
@@ -40,6 +40,8 @@ def make_task(
         options["lengths"] = torch.randint(0, T + 1, (B,), generator=g)
     if options.get("resets") is True:
         options["resets"] = torch.rand(T, B, generator=g) < 0.4
+    if options.get("fresh") is True:
+        options["fresh"] = tuple(draw(B, H).abs() for _ in cell.states)
     options = {k: v for k, v in options.items() if v is not False and v is not None}
     return Task(cell, draw(T, B, input_size), states, weights, **options)
 
@@ -65,6 +67,7 @@ def cast(task: Task, dtype: torch.dtype, device: str | torch.device = "cpu") -> 
         task,
         x=leaf(task.x),
         states=tuple(leaf(s) for s in task.states),
+        fresh=None if task.fresh is None else tuple(leaf(s) for s in task.fresh),
         weights=weights,
         lengths=moved(task.lengths),
         resets=moved(task.resets),
@@ -80,6 +83,7 @@ def results(driver, task: Task) -> dict[str, Tensor]:
     leaves = {"x": task.x, "weight_ih": w.input, "weight_hh": w.recurrent}
     leaves |= {"bias_ih": w.input_bias, "bias_hh": w.recurrent_bias}
     leaves |= {f"state {k}": s for k, s in enumerate(task.states)}
+    leaves |= {f"fresh {k}": s for k, s in enumerate(task.fresh or ())}
     leaves |= {f"parameter {k}": p for k, p in enumerate(w.parameters)}
     leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
     g = torch.Generator().manual_seed(1)

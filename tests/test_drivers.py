@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatefuse import cell_names, find_cell
+from gatefuse.kernels import tiles
 from gatefuse.kernels.drivers import Request, driver
+from tests import cells_on_the_spot
 from tests.oracle import cast, check, make_task
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -16,6 +18,7 @@ OPTIONS = {
     "reverse": {"reverse": True},
     "lengths": {"lengths": True},
     "resets": {"resets": True},
+    "resets to given states": {"resets": True, "fresh": True, "lengths": True, "reverse": True},
     "all": {"lengths": True, "resets": True, "reverse": True, "all_states": True},
     "all forward": {"lengths": True, "resets": True, "all_states": True, "bias": False},
 }
@@ -62,6 +65,15 @@ def test_programs_share_the_weights(device, cell, options):
     check_here("grid", make_task(find_cell(cell), 3, 35, 40, **options), torch.float32, device)
 
 
+@pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["resets to given states"]], ids=["plain", "masks"])
+@pytest.mark.parametrize("cell", [find_cell("lstm"), find_cell("gru_reset_first"), cells_on_the_spot.three_stages])
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_programs_share_the_sum_of_a_product_backward(monkeypatch, device, cell, options):
+    """As from H 512 on: slices of a sum, some of them empty, and tiles of the batch that take turns."""
+    monkeypatch.setattr(tiles, "_SPLIT", 1)
+    check_here("grid", make_task(cell, 3, 35, 70, **options), torch.float32, device)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     cell=st.sampled_from(cell_names()),
@@ -69,6 +81,7 @@ def test_programs_share_the_weights(device, cell, options):
     bias=st.booleans(),
     lengths=st.booleans(),
     resets=st.booleans(),
+    fresh=st.booleans(),
     reverse=st.booleans(),
     seed=st.integers(0, 1000),
 )
@@ -94,3 +107,11 @@ def test_not_a_number_flows_through(name):
     assert not output[0].isnan().any()
     assert output[1:, 0].isnan().all()
     assert not output[:, 1].isnan().any()
+
+
+@pytest.mark.parametrize("name", ["step", "block", "grid"])
+def test_nothing_is_read_before_it_is_written(monkeypatch, name):
+    """In debug mode buffers that programs exchange start as NaN."""
+    monkeypatch.setenv("GATEFUSE_DEBUG", "1")
+    for cell in ("lstm", "gru_reset_first", "slstm"):
+        check_here(name, make_task(find_cell(cell), 3, 2, 7, lengths=True, resets=True), torch.float32, "cpu")

@@ -153,6 +153,16 @@ CALLS = {
         RuntimeError,
         "resets must be on x's device cpu. Got meta.",
     ),
+    "reset_state alone": (
+        lambda: layer()(x(), reset_state=(torch.zeros(1, B, 4),) * 2),
+        ValueError,
+        "reset_state must come with resets. Got reset_state alone.",
+    ),
+    "reset_state shape": (
+        lambda: layer()(x(), resets=mask(), reset_state=(torch.zeros(2, B, 4),) * 2),
+        RuntimeError,
+        "reset_state h must have shape (2, 3, 6). Got (2, 3, 4).",
+    ),
     "vendor and resets": (
         lambda: layer(driver="vendor")(x(), resets=mask()),
         RuntimeError,

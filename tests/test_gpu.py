@@ -24,9 +24,14 @@ class ByLoop:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_first"])
-@pytest.mark.parametrize(("H", "B"), [(128, 16), (256, 16), (512, 64), (768, 16), (1024, 64)])
+@pytest.mark.parametrize(("H", "B"), [(128, 16), (256, 16), (512, 64), (768, 16), (1024, 64), (512, 300)])
 def test_grid_is_right_at_real_sizes(H, B, cell):
-    check(ByLoop("grid"), make_task(find_cell(cell), 8, B, H, lengths=True, resets=True), torch.bfloat16, "cuda")
+    check(
+        ByLoop("grid"),
+        make_task(find_cell(cell), 8, B, H, lengths=True, resets=True, fresh=True),
+        torch.bfloat16,
+        "cuda",
+    )
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -36,6 +41,17 @@ def test_a_thousand_times_the_same_bits(loop):
     first = results(ByLoop(loop), task)
     for _ in range(1000 if loop != "step" else 50):
         again = results(ByLoop(loop), task)
+        assert all(torch.equal(again[name], value) for name, value in first.items())
+
+
+@pytest.mark.parametrize(("H", "B"), [(256, 16), (512, 16), (512, 300)])
+def test_programs_may_come_late(monkeypatch, H, B):
+    """In debug mode buffers start as NaN, and programs pause before each barrier."""
+    task = cast(make_task(find_cell("gru_reset_first"), 12, B, H, resets=True), torch.bfloat16, "cuda")
+    first = results(ByLoop("grid"), task)
+    monkeypatch.setenv("GATEFUSE_DEBUG", "1")
+    for _ in range(20):
+        again = results(ByLoop("grid"), task)
         assert all(torch.equal(again[name], value) for name, value in first.items())
 
 
@@ -82,7 +98,7 @@ def test_seventy_thousand_steps(loop):
     weight = torch.randn(4 * H, H, device="cuda", dtype=torch.bfloat16).mul_(0.05)
     states = torch.zeros(2, B, H, device="cuda", dtype=torch.bfloat16)
     parameters = torch.empty(0, H, device="cuda", dtype=torch.bfloat16)
-    shared = states, weight, None, parameters, None, None, cell.key
+    shared = states, weight, None, parameters, None, None, None, cell.key
     finals = sequence_forward(x, *shared, loop, False, False, False)[2]
     # Forgetting makes the last states those of the last steps alone.
     tail = sequence_forward(x[-512:], *shared, "step", False, False, False)[2]

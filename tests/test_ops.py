@@ -29,6 +29,7 @@ def arguments(cell, T=3, B=2, H=4, masks=True, save=True, loop="step"):
         leaf(G * H),
         leaf(P, H),
         restarts,
+        leaf(S, B, H).detach().abs().requires_grad_(save) if masks else None,
         live,
         cell.key,
         loop,
@@ -51,7 +52,7 @@ def test_torch_checks_the_backward_operator(cell):
     with torch.no_grad():
         args = arguments(cell)
         kept = sequence_forward(*args)
-        tensors = [a.detach() if isinstance(a, torch.Tensor) else a for a in args[:7]]
+        tensors = [a.detach() if isinstance(a, torch.Tensor) else a for a in args[:8]]
         d = [torch.randn_like(kept[k]) for k in range(3)]
     torch.library.opcheck(sequence_backward, (*tensors, *kept, *d, cell.key, "step", False))
 
@@ -81,7 +82,7 @@ def test_gradients_have_gradients(name):
 
 def test_without_save_there_is_no_backward():
     args = arguments(CELLS[0])
-    args[10] = False
+    args[11] = False
     with pytest.raises(
         RuntimeError, match=r"must be called with save=True where gradients are wanted. Got save=False."
     ):
@@ -97,9 +98,12 @@ def test_without_save_there_is_no_backward():
         (2, torch.zeros(4, 16), ValueError, r"weight must have shape \(16, 4\). Got \(4, 16\)."),
         (2, torch.zeros(16, 4).half(), TypeError, "weight must be torch.float32. Got torch.float16."),
         (5, torch.zeros(3, 2), TypeError, "restarts must be torch.bool. Got torch.float32."),
-        (6, torch.ones(2, 3, dtype=torch.bool), ValueError, r"live must have shape \(3, 2\). Got \(2, 3\)."),
-        (8, "slow", ValueError, "loop must be one of step, block, grid. Got 'slow'."),
-        (7, "nobody", ValueError, "cell must be the key of a cell defined in this process. Got 'nobody'."),
+        (5, None, ValueError, "restarts and fresh must be given together. Got fresh without restarts."),
+        (6, None, ValueError, "restarts and fresh must be given together. Got restarts without fresh."),
+        (6, torch.zeros(1, 2, 4), ValueError, r"fresh must have shape \(2, 2, 4\). Got \(1, 2, 4\)."),
+        (7, torch.ones(2, 3, dtype=torch.bool), ValueError, r"live must have shape \(3, 2\). Got \(2, 3\)."),
+        (9, "slow", ValueError, "loop must be one of step, block, grid. Got 'slow'."),
+        (8, "nobody", ValueError, "cell must be the key of a cell defined in this process. Got 'nobody'."),
     ],
 )
 def test_errors_come_before_any_launch(index, value, error, match):

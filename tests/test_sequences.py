@@ -139,3 +139,18 @@ def test_the_step_driver_by_its_rule(cell):
     got, plain, reference = found
     allowed = 2 * max(errors(plain, reference).values()) + 2 * torch.finfo(torch.float32).eps
     assert max(errors(got, reference).values()) <= allowed
+
+
+@pytest.mark.parametrize("driver_name", ["eager", "script"])
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_first"])
+def test_resets_to_given_states_are_segments_that_begin_with_them(cell, driver_name):
+    layer = Recurrent(cell, I, H, num_layers=2, driver=driver_name, dtype=torch.float64)
+    x, states = inputs(layer)
+    _, fresh = inputs(layer)
+    resets = torch.zeros(T, B, dtype=torch.bool)
+    resets[3] = True
+    leaves = [x, *fresh, *layer.parameters()]
+    got, final = layer(x, form(states), resets=resets, reset_state=form(fresh))
+    first, _ = layer(x[:3], form(states))
+    second, end = layer(x[3:], form(fresh))
+    assert_same((got, final), (torch.cat([first, second]), end), leaves, leaves)

@@ -46,7 +46,8 @@ class Task:
         lengths: (B,) integers on x's device, or None: sample b ends after lengths[b] steps; from there on its states
             stay and its output is zero.
         resets: (T, B) bool on x's device, or None: step t of sample b begins a new sequence. No state crosses the
-            border between t - 1 and t, in either direction; the states begin anew from the cell's init.
+            border between t - 1 and t, in either direction; the states begin anew.
+        fresh: the states that they then begin with, (B, H) each; the cell's init where None.
         reverse: from the last step of each sample to the first.
         all_states: sequences of all states are wanted, not only of the output.
     """
@@ -57,6 +58,7 @@ class Task:
     weights: Weights
     lengths: Tensor | None = None
     resets: Tensor | None = None
+    fresh: tuple[Tensor, ...] | None = None
     reverse: bool = False
     all_states: bool = False
 
@@ -80,6 +82,14 @@ class Task:
         if not self.reverse:
             return mask
         return torch.cat([mask[1:], torch.zeros_like(mask[:1])])
+
+    def anew(self) -> tuple[Tensor, ...] | None:
+        """The states that a restart begins with, (B, H) each; None without resets."""
+        if self.resets is None:
+            return None
+        if self.fresh is not None:
+            return self.fresh
+        return tuple([torch.full_like(s, first) for s, first in zip(self.states, self.cell.init, strict=True)])
 
     def live(self) -> Tensor | None:
         """(T, B) bool: step t lies within sample b; None without lengths."""

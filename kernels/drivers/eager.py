@@ -34,6 +34,7 @@ def run(task: Task) -> Outcome:
         weights.recurrent_bias,
         weights.parameters,
         task.restarts(),
+        task.anew(),
         live,
         task.reverse,
         len(task.cell.states) if task.all_states else 1,
@@ -49,6 +50,7 @@ def loop(
     bias: Tensor | None,
     parameters: Sequence[Tensor],
     restarts: Tensor | None,
+    fresh: Sequence[Tensor] | None,
     live: Tensor | None,
     reverse: bool,
     wanted: int,
@@ -57,6 +59,7 @@ def loop(
 
     Args:
         restarts, live: (T, B) bool or None; beyond its end a sample's states stay, in the sequences too.
+        fresh: the states that a restart begins with, (B, H) each; None without restarts.
         wanted: how many states' sequences are returned.
     """
     R = Recurrence(cell.gates, weight, bias)
@@ -66,9 +69,9 @@ def loop(
     now = tuple(states)
     for t in range(T - 1, -1, -1) if reverse else range(T):
         before = now
-        if restarts is not None:
+        if restarts is not None and fresh is not None:
             at = restarts[t].unsqueeze(1)
-            now = tuple(torch.where(at, first, s) for first, s in zip(cell.init, now, strict=True))
+            now = tuple(torch.where(at, first, s) for first, s in zip(fresh, now, strict=True))
         now = cell.step(Gates(cell.gates, x[t]), R, now, named)
         if live is not None:
             at = live[t].unsqueeze(1)

@@ -62,10 +62,12 @@ def run(task: Task, loop: str) -> Outcome:
     H = weights.recurrent.shape[1]
     parameters = torch.stack(weights.parameters) if weights.parameters else x.new_empty(0, H)
     states = torch.stack(task.states)
-    inputs = [x, states, weights.recurrent, weights.recurrent_bias, parameters]
+    anew = task.anew()
+    fresh = None if anew is None else torch.stack(anew)
+    inputs = [x, states, weights.recurrent, weights.recurrent_bias, parameters, task.restarts(), fresh]
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
     output, rest, finals, _, _ = sequence_forward(
-        *inputs, task.restarts(), live, task.cell.key, loop, task.reverse, save, task.all_states
+        *inputs, live, task.cell.key, loop, task.reverse, save, task.all_states
     )
     sequences = (output, *rest.unbind(0)) if task.all_states else (output,)
     return Outcome(task.end(sequences, live), finals.unbind(0))

@@ -26,12 +26,13 @@ def refusal(request: Request) -> str:
         return ""
     if torch.version.hip and version("triton") < "3.7":
         return "Triton before 3.7 does not compile its kernels for ROCm"
-    cut, held = grid_tiles(request.H, request.B), limits(request.device)
+    held = limits(request.device)
+    cut = grid_tiles(request.cell.program, request.H, request.B, request.dtype.itemsize, held)
     needed = grid_shared_bytes(request.cell.program, request.H, request.dtype.itemsize, cut)
     if needed > held.shared:
         return f"its kernels take at least {needed:,} bytes of shared memory, and a program may have {held.shared:,}"
-    if (programs := -(-request.H // cut.BU)) > held.programs:
-        return f"its {programs} programs must all run at once, and the device has room for {held.programs}"
+    if cut.units > held.programs:
+        return f"its {cut.units} programs must all run at once, and the device has room for {held.programs}"
     return ""
 
 

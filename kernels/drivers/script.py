@@ -48,7 +48,7 @@ def run(task: Task) -> Outcome:
     if task.lengths is None and task.resets is None:
         sequences, finals = unit.loop(*args)
     else:
-        sequences, finals = unit.masked_loop(*args, task.restarts(), task.live())
+        sequences, finals = unit.masked_loop(*args, task.restarts(), list(task.anew() or ()), task.live())
     return Outcome(tuple(sequences), tuple(finals))
 
 
