@@ -1,7 +1,8 @@
 # `make test` and `make bench` need nothing but Python 3.10 or newer: each sets itself up in .venv.
 
 PYTHON ?= python3
-OUT ?= reports
+OUT ?=
+BUDGET ?= 480
 SWEEP ?=
 ARGS ?=
 
@@ -15,7 +16,7 @@ help:
 	@echo 'make test    all tests that need no GPU; ARGS="-k lstm" goes to pytest'
 	@echo 'make bench   the benchmark; SWEEP=name picks the shapes, ARGS goes to pytest'
 	@echo 'make check   ruff, the format and mypy'
-	@echo 'make gpu     GPU tests and a quick sweep with this machine'\''s own python3; OUT=folder takes the reports'
+	@echo 'make gpu     tests, sanitizer and sweeps on this GPU, with its own python3; BUDGET=seconds, OUT=folder'
 	@echo 'make clean   removes the environment and what tools left behind'
 
 $(READY): pyproject.toml constraints.txt
@@ -34,13 +35,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# A GPU machine is often without a network: it runs the bare checkout with the torch and triton that it has. The sweep
-# runs even where a test fails, since a machine is lent for minutes; the exit status still tells.
+# A GPU machine is often without a network: it runs the bare checkout with the torch and triton that it has. What was
+# found lies in OUT, and a later run goes on from there; where there is no git, GATEFUSE_COMMIT says what is measured.
 gpu:
-	@status=0; \
-	python3 -m pytest -m gpu $(ARGS) || status=$$?; \
-	python3 -m pytest --benchmark --sweep $(or $(SWEEP),quick) --reports=$(OUT) || status=$$?; \
-	exit $$status
+	@python3 -m gatefuse.bench.gpu --budget=$(BUDGET) $(if $(OUT),--out=$(OUT)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

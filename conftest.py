@@ -11,10 +11,16 @@ ROOT = Path(__file__).parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gatefuse", "gatefuse's benchmark")
     group.addoption("--benchmark", action="store_true", help="run the benchmark and write its report; no tests")
-    group.addoption("--sweep", default="quick", help="quick, full or real (default: quick)")
+    group.addoption("--sweep", default="quick", help="smoke, quick, regimes, real, lengths or full (default: quick)")
     # Without '=' pytest takes an existing folder for the root of the tests, before it reads this file.
     help = "write --reports=DIR, with the sign between (default: reports/)"
     group.addoption("--reports", default=str(ROOT / "reports"), metavar="DIR", help=help)
+    help = "append rows to --rows=FILE, and write no report; for machines whose output is fetched"
+    group.addoption("--rows", metavar="FILE", help=help)
+    help = "begin no group of shapes after so many seconds; --resume goes on from there"
+    group.addoption("--stop-after", type=float, default=float("inf"), metavar="SECONDS", help=help)
+    help = "leave a contender out, such as 'gatefuse grid'; may be given several times"
+    group.addoption("--without", action="append", default=[], metavar="NAME", help=help)
     group.addoption("--resume", action="store_true", help="keep what this commit has measured on this device")
 
 

@@ -1,11 +1,31 @@
-"""Tables and figures as reports print them."""
+"""Blocks -> markdown, and figures as reports print them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import exp
 
 import numpy as np
 import pandas as pd
+
+from .blocks import Block, Heading, Items, Picture, Table
+
+
+def document(blocks: Iterable[Block]) -> str:
+    """A whole file."""
+    return "\n\n".join(_block(block) for block in blocks) + "\n"
+
+
+def _block(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {block.text}"
+    if isinstance(block, Table):
+        return markdown(block.frame)
+    if isinstance(block, Items):
+        return "\n".join(f"- {line}" for line in block.lines)
+    if isinstance(block, Picture):
+        return f"![{block.alt}]({block.name})"
+    return block
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -14,18 +34,21 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in cells)
 
 
-def shape(row: pd.Series) -> str:
+def shape(row: pd.Series | dict) -> str:
+    """``lstm H256 B32 T35 I28 3 layers``."""
     return " ".join([row["cell"], *(f"{name}{row[name]}" for name in ("H", "B", "T", "I")), depth(row)]).strip()
 
 
-def depth(row: pd.Series) -> str:
-    """``3 layers, both directions, kraken``, of it what isn't plain."""
+def depth(row: pd.Series | dict) -> str:
+    """``3 layers, both directions, half full, kraken``, of it what isn't plain."""
     layers = f"{row['layers']} layers" if row["layers"] > 1 else ""
     both = "both directions" if row["bidirectional"] == "True" else ""
-    return ", ".join(part for part in (layers, both, row["shape_name"]) if part)
+    full = f"{percent(row['fill'])} full" if row.get("fill", 1.0) < 1 else ""
+    return ", ".join(part for part in (layers, both, full, row["shape_name"]) if part)
 
 
 def counted(values: pd.Series) -> str:
+    """``vendor``, or ``vendor 5, eager 2`` where they differ."""
     counts = values.value_counts(sort=False)
     return counts.index[0] if len(counts) == 1 else ", ".join(f"{name} {n}" for name, n in counts.items())
 
@@ -34,9 +57,15 @@ def span(values: pd.Series) -> str:
     return str(values.min()) if values.nunique() == 1 else f"{values.min()} to {values.max()}"
 
 
+def geometric(values: pd.Series) -> float:
+    """The geometric mean of what is there, NaN where nothing is."""
+    there = values.dropna()
+    return exp(np.log(there).mean()) if len(there) else float("nan")
+
+
 def mean(values: pd.Series) -> str:
-    """The geometric mean."""
-    return times(exp(np.log(values.dropna()).mean())) if values.notna().any() else times(float("nan"))
+    """The geometric mean of factors."""
+    return times(geometric(values))
 
 
 def times(value: float) -> str:
@@ -45,4 +74,14 @@ def times(value: float) -> str:
 
 def digits(value: float) -> str:
     """Three digits that count: 0.123, 12.3, 1234."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+    return "-" if np.isnan(value) else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def percent(part: float) -> str:
+    """``0.456`` -> ``46 %``."""
+    return "-" if np.isnan(part) else f"{100 * part:.2g} %" if abs(part) < 0.1 else f"{100 * part:.0f} %"
+
+
+def number(count: int, noun: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

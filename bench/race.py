@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
 
 from gatefuse.bench import contenders as who
-from gatefuse.bench.measure import Clock, Samples, describe, measure
+from gatefuse.bench.clocks import Clock
+from gatefuse.bench.limits import Limits
+from gatefuse.bench.measure import Samples, describe, measure
 from gatefuse.bench.rows import Row, compare
 from gatefuse.bench.sweeps import Group
 
@@ -17,14 +20,24 @@ from gatefuse.bench.sweeps import Group
 WRONG = {"float64": 1e-9, "float32": 2e-2, "float16": 1e-1, "bfloat16": 3e-1}
 
 
-def race(group: Group, clock: Clock, device: torch.device, budget: float) -> dict[str, tuple[Row, Samples]]:
+def race(
+    group: Group,
+    clock: Clock,
+    device: torch.device,
+    budget: float,
+    limits: Limits | None = None,
+    without: Collection[str] = (),
+) -> dict[str, tuple[Row, Samples]]:
     """Rows and samples by contender. A contender that raises, or computes something else, leaves a row that says so.
 
     Args:
         budget: seconds for the samples of the group; see measure.
+        limits: the device's, for the columns of the floor.
+        without: contenders that are left out.
     """
     found: dict[str, tuple[Row, Samples]] = {}
     networks: dict[str, who.Network] = {}
+    entered: dict[str, who.Contender] = {}
     source = who.make_source(group, device)
     batch = _draw(group, device)
     try:
@@ -36,13 +49,15 @@ def race(group: Group, clock: Clock, device: torch.device, budget: float) -> dic
         row = Row.of(group, contender.name, "ok")
         found[contender.name] = row, Samples()
         try:
-            if why := contender.refusal(group, device):
+            why = "left out on request" if contender.name in without else contender.refusal(group, device)
+            if why:
                 row.status, row.note = "left out", why
                 continue
             row.driver = contender.ran(group, device)
             networks[contender.name] = contender.build(group, source)
+            entered[contender.name] = contender
         except Exception as error:
-            row.status, row.note = "failed", describe(error)
+            row.status, row.note = "left out" if contender.optional else "failed", describe(error)
 
     def check(name: str, result: object) -> None:
         row = found[name][0]
@@ -51,11 +66,22 @@ def race(group: Group, clock: Clock, device: torch.device, budget: float) -> dic
             raise ArithmeticError(f"errs by {row.error:.2g} against float64, over {WRONG[group.dtype]:.2g}")
 
     calls = {name: _call(group, network, batch) for name, network in networks.items()}
-    for name, samples in measure(calls, clock, budget, check).items():
+    with warnings.catch_warnings():
+        # What others' compilers warn of is no fault of a measurement; gatefuse's own warnings stay errors.
+        warnings.filterwarnings("ignore", module=r"torch\._|flashrnn|haste_pytorch|torchrl")
+        measured = measure(calls, clock, budget, check, graphs=not group.shape.lengths)
+    for name, samples in measured.items():
         row = found[name][0]
-        row.fill(samples)
+        row.take(samples)
+        if row.status == "failed" and entered[name].optional and not row.error > WRONG[group.dtype]:
+            row.status = "left out"
         found[name] = row, samples
-    compare([row for row, _ in found.values()], who.baseline(group, device))
+    rows = [row for row, _ in found.values()]
+    compare(rows, who.baseline(group, device))
+    if limits:
+        floor = limits.floor(group)
+        for row in rows:
+            row.bound(floor)
     return found
 
 

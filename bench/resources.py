@@ -28,7 +28,7 @@ from gatefuse.kernels.launch import compile_only
 from gatefuse.kernels.limits import SHARED_BYTES, Limits, of_arch
 from gatefuse.kernels.program import Program
 from gatefuse.kernels.sequence import Sequence, Upstream
-from gatefuse.kernels.tiles import block_shared_bytes, block_tiles, grid_shared_bytes, grid_tiles
+from gatefuse.kernels.tiles import block_shared_bytes, block_tiles, grid_backward_tiles, grid_shared_bytes, grid_tiles
 
 _STEPS = 2  # of the sequences that the host loops are given; kernels are the same for all lengths
 
@@ -44,23 +44,26 @@ class Cut(NamedTuple):
 class Loop(NamedTuple):
     """A loop with whole-sequence kernels: where its forward and backward are, and the shapes, cells and dtypes tried.
 
-    cut: of program, H, B, the bytes of a number and what the GPU holds.
+    cut: of program, H, B, the bytes of a number, what the GPU holds, and the way as Row has it.
     """
 
     name: str
     module: str
     hidden: tuple[int, ...]
     batches: tuple[int, ...]
-    cut: Callable[[Program, int, int, int, Limits], Cut]
+    cut: Callable[[Program, int, int, int, Limits, str], Cut]
     cells: tuple[str, ...]
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16,)
 
 
-def _block_cut(program: Program, H: int, B: int, itemsize: int, held: Limits) -> Cut:
+def _block_cut(program: Program, H: int, B: int, itemsize: int, held: Limits, way: str) -> Cut:
     return Cut(block_tiles(H).BB, 1, block_shared_bytes(program, H, itemsize))
 
 
-def _grid_cut(program: Program, H: int, B: int, itemsize: int, held: Limits) -> Cut:
+def _grid_cut(program: Program, H: int, B: int, itemsize: int, held: Limits, way: str) -> Cut:
+    if way == "backward":
+        back = grid_backward_tiles(program, H, B, itemsize, held)
+        return Cut(back.BB, back.units, back.shared)
     cut = grid_tiles(program, H, B, itemsize, held)
     return Cut(cut.BB, cut.units, grid_shared_bytes(program, H, itemsize, cut))
 
@@ -71,7 +74,10 @@ LOOPS = (
         "block", "gatefuse.kernels.block_loop", (16, 20, 32, 64, 128), (16,), _block_cut, CELLS,
         (torch.bfloat16, torch.float16, torch.float32),
     ),
-    Loop("grid", "gatefuse.kernels.grid_loop", (128, 256, 512, 768, 1024, 1536), (16, 64), _grid_cut, ("lstm", "gru")),
+    Loop(
+        "grid", "gatefuse.kernels.grid_loop", (128, 256, 512, 768, 1024, 1536), (16, 64, 256), _grid_cut,
+        ("lstm", "gru"),
+    ),
     Loop("grid", "gatefuse.kernels.grid_loop", (200, 512), (16,), _grid_cut, ("gru_reset_first", "peephole_lstm")),
 )  # fmt: skip
 # Where one 16-bit dtype compiles, so does the other, to the same figures but for a few; two cells show that.
@@ -141,7 +147,10 @@ def write(arch: str, folder: Path) -> Path:
     tool = cuobjdump()
     rows = [asdict(row) for case in cases(arch) for row in measure(case, arch, tool)]
     stamp = asdict(take_stamp(torch.device("cpu")))
-    frame = pd.DataFrame(rows).assign(arch=arch, **{name: stamp[name] for name in resource_report.STAMP})
+    # Two batches may be cut into the same tiles.
+    frame = (
+        pd.DataFrame(rows).drop_duplicates().assign(arch=arch, **{name: stamp[name] for name in resource_report.STAMP})
+    )
     path = folder / f"{arch}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False, lineterminator="\n")
@@ -171,7 +180,7 @@ def cases(arch: str) -> Iterator[Case]:
                     continue
                 for H in loop.hidden:
                     for B in loop.batches:
-                        cut = loop.cut(find_cell(name).program, H, B, dtype.itemsize, of_arch(arch))
+                        cut = loop.cut(find_cell(name).program, H, B, dtype.itemsize, of_arch(arch), "")
                         if dtype != torch.float32 or cut.shared <= SHARED_BYTES[arch]:
                             yield Case(loop, name, dtype, H, B)
 
@@ -179,10 +188,10 @@ def cases(arch: str) -> Iterator[Case]:
 def measure(case: Case, arch: str, tool: Path) -> Iterator[Row]:
     """Compile a case's kernels and read them, a line to stderr for each."""
     cell, dtype = find_cell(case.cell), str(case.dtype).removeprefix("torch.")
-    cut = case.loop.cut(cell.program, case.H, case.B, case.dtype.itemsize, of_arch(arch))
     ways = ["training forward", "backward", *["inference forward"] * (case.cell in INFERENCE_CELLS)]
     compiled, errors = _compile(case, cell, arch)
     for way in ways:
+        cut = case.loop.cut(cell.program, case.H, case.B, case.dtype.itemsize, of_arch(arch), way)
         for name, kernel in compiled.get(way, {"": None}).items():
             row = Row(case.loop.name, case.cell, way, dtype, case.H, cut.batch_tile, cut.programs)
             row.kernel, row.shared_limit = name.partition(" ")[0], SHARED_BYTES[arch]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gatefuse.bench import report
-from gatefuse.bench.contenders import contenders
-from gatefuse.bench.measure import Clock, Samples, make_clock
+from gatefuse.bench.clocks import make_clock
+from gatefuse.bench.contenders import CONTENDERS, contenders
+from gatefuse.bench.limits import Limits
+from gatefuse.bench.measure import Samples
 from gatefuse.bench.race import race
 from gatefuse.bench.replay import Replay
 from gatefuse.bench.rows import Row, take_stamp
@@ -19,7 +24,9 @@ from gatefuse.bench.sweeps import Group, groups
 from gatefuse.bench.table import Table
 
 # Seconds for the samples of one group: what a sweep may take divided by its groups, or what slow contenders need.
-BUDGETS = {"quick": 1.5, "full": 4.0, "real": 10.0, "smoke": 0.1}
+BUDGETS = {"quick": 1.5, "full": 4.0, "real": 10.0, "lengths": 3.0, "regimes": 2.0, "smoke": 0.1}
+# Whose barrier the floor takes: where it must not run, the barrier isn't measured either.
+GRID = "gatefuse grid"
 
 
 class Session:
@@ -27,20 +34,40 @@ class Session:
 
     Args:
         sweep: a name out of sweeps.SWEEPS.
-        reports: the folder that gets ``<device>/<sweep>.csv`` and ``.md``.
+        reports: the folder that gets ``<device>/<sweep>.csv`` and its report.
         resume: skip groups that the file already has, measured by this commit on this device.
+        rows: the file that gets the rows in place of that; no report is then written.
+        seconds: after so many no new group begins.
+        without: names of contenders that are left out.
+
+    Raises:
+        ValueError: no sweep or no contender has that name, or the file to resume can't be read.
     """
 
     key = pytest.StashKey["Session"]()
 
-    def __init__(self, sweep: str, reports: Path, resume: bool):
+    def __init__(
+        self,
+        sweep: str,
+        reports: Path,
+        resume: bool = False,
+        rows: Path | None = None,
+        seconds: float = inf,
+        without: Collection[str] = (),
+    ):
+        names = [contender.name for contender in CONTENDERS]
+        if unknown := sorted(set(without) - set(names)):
+            raise ValueError(f"a contender must be one of {', '.join(names)}. Got {unknown[0]!r}.")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.groups = groups(sweep, self.device.type)
         self._titled = {group.title: group for group in self.groups}
         self.stamp = take_stamp(self.device)
-        self.table = Table(reports / self.stamp.device / f"{sweep}.csv", asdict(self.stamp), resume)
+        self.table = Table(rows or reports / self.stamp.device / f"{sweep}.csv", asdict(self.stamp), resume)
         self._sweep = sweep
-        self._clock: Clock | None = None
+        self._reports = rows is None
+        self._until = time.monotonic() + seconds
+        self._without = frozenset(without)
+        self._limits: Limits | None = None
         self._raced: tuple[Group, dict[str, tuple[Row, Samples]]] | None = None
         self._wrote: Path | None = None
         self._progress: Progress | None = None
@@ -50,13 +77,18 @@ class Session:
         """Register a session with pytest.
 
         Raises:
-            pytest.UsageError: no sweep has the name asked for, or pytest-xdist would run groups side by side.
+            pytest.UsageError: an option is wrong, or pytest-xdist would run groups side by side.
         """
         if getattr(config.option, "numprocesses", None):
             raise pytest.UsageError("--benchmark must run in one process: side by side, groups slow each other down.")
         try:
             session = cls(
-                config.getoption("--sweep"), Path(config.getoption("--reports")), config.getoption("--resume")
+                config.getoption("--sweep"),
+                Path(config.getoption("--reports")),
+                config.getoption("--resume"),
+                Path(rows) if (rows := config.getoption("--rows")) else None,
+                config.getoption("--stop-after"),
+                config.getoption("--without"),
             )
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
@@ -69,8 +101,10 @@ class Session:
         """Rows and samples of a group by contender; measured and written when first asked for."""
         group = self._titled[title]
         if self._raced is None or self._raced[0] != group:
-            self._clock = self._clock or make_clock(self.device)
-            found = race(group, self._clock, self.device, BUDGETS[self._sweep])
+            if self._limits is None:  # when the first group runs: a GPU's clock takes memory
+                self._limits = Limits(self.device, make_clock(self.device), GRID not in self._without)
+            budget = BUDGETS[self._sweep]
+            found = race(group, self._limits.clock, self.device, budget, self._limits, self._without)
             self.table.append([asdict(row) for row, _ in found.values()])
             self._raced = group, found
             if self.device.type == "cuda":
@@ -87,7 +121,7 @@ class Session:
                 continue
             for contender in found:
                 # One that declares it can't is a row of the report, not a test.
-                if contender.refusal(group, self.device):
+                if contender.name in self._without or contender.refusal(group, self.device):
                     continue
                 mark = pytest.mark.benchmark(timer=Replay(), group=group.title)
                 # Texts, since pytest-benchmark writes parameters into its JSON.
@@ -98,9 +132,21 @@ class Session:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and not session.config.option.collectonly:
-            order = {item.nodeid: item.callspec.params["group"] for item in session.items if hasattr(item, "callspec")}
+            found = ((item, getattr(item, "callspec", None)) for item in session.items)
+            order = {item.nodeid: spec.params["group"] for item, spec in found if spec}
+            # Where all was measured before, one test without parameters says so.
+            order = {test: group for test, group in order.items() if group in self._titled}
             self._progress = Progress(reporter, order)
             reporter.showfspath = False  # the progress line stands for it, and for the dots
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+        group = item.callspec.params["group"] if hasattr(item, "callspec") else None
+        begins = self._raced is None or self._raced[0].title != group
+        if begins and time.monotonic() > self._until:
+            item.session.shouldstop = "--stop-after leaves no time for another group"
+            return True  # this test is not to run
+        return None
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         if self._progress:
@@ -111,10 +157,28 @@ class Session:
             return None
         return "passed" if report.when == "call" else "", "", ""
 
+    def pytest_benchmark_update_machine_info(self, config: pytest.Config, machine_info: dict[str, Any]) -> None:
+        """pytest-benchmark asks; of itself it knows no GPU, nor what torch it is."""
+        machine_info["gatefuse"] = {
+            name: getattr(self.stamp, name)
+            for name in (
+                "device",
+                "gpu",
+                "gpu_driver",
+                "gpu_clocks",
+                "torch",
+                "triton",
+                "cuda",
+                "cudnn",
+                "commit",
+                "tree",
+            )
+        }
+
     def pytest_sessionfinish(self) -> None:
         if self._progress:
             self._progress.end()
-        if self._progress and (self._raced is not None or self.table.resumed):
+        if self._reports and self._progress and (self._raced is not None or self.table.resumed):
             self._wrote = report.write(self.table.path)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

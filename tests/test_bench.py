@@ -11,7 +11,7 @@ import torch
 
 from gatefuse.bench import contenders as who
 from gatefuse.bench import race
-from gatefuse.bench.measure import CpuClock, measure
+from gatefuse.bench.clocks import CpuClock
 from gatefuse.bench.replay import Replay
 from gatefuse.bench.sweeps import FULL_BYTES, FULL_FLOP, REAL_CPU_FLOP, SWEEPS, Group, Shape, groups, shapes
 from gatefuse.bench.table import read
@@ -61,44 +61,10 @@ def test_titles_tell_groups_apart(sweep):
 
 
 def test_an_unknown_sweep_is_refused():
-    with pytest.raises(ValueError, match=r"sweep must be one of quick, full, real, smoke. Got 'slow'"):
+    with pytest.raises(
+        ValueError, match=r"sweep must be one of quick, full, real, lengths, regimes, smoke. Got 'slow'"
+    ):
         groups("slow", "cpu")
-
-
-def test_samples_are_taken_in_turns():
-    seen = []
-    calls = {name: (lambda name=name: seen.append(name)) for name in "abc"}
-
-    class Clock(CpuClock):
-        def repeats(self, seconds):
-            return 1
-
-    found = measure(calls, Clock(), budget=10.0, rounds=8, warmup=1)
-    assert all(len(samples.seconds) == 8 for samples in found.values())
-    turns = seen[-8 * 6 :]  # each sample has an unmeasured call ahead
-    assert turns[::2] == turns[1::2]
-    orders = {tuple(turns[k : k + 6 : 2]) for k in range(0, len(turns), 6)}
-    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
-    assert len(orders) > 2
-
-
-def test_a_budget_cuts_rounds_but_not_below_the_least():
-    assert len(measure({"a": lambda: None}, CpuClock(), budget=0.0)["a"].seconds) == 5
-
-
-def test_short_calls_are_repeated_within_a_sample():
-    clock = CpuClock()
-    assert clock.repeats(1e-5) == 100
-    assert clock.repeats(1.0) == 1
-
-
-def test_one_that_raises_leaves_the_others_alone():
-    def fail():
-        raise RuntimeError("no kernel\nfor this")
-
-    found = measure({"bad": fail, "good": lambda: None}, CpuClock(), budget=1.0)
-    assert found["bad"].failure == "RuntimeError: no kernel for this"
-    assert len(found["good"].seconds) == 20
 
 
 def test_a_replay_gives_exactly_the_samples():
@@ -183,18 +149,38 @@ def test_a_whole_run(tmp_path):
     (csv,) = tmp_path.glob("*/smoke.csv")
     assert f"report: {csv.with_suffix('.md')}" in first.stdout
     rows = read(csv).query("status == 'ok'").set_index(["cell", "mode", "contender"])
-    measured = json.loads((tmp_path / "all.json").read_text())["benchmarks"]
+    held = json.loads((tmp_path / "all.json").read_text())
+    assert held["machine_info"]["gatefuse"]["torch"] == torch.__version__
+    measured = held["benchmarks"]
     assert len(measured) == len(rows)
+    (row_cpu,) = rows["cpu"].unique()
     for entry in measured:
         info = entry["extra_info"]
+        assert info["gpu"] == (held["machine_info"]["gatefuse"]["gpu"] or row_cpu)
         row = rows.loc[(info["cell"], info["mode"], info["contender"])]
         assert entry["stats"]["rounds"] == row["samples"]
         assert pd.Series(entry["stats"]["data"]).median() == pytest.approx(row["p50"], rel=1e-5)
+        assert row["floor_share"] == pytest.approx(row["floor_seconds"] / row["p50"], rel=1e-4)
+        assert row["compile_seconds"] >= 0
+    (tmp_path / "again.json").write_text((tmp_path / "all.json").read_text())
+    compare = [sys.executable, "-m", "pytest_benchmark", "compare", f"{tmp_path}/all.json", f"{tmp_path}/again.json"]
+    said = subprocess.run(compare, cwd=tmp_path, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert "torch.nn" in said.stdout
+
+
+def test_a_contender_that_does_not_exist_is_a_usage_error(tmp_path):
+    command = [sys.executable, "-m", "pytest", "--benchmark", "--without=cudnn", f"--rows={tmp_path}/a.csv"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "a contender must be one of scratch 8 products, " in done.stderr
+    assert "Got 'cudnn'." in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_sweep_that_does_not_exist_is_a_usage_error(tmp_path):
     command = [sys.executable, "-m", "pytest", "--benchmark", "--sweep=slow", f"--reports={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "sweep must be one of quick, full, real, smoke. Got 'slow'." in done.stderr
+    assert "sweep must be one of quick, full, real, lengths, regimes, smoke. Got 'slow'." in done.stderr
     assert not list(tmp_path.iterdir())

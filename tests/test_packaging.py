@@ -48,6 +48,7 @@ def test_wheel_holds_every_module(wheel):
     expected = {f"gatefuse/{path.name}" for path in (ROOT / "gatefuse").glob("*.py")} | {"gatefuse/py.typed"}
     for folder in FOLDERS:
         expected |= {f"gatefuse/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / folder).rglob("*.py")}
+    expected |= {f"gatefuse/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "bench").glob("*.jinja")}
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert held == expected
 

@@ -1,28 +1,26 @@
 """Rows and reports of the benchmark: what lands on disk, what is kept, what the report says."""
 
-import subprocess
-import sys
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from gatefuse.bench import readme, report
-from gatefuse.bench.__main__ import main
+from gatefuse.bench import report
+from gatefuse.bench.markdown import document
 from gatefuse.bench.measure import Samples
 from gatefuse.bench.rows import Row, compare, slug, take_stamp
 from gatefuse.bench.sweeps import Group, Shape
 from gatefuse.bench.table import Table, read
 
-ROOT = Path(__file__).resolve().parents[1]
+from .rows_on_the_spot import CONTENDERS, make_rows, write
+
 CPU = torch.device("cpu")
 SMALL = Group(Shape("lstm", 8, 2, 3, 4), "float32", "forward")
 
 
 def make_row(contender, p50, group=SMALL, **more):
     row = Row.of(group, contender, "ok")
-    row.fill(Samples([p50 * 0.9, p50, p50 * 1.1], first_call=p50))
+    row.take(Samples([p50 * 0.9, p50, p50 * 1.1], first_call=p50))
     return replace(row, **{"error": 1e-7, **more})
 
 
@@ -113,17 +111,34 @@ def made_up(tmp_path):
     return path
 
 
-def test_the_report_says_who_wins_and_where_it_loses(made_up):
+def test_the_report_opens_with_the_answer(made_up):
     path = report.write(made_up)
     assert path == made_up.with_suffix(".md")
     text = path.read_text()
-    assert text.splitlines()[0].startswith("**This is a CPU report**: sweep quick, 2 groups")
-    assert "Some CPU" in text.splitlines()[0]
-    assert "| lstm | float32 | forward | 2 | vendor | 2.12x | 1.50x | scratch 2 products | 1.00x | 0.50x |" in text
-    assert "slower in 1 and faster in 1" in text
-    assert "| lstm H16 B2 T3 I4 | float32 | forward | vendor | 66667 | 33333 | 2 |" in text
-    assert text.index("## How much faster") < text.index("## Where it loses") < text.index("## lstm, forward, float32")
+    assert text.startswith("# quick, on Some CPU\n\n**This is a CPU report**: sweep quick, 2 groups")
+    assert (
+        "**Beside torch.nn**, in 2 groups, gatefuse auto is slower in 1 and faster in 1, and 1.00x as fast in the "
+        "geometric mean; at worst it takes 2.00 times as long as torch.nn: lstm H16 B2 T3 I4, float32, forward."
+    ) in text
+    assert "**Beside the plain PyTorch loop**, in 2 groups, gatefuse auto is slower in 0 and faster in 2" in text
+    assert (
+        "| lstm | float32 | forward | 2 | vendor | 0 of 2 | 2.12x | 1.50x | scratch 2 products | 1 of 2 | 1.00x |"
+        in text
+    )
+    heads = [line for line in text.splitlines() if line.startswith("## ")]
+    assert heads == [
+        "## How much faster gatefuse is", "## Where it loses", "## Which driver for your shape", "## Plots",
+        "## Every contender", "## How it was measured, and why to believe it", "## Every shape",
+        "## First calls and compilation", "## Failures", "## Not measured", "## Measured with",
+    ]  # fmt: skip
+    assert text.index("Beside torch.nn") < text.index(heads[0])
+
+
+def test_the_report_lists_losses_and_every_shape(made_up):
+    text = report.write(made_up).read_text()
+    assert "| lstm H16 B2 T3 I4 | float32 | forward | vendor | torch.nn | 66667 | 33333 | 2 |" in text
     assert "| 8 | 2 | 3 | 4 | 100000* | 33333 (3.00x) | 66667 (1.50x) |" in text
+    assert "these rows hold no limit" in text
 
 
 def test_the_report_shows_failures_and_what_was_not_measured(made_up):
@@ -136,7 +151,9 @@ def test_the_report_shows_failures_and_what_was_not_measured(made_up):
 def test_overlapping_intervals_are_no_loss(tmp_path):
     table = Table(tmp_path / "a.csv", make_stamp())
     table.append([asdict(make_row("gatefuse auto", 0.102)), asdict(make_row("torch.nn", 0.1))])
-    assert "slower in 0 and faster in 0" in report.write(table.path).read_text()
+    text = report.write(table.path).read_text()
+    assert "slower in 0 and faster in 0" in text
+    assert "Nowhere: gatefuse auto is slower than neither" in text
 
 
 @pytest.mark.parametrize(("load", "busy"), [(0.4, False), (1.9, True), (float("nan"), False)])
@@ -147,49 +164,22 @@ def test_the_report_says_so_if_the_machine_was_busy(tmp_path, load, busy):
     assert ("**The machine was busy**: its load was 1.9 on 2 cores" in text) is busy
 
 
+@pytest.mark.parametrize(("width", "noisy"), [(0.04, False), (0.3, True)])
+def test_the_report_says_so_if_intervals_are_wide(tmp_path, width, noisy):
+    rows = make_rows()
+    csv = write(rows.assign(p80=rows["p20"] + width * rows["p50"]), tmp_path / "some-gpu" / "quick.csv")
+    text = report.write(csv).read_text()
+    said = "**The machine was noisy**: in half of the rows the interval from the 20 % to the 80 % quantile is over 30 %"
+    assert (said in text) is noisy
+
+
 def test_a_report_of_failures_alone_is_still_one(tmp_path):
     table = Table(tmp_path / "a.csv", make_stamp(kind="cuda", gpu="Some GPU"))
     table.append([asdict(Row.of(SMALL, "torch.nn", "failed", "OutOfMemoryError: out of memory"))])
     text = report.write(table.path).read_text()
-    assert text.startswith("**GPU report**")
-    assert "Some GPU" in text.splitlines()[0]
+    assert text.startswith("# a, on Some GPU\n\n**GPU report**")
     assert "Nothing could be measured." in text
     assert "OutOfMemoryError" in text
-
-
-def test_the_report_needs_no_torch(made_up):
-    code = (
-        "import sys; sys.modules['torch'] = None; from bench.__main__ import main; "
-        f"main(['report', {str(made_up)!r}]); assert 'gatefuse' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(made_up.with_suffix(".md"))
-
-
-def test_committed_reports_and_the_readme_say_what_their_rows_say(tmp_path):
-    changed = subprocess.run(["git", "status", "--porcelain", "reports"], cwd=ROOT, capture_output=True, text=True)
-    if changed.stdout:
-        pytest.skip("reports/ holds a run that is not committed")
-    committed = sorted(ROOT.glob("reports/*/*.csv"))
-    assert ROOT / "reports/cpu/quick.csv" in committed
-    for csv in committed:
-        again = tmp_path / csv.parent.name / csv.name
-        again.parent.mkdir(exist_ok=True)
-        again.write_bytes(csv.read_bytes())
-        main(["report", str(again)])
-        assert again.with_suffix(".md").read_bytes() == csv.with_suffix(".md").read_bytes(), csv
-    copy = tmp_path / "README.md"
-    copy.write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
-    readme.fill(copy, ROOT / "reports/cpu/quick.csv", ROOT)
-    assert copy.read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def test_a_readme_without_marks_is_left_alone(tmp_path):
-    page = tmp_path / "README.md"
-    page.write_text("no marks")
-    with pytest.raises(ValueError, match=r"README.md must hold <!-- report:start --> and <!-- report:end --> once"):
-        readme.fill(page, tmp_path / "x.csv")
-    assert page.read_text() == "no marks"
 
 
 def test_every_contender_has_its_mean_over_the_baseline(tmp_path):
@@ -197,7 +187,57 @@ def test_every_contender_has_its_mean_over_the_baseline(tmp_path):
     compare(rows, "scratch 2 products")
     table = Table(tmp_path / "a.csv", make_stamp())
     table.append([asdict(row) for row in rows])
-    text = report.render(read(table.path), "a")
+    text = report.write(table.path).read_text()
     assert "| cell | dtype | mode | shapes | scratch 2 products | gatefuse auto | torch.nn |" in text
     assert "| lstm | float32 | forward | 1 | * | 4.00x | 2.00x |" in text
-    assert "| lstm | float32 | forward | 1 | * | 4.00x | 2.00x |" in report.summary(read(table.path), "a")
+    assert "| lstm | float32 | forward | 1 | * | 4.00x | 2.00x |" in document(report.summary(report.load(table.path)))
+
+
+def test_drivers_are_laid_out_by_size_where_shapes_make_a_grid(tmp_path):
+    rows = make_rows(H=(64, 1024), B=(1, 8, 32), modes=("forward",))
+    text = report.write(write(rows, tmp_path / "some-gpu" / "full.csv")).read_text()
+    assert "### lstm, forward, bfloat16: driver\n\n| H | T | B 1 | B 8 | B 32 |" in text
+    assert "| 1024 | 100 | grid 2.21x; auto vendor 2.21 |" in text
+    assert "### lstm, forward, bfloat16: us a step" in text
+    assert "| 1024 | 100 | 15.2 (13 %) |" in text
+    assert "Of 6 groups, what auto took is the fastest, or as fast within the intervals, in 3; in 3 another" in text
+
+
+def test_named_shapes_are_laid_out_one_a_line(tmp_path):
+    rows = make_rows(H=(64, 1024), B=(1, 32), modes=("forward",), shape_name="some project")
+    text = report.write(write(rows, tmp_path / "some-gpu" / "real.csv")).read_text()
+    assert (
+        "| driver | us a step | over eager | over torch.nn | of the limit | limited by | auto took | which is |\n"
+        in text
+    )
+    assert "| lstm | 1024 | 1 | 100 | 1024 | some project | bfloat16 | forward | grid | 15.2 | 7.25x | 2.21x |" in text
+    assert "| 13 % | barrier | vendor | 2.21 times as long |" in text
+
+
+def test_a_driver_that_something_else_beats_is_marked(tmp_path):
+    rows = make_rows(H=(64, 1024), B=(1, 32), contenders={**CONTENDERS, "FlashRNN": ("", 0.1, 0.001)})
+    text = report.write(write(rows, tmp_path / "some-gpu" / "full.csv")).read_text()
+    assert "| **grid 2.21x; auto vendor 2.21; FlashRNN faster by 14x** |" in text
+
+
+def test_lengths_stand_beside_the_full_shape(tmp_path):
+    rows = make_rows(H=(64,), B=(32,), modes=("forward",), fill=(1.0, 0.25), contenders={"torch.nn": ("", 3.0, 0.03)})
+    text = report.write(write(rows, tmp_path / "some-gpu" / "lengths.csv")).read_text()
+    assert "## Sequences of several lengths" in text
+    assert "| lstm | 64 | 32 | 100 | 64 | bfloat16 | forward | 100 % | 0.492 |" in text
+    assert "| lstm | 64 | 32 | 100 | 64 | bfloat16 | forward | 25 % | 0.123 (25 %) |" in text
+
+
+def test_rates_and_what_the_host_costs_are_given_on_a_gpu(tmp_path):
+    text = report.write(write(make_rows(), tmp_path / "some-gpu" / "quick.csv")).read_text()
+    assert "a large product (bfloat16 400 TFLOP/s), a large copy (3000 GB/s), an empty barrier (2 us)." in text
+    assert "| gatefuse grid | forward | 6 | 1.05 | 1.11 | 1.11 | 6 |" in text
+
+
+def test_a_row_that_is_ok_without_times_counts_nowhere_and_is_named(tmp_path):
+    rows = make_rows(H=(64,), B=(1,), modes=("forward",))
+    rows.loc[rows["contender"] == "torch.nn", ["p20", "p50", "p80"]] = [0.0, 0.0, 0.0]
+    text = report.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
+    assert "**Of the file's lines 1 can't be used**; they are named at the end." in text
+    assert "- lstm H64 B1 T100, torch.nn: ok without times" in text
+    assert "No shape was measured with both gatefuse and torch.nn." in text

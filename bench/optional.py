@@ -1,0 +1,82 @@
+"""Other people's recurrent kernels, measured where they are installed: FlashRNN, Haste, TorchRL's Triton kernels.
+
+Each takes its weights from the source, in its own layout; each has one layer and one direction. Sources of the layouts:
+flashrnn/flashrnn/vanilla (FlashRNN 1.0.8), frameworks/pytorch (Haste 0.5), modules/tensordict_module/_rnn_triton.py
+(TorchRL 0.13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from gatefuse.bench.sweeps import Group
+
+Built = tuple[Callable[[Tensor], Tensor], Sequence[Tensor]]
+_TRITON = "torchrl.modules.tensordict_module._rnn_triton"
+
+
+def missing(module: str) -> Callable[[Group, torch.device], str]:
+    """Says why a module's kernels can't run on a device, "" if they may."""
+
+    def why(group: Group, device: torch.device) -> str:
+        if find_spec(module) is None:
+            return f"{module} is not installed"
+        return "" if device.type == "cuda" else "its kernels need a GPU"
+
+    return why
+
+
+def _leaves(*tensors: Tensor) -> list[Tensor]:
+    return [t.detach().clone().contiguous().requires_grad_() for t in tensors]
+
+
+def flashrnn(group: Group, source: nn.Module) -> Built:
+    """x (B, T, I) -> output (B, T, H), by FlashRNN's CUDA kernels with one head; the input product is torch's.
+
+    Its weights are (G, heads, D out, D in). An LSTM's biases are one sum by gate; of a GRU's, that of the candidate's
+    recurrent product comes first and that of its input part last, and so does the candidate among the recurrent gates.
+    """
+    run = import_module("flashrnn").flashrnn
+    cell, H = group.shape.cell, group.shape.H
+    w_ih, w_hh, b_ih, b_hh = source.parameters()
+    R, bias = w_hh.view(-1, 1, H, H), (b_ih + b_hh).view(-1, 1, H)
+    if cell == "gru":
+        R = R.roll(1, 0)  # r, z, n -> n, r, z
+        bias = torch.cat([b_hh.view(3, 1, H)[2:], bias[:2], b_ih.view(3, 1, H)[2:]])
+    weights = _leaves(w_ih, R, bias)
+
+    def forward(x: Tensor) -> Tensor:
+        Wx = linear(x, weights[0]).view(*x.shape[:2], -1, 1, H)
+        states, _ = run(Wx, weights[1], weights[2], function=cell, backend="cuda_fused", dtype=group.dtype)
+        return states[0].squeeze(2)
+
+    return forward, weights
+
+
+def haste(group: Group, source: nn.Module) -> Built:
+    """x (T, B, I) -> output (T, B, H), by Haste's layers, which convert torch.nn's weights themselves."""
+    module = import_module("haste_pytorch")
+    kind = module.LSTM if group.shape.cell == "lstm" else module.GRU
+    layer = kind(group.shape.I, group.shape.H)
+    layer.from_native_weights(*(p.detach() for p in source.parameters()))
+    like = next(source.parameters())
+    layer = layer.to(device=like.device, dtype=like.dtype).train(group.mode == "training")
+    return (lambda x: layer(x)[0]), tuple(layer.parameters())
+
+
+def torchrl(group: Group, source: nn.Module) -> Built:
+    """x (B, T, I) -> output (B, T, H), by TorchRL's Triton kernels, told that nothing is reset."""
+    module = import_module(_TRITON)
+    weights = _leaves(*source.parameters())
+    s, like = group.shape, weights[0]
+    states = [like.new_zeros(s.B, s.T, s.H) for _ in range(2 if s.cell == "lstm" else 1)]
+    resets = torch.zeros(s.B, s.T, dtype=torch.bool, device=like.device)
+    run = module.lstm_triton if s.cell == "lstm" else module.gru_triton
+    precision = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    return (lambda x: run(x, *states, *weights, resets, input_precision=precision)[0]), weights
