@@ -4,9 +4,15 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 # cuBLAS asks for this where algorithms must be deterministic; it is read when CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# Every run tests the same examples; `pytest --hypothesis-profile=search` looks for others, and for longer.
+settings.register_profile("same", derandomize=True, deadline=None, max_examples=15)
+settings.register_profile("search", deadline=None, max_examples=500)
+settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True)

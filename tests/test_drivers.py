@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gatefuse import cell_names, find_cell
@@ -74,7 +74,6 @@ def test_programs_share_the_sum_of_a_product_backward(monkeypatch, device, cell,
     check_here("grid", make_task(cell, 3, 35, 70, **options), torch.float32, device)
 
 
-@settings(max_examples=15, deadline=None)
 @given(
     cell=st.sampled_from(cell_names()),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 24)),
