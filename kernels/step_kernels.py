@@ -2,12 +2,15 @@
 
 Each element of the (B, H) states belongs to one lane, which alone reads, updates and writes it; so the running states
 live in one float32 buffer that is updated in place. A cell's equations come in as generated device functions, its shape
-as constexpr tuples (see CellShape in step_loop.py). Sequences are (T, B, ...) and addressed by the step, so that only
+as constexpr tuples (CellShape in shape.py). Sequences are (T, B, ...) and addressed by the step, so that only
 whole buffers are passed: a new length or batch compiles nothing.
 """
 
 import triton
 import triton.language as tl
+
+from gatefuse.kernels.tile_backward_kernels import add_where
+from gatefuse.kernels.tile_kernels import at_step, begin
 
 # Sizes must not become part of a kernel's key: Triton would compile anew on 1 and on divisibility by 16.
 RUNTIME = ("t", "t_fed", "t_next", "t_before", "t_after", "T", "B", "H")
@@ -18,12 +21,6 @@ def _lanes(B, H, BLOCK: tl.constexpr):
     """Element, sample and unit of this program's lanes, and which lanes are real."""
     e = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     return e, e // H, e % H, e < B * H
-
-
-@triton.jit
-def _at(t, size):
-    """Where step t begins in a sequence of ``size`` values a step; int64, since sequences pass 2^31 values."""
-    return t.to(tl.int64) * size
 
 
 @triton.jit
@@ -38,18 +35,7 @@ def _blocks(ptr, e, size, real, N: tl.constexpr):
 @triton.jit
 def _flag(mask_ptr, t, b, B, real):
     """A (T, B) mask at step t, false where t is negative."""
-    return tl.load(mask_ptr + _at(t, B) + b, mask=real & (t >= 0), other=0) != 0
-
-
-@triton.jit
-def _begin(fresh_ptr, states, restart, e, size, real, CELL: tl.constexpr):
-    """The states, fresh ones where they begin anew."""
-    S: tl.constexpr = CELL.S
-    begun = ()
-    for k in tl.static_range(S):
-        fresh = tl.load(fresh_ptr + k * size + e, mask=real & restart, other=0.0).to(tl.float32)
-        begun = begun + (tl.where(restart, fresh, states[k]),)
-    return begun
+    return tl.load(mask_ptr + at_step(t, B) + b, mask=real & (t >= 0), other=0) != 0
 
 
 @triton.jit
@@ -59,7 +45,7 @@ def _slots(x_ptr, r_ptr, bias_ptr, t, b, u, real, B, H, CELL: tl.constexpr, HAS_
     for k in tl.static_range(len(CELL.X)):
         value = tl.zeros(b.shape, tl.float32)
         if CELL.X[k] >= 0:
-            at = _at(t, B * CELL.G * H) + b * (CELL.G * H) + CELL.X[k] * H + u
+            at = at_step(t, B * CELL.G * H) + b * (CELL.G * H) + CELL.X[k] * H + u
             value += tl.load(x_ptr + at, mask=real, other=0.0).to(tl.float32)
         if CELL.R[k] >= 0:
             value += tl.load(r_ptr + b * (CELL.COLUMNS * H) + CELL.R[k] * H + u, mask=real, other=0.0).to(tl.float32)
@@ -67,12 +53,6 @@ def _slots(x_ptr, r_ptr, bias_ptr, t, b, u, real, B, H, CELL: tl.constexpr, HAS_
                 value += tl.load(bias_ptr + CELL.R[k] * H + u, mask=real, other=0.0).to(tl.float32)
         slots = slots + (value,)
     return slots
-
-
-@triton.jit
-def _add(ptr, value, where):
-    """Add to what lies there; each element belongs to one lane."""
-    tl.store(ptr, tl.load(ptr, mask=where, other=0.0) + value, mask=where)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -87,10 +67,10 @@ def vectors_kernel(
     slots = _slots(x_ptr, r_ptr, bias_ptr, t, b, u, real, B, H, CELL, HAS_BIAS)
     states = _blocks(carry_ptr, e, B * H, real, S)
     if HAS_RESTARTS:
-        states = _begin(fresh_ptr, states, _flag(restarts_ptr, t, b, B, real), e, B * H, real, CELL)
+        states = begin(fresh_ptr, states, _flag(restarts_ptr, t, b, B, real), e, B * H, real, CELL)
     vectors = VECTORS(slots, states, _blocks(params_ptr, u, H, real, CELL.P))
     for k in tl.static_range(len(TARGETS)):
-        tl.store(fed_ptr + _at(TARGETS[k] * fed_steps + t_fed, B * H) + e, vectors[k], mask=real)
+        tl.store(fed_ptr + at_step(TARGETS[k] * fed_steps + t_fed, B * H) + e, vectors[k], mask=real)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -112,12 +92,12 @@ def update_kernel(
     if SAVE:
         for k in tl.static_range(len(CELL.SAVED)):
             if CELL.SAVED[k] >= 0:
-                tl.store(saved_ptr + _at(CELL.SAVED[k] * T + t, B * H) + e, slots[k], mask=real)
+                tl.store(saved_ptr + at_step(CELL.SAVED[k] * T + t, B * H) + e, slots[k], mask=real)
 
     before = _blocks(carry_ptr, e, B * H, real, S)
     states = before
     if HAS_RESTARTS:
-        states = _begin(fresh_ptr, states, _flag(restarts_ptr, t, b, B, real), e, B * H, real, CELL)
+        states = begin(fresh_ptr, states, _flag(restarts_ptr, t, b, B, real), e, B * H, real, CELL)
     new = UPDATE(slots, states, _blocks(params_ptr, u, H, real, CELL.P))
     if HAS_LIVE:
         alive = _flag(live_ptr, t, b, B, real)
@@ -127,9 +107,9 @@ def update_kernel(
             value = tl.where(alive, value, before[k])
         tl.store(carry_ptr + k * B * H + e, value, mask=real)
         if k == 0:
-            tl.store(output_ptr + _at(t, B * H) + e, value, mask=real)
+            tl.store(output_ptr + at_step(t, B * H) + e, value, mask=real)
         elif KEEP:
-            tl.store(rest_ptr + _at((k - 1) * T + t, B * H) + e, value, mask=real)
+            tl.store(rest_ptr + at_step((k - 1) * T + t, B * H) + e, value, mask=real)
         if HAS_RESTARTS:
             anew = _flag(restarts_ptr, t_next, b, B, real)
             for p in tl.static_range(len(CELL.V)):
@@ -157,10 +137,10 @@ def backward_kernel(
     slots = ()
     for k in tl.static_range(len(CELL.X)):
         if CELL.SAVED[k] >= 0:
-            at = _at(CELL.SAVED[k] * T + t, B * H) + e
+            at = at_step(CELL.SAVED[k] * T + t, B * H) + e
             slots = slots + (tl.load(saved_ptr + at, mask=real, other=0.0).to(tl.float32),)
         else:
-            at = _at(t, B * CELL.G * H) + b * (CELL.G * H) + CELL.X[k] * H + u
+            at = at_step(t, B * CELL.G * H) + b * (CELL.G * H) + CELL.X[k] * H + u
             slots = slots + (tl.load(x_ptr + at, mask=real, other=0.0).to(tl.float32),)
 
     states = ()
@@ -168,9 +148,9 @@ def backward_kernel(
         # The state before: the initial one, or that of the step run before.
         state = tl.load(initial_ptr + k * B * H + e, mask=real & (t_before < 0), other=0.0).to(tl.float32)
         if k == 0:
-            here = output_ptr + _at(t_before, B * H)
+            here = output_ptr + at_step(t_before, B * H)
         else:
-            here = rest_ptr + _at((k - 1) * T + t_before, B * H)
+            here = rest_ptr + at_step((k - 1) * T + t_before, B * H)
         state += tl.load(here + e, mask=real & (t_before >= 0), other=0.0).to(tl.float32)
         states = states + (state,)
 
@@ -186,12 +166,12 @@ def backward_kernel(
                 if CELL.V[p] == k:  # the step after multiplied this state, or a fresh one
                     d_v = tl.load(d_v_ptr + p * B * H + e, mask=real, other=0.0).to(tl.float32)
                     if HAS_RESTARTS:
-                        _add(d_fresh_ptr + k * B * H + e, d_v, real & after)
+                        add_where(d_fresh_ptr + k * B * H + e, d_v, real & after)
                     d += tl.where(after, 0.0, d_v)
             if k == 0:
-                d += tl.load(d_output_ptr + _at(t, B * H) + e, mask=real, other=0.0).to(tl.float32)
+                d += tl.load(d_output_ptr + at_step(t, B * H) + e, mask=real, other=0.0).to(tl.float32)
             elif HAS_D_REST:
-                d += tl.load(d_rest_ptr + _at((k - 1) * T + t, B * H) + e, mask=real, other=0.0).to(tl.float32)
+                d += tl.load(d_rest_ptr + at_step((k - 1) * T + t, B * H) + e, mask=real, other=0.0).to(tl.float32)
             if not FINAL:
                 tl.store(d_carry_ptr + k * B * H + e, d, mask=real)
             summed = summed + (d,)
@@ -200,7 +180,7 @@ def backward_kernel(
     restart = tl.zeros(e.shape, tl.int1)
     if HAS_RESTARTS:
         restart = _flag(restarts_ptr, t, b, B, real)
-        states = _begin(fresh_ptr, states, restart, e, B * H, real, CELL)
+        states = begin(fresh_ptr, states, restart, e, B * H, real, CELL)
     alive = real
     if HAS_LIVE:
         alive = _flag(live_ptr, t, b, B, real)
@@ -210,17 +190,17 @@ def backward_kernel(
     for k in tl.static_range(len(EMITS)):
         d = tl.where(alive, grads[k], 0.0)
         if CELL.X[EMITS[k]] >= 0:
-            at = _at(t, B * CELL.G * H) + b * (CELL.G * H) + CELL.X[EMITS[k]] * H + u
+            at = at_step(t, B * CELL.G * H) + b * (CELL.G * H) + CELL.X[EMITS[k]] * H + u
             tl.store(d_x_ptr + at, d, mask=real)
         if CELL.R[EMITS[k]] >= 0 and not CELL.ADDITIVE:
-            at = _at(t, B * CELL.COLUMNS * H) + b * (CELL.COLUMNS * H) + CELL.R[EMITS[k]] * H + u
+            at = at_step(t, B * CELL.COLUMNS * H) + b * (CELL.COLUMNS * H) + CELL.R[EMITS[k]] * H + u
             tl.store(d_r_ptr + at, d, mask=real)
     if FINAL:
         for k in tl.static_range(S):
             d = grads[len(EMITS) + k] + tl.zeros(e.shape, tl.float32)
             if HAS_RESTARTS:
-                _add(d_fresh_ptr + k * B * H + e, d, alive & restart & real)
+                add_where(d_fresh_ptr + k * B * H + e, d, alive & restart & real)
             tl.store(d_carry_ptr + k * B * H + e, tl.where(alive, tl.where(restart, 0.0, d), d_states[k]), mask=real)
         P: tl.constexpr = CELL.P
         for k in tl.static_range(P):
-            _add(d_params_ptr + k * B * H + e, tl.where(alive, grads[len(EMITS) + S + k], 0.0), real)
+            add_where(d_params_ptr + k * B * H + e, tl.where(alive, grads[len(EMITS) + S + k], 0.0), real)

@@ -1,110 +1,150 @@
-"""The step driver's time loop: one product a stage, one fused kernel; backward likewise. Shapes as in sequence.py."""
+"""The step driver's time loop: launch by launch, or in parts of fixed lengths that are recorded once and then replayed.
+
+Up to some size of the states, the host takes longer to start a step's kernels than a GPU to run them. From the second
+call of a shape on, a sequence is therefore cut into parts, each a sequence that goes on where the one before ended, and
+parts are replayed as CUDA graphs (see recording.py). Shapes as in sequence.py.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gatefuse.kernels.codegen import computed, device_functions
-from gatefuse.kernels.launch import launch
-from gatefuse.kernels.ops import computed_products
+from gatefuse.kernels import recording, step_launches
 from gatefuse.kernels.sequence import Backward, Forward, Gradients, Sequence, Upstream, finish
-from gatefuse.kernels.step_kernels import backward_kernel, update_kernel, vectors_kernel
 
-_BLOCK = 256  # lanes of a program
+# Steps of a recorded part; what remains is launched.
+LENGTHS = (32, 8)
+# Values of a state, B * H, up to which recording is expected to pay its copies. Counted, not measured: for an LSTM in
+# 16 bits a step's copies move 40 bytes a value, 4 microseconds' worth at this size and 2.5 TB/s, where the host takes
+# some 15 to start the step's kernels.
+LARGEST = 2**18
+# Inputs of a part that are the same in all parts of a call: weight, bias, parameters, fresh.
+_SHARED = frozenset((2, 3, 4, 6))
+
+Inputs = tuple[Tensor | None, ...]
 
 
-def _grid(loop: Sequence) -> tuple[int]:
-    return (-(-loop.B * loop.H // _BLOCK),)
+class Part(NamedTuple):
+    """The steps from first to last - 1; recorded, or launched one by one."""
+
+    first: int
+    last: int
+    recorded: bool
+
+    @property
+    def steps(self) -> slice:
+        return slice(self.first, self.last)
+
+
+def parts(T: int, reverse: bool) -> list[Part]:
+    """A sequence's parts, in the order in which they run."""
+    found, done = [], 0
+    for length in LENGTHS:
+        while T - done >= length:
+            found.append(Part(done, done + length, True))
+            done += length
+    if done < T:
+        found.append(Part(done, T, False))
+    return [Part(T - p.last, T - p.first, p.recorded) for p in found] if reverse else found
 
 
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     """Run the steps; with save, keep what the backward needs."""
-    functions, shape, program, x, states = device_functions(loop.cell), loop.shape, loop.program, loop.x, loop.states
-    T, B, H = loop.T, loop.B, loop.H
+    key = _key(loop, "forward", save, all_states)
+    if not _wanted(loop, key):
+        return step_launches.forward(loop, save, all_states).result()
+
+    def run(*inputs: Any) -> Forward:
+        return step_launches.forward(Sequence(loop.cell, *[*inputs, loop.reverse]), save, all_states)
+
     kept = loop.buffers(save, all_states)
-    output, rest, carry, saved, fed = kept
-    if B * H == 0 or T == 0:
-        return kept.result()
-
-    r = x.new_empty(B, shape.COLUMNS * H)
-    weights = [w.t() for w in loop.weights()]
-    r_bias = loop.columns_bias()
-    block = {k: i for i, k in enumerate(computed_products(loop.cell))}
-    # With restarts, what the products of states multiply in the step to come.
-    begun = _begun(loop)
-    sequences = [output, *rest.unbind(0)]
-    flags = {"HAS_BIAS": r_bias is not None, "HAS_RESTARTS": loop.restarts is not None, "BLOCK": _BLOCK}
-    shared = x, r, r_bias, carry, loop.parameters, loop.restarts, loop.fresh
-    for t, before, after in loop.steps():
-        t_fed = t if save else 0
-        for stage in range(1, program.stages + 1):
-            if vectors := functions.vectors[stage - 1]:
-                launch(
-                    vectors_kernel, _grid(loop), *shared, fed, t, t_fed, fed.shape[1], B, H,
-                    VECTORS=vectors, TARGETS=tuple(block[k] for k in computed(program, stage)), CELL=shape, **flags,
-                )  # fmt: skip
-            for k in program.stage_products(stage):
-                state = program.products[k].state
-                if k in block:
-                    vector = fed[block[k], t_fed]
-                elif loop.restarts is not None:
-                    vector = begun[k]
-                else:
-                    vector = states[state] if before < 0 else sequences[state][before]
-                torch.mm(vector, weights[k], out=loop.columns(r, k))
-        launch(
-            update_kernel, _grid(loop), *shared, loop.live, output, rest, saved, begun, t, after, T, B, H,
-            UPDATE=functions.update, CELL=shape, HAS_LIVE=loop.live is not None, KEEP=rest.shape[0] > 0, SAVE=save,
-            **flags,
-        )  # fmt: skip
+    with recording.lock:
+        for part, replay in _replays(parts(loop.T, loop.reverse), key, run, _SHARED):
+            found = replay(_inputs(loop, part, kept.finals))
+            kept.output[part.steps] = found.output
+            for whole, piece in ((kept.rest, found.rest), (kept.saved, found.saved), (kept.fed, found.fed)):
+                if whole.shape[1] == loop.T:  # without save, fed is that of a single step
+                    whole[:, part.steps] = piece
+            kept.finals.copy_(found.finals)
     return kept.result()
-
-
-def _begun(loop: Sequence) -> Tensor:
-    """What each product of a state multiplies in the first step, (products, B, H); empty without restarts."""
-    products = loop.program.products
-    if loop.restarts is None or loop.fresh is None:
-        return loop.x.new_empty(0, loop.B, loop.H)
-    t, *_ = next(loop.steps())
-    begun = torch.where(loop.restarts[t].unsqueeze(1), loop.fresh, loop.states)
-    return torch.stack([begun[p.state] for p in products]) if products else begun[:0]
 
 
 def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     """Run the steps backward, then the products over all steps; ``kept`` is what forward returned with save."""
-    functions, shape, program, x = device_functions(loop.cell), loop.shape, loop.program, loop.x
-    T, B, H = loop.T, loop.B, loop.H
+    key = _key(loop, "backward", upstream.rest is not None)
+    if not _wanted(loop, key):
+        return finish(loop, kept, step_launches.backward(loop, kept, upstream))
+
+    def run(*tensors: Any) -> Backward:
+        *inputs, output, rest, saved, d_output, d_rest, d_finals = tensors
+        piece = Sequence(loop.cell, *[*inputs, loop.reverse])
+        before = Forward(output, rest, piece.states, saved, fed=output[:0])
+        return step_launches.backward(piece, before, Upstream(d_output, d_rest, d_finals))
+
+    # Where every slot is saved, no kernel reads x.
+    unread = {0} if all(block >= 0 for block in loop.shape.SAVED) else set()
     d = loop.gradients(upstream.finals)
-    d_v = x.new_zeros(len(program.products), B, H)
-
-    weights = loop.weights()
-    steps = list(loop.steps()) if B * H else []
-    for t, before, after in reversed(steps):
-        for phase, function in zip(program.phases, functions.backward, strict=True):
-            launch(
-                backward_kernel, _grid(loop), x, kept.saved, loop.states, kept.output, kept.rest, loop.parameters,
-                loop.restarts, loop.fresh, loop.live, d.states, upstream.output, upstream.rest, d_v, d.x, d.r,
-                d.parameters, d.fresh, t, before, after, T, B, H,
-                BACKWARD=function, EMITS=phase.slots, FIRST=phase is program.phases[0], FINAL=phase.final, CELL=shape,
-                HAS_RESTARTS=loop.restarts is not None, HAS_LIVE=loop.live is not None,
-                HAS_D_REST=upstream.rest is not None, BLOCK=_BLOCK,
-            )  # fmt: skip
-            for k in program.stage_products(phase.stage):
-                torch.mm(loop.columns(d.r[t], k), weights[k], out=d_v[k])
-
-    if steps:
-        first = steps[0][0]
-        for k, p in enumerate(program.products):
-            if p.state >= 0:
-                _end(d, p.state, d_v[k].float(), None if loop.restarts is None else loop.restarts[first].unsqueeze(1))
+    with recording.lock:
+        for part, replay in _replays(parts(loop.T, loop.reverse)[::-1], key, run, _SHARED | unread):
+            steps = part.steps
+            d_rest = None if upstream.rest is None else upstream.rest[:, steps]
+            found = replay((
+                *_inputs(loop, part, _before(loop, kept, part)),
+                kept.output[steps], kept.rest[:, steps], kept.saved[:, steps], upstream.output[steps], d_rest, d.states,
+            ))  # fmt: skip
+            d.x[steps] = found.x
+            if d.r is not d.x:
+                d.r[steps] = found.r
+            d.states.copy_(found.states)
+            d.parameters.add_(found.parameters)
+            if d.fresh is not None:
+                d.fresh.add_(found.fresh)
     return finish(loop, kept, d)
 
 
-def _end(d: Backward, state: int, d_vector: Tensor, restart: Tensor | None) -> None:
-    """What the first step's product multiplied was the state before the sequence, or a fresh one."""
-    if restart is None or d.fresh is None:
-        d.states[state] += d_vector
-    else:
-        d.states[state] += torch.where(restart, 0.0, d_vector)
-        d.fresh[state] += torch.where(restart, d_vector, 0.0)
+def _wanted(loop: Sequence, key: Hashable) -> bool:
+    """Whether this call is cut into recorded parts."""
+    worth = LENGTHS[-1] <= loop.T and 0 < loop.B * loop.H <= LARGEST
+    return worth and recording.possible(loop.x.device) and recording.again(key)
+
+
+def _key(loop: Sequence, *flags: Any) -> Hashable:
+    """All that a part's kernels depend on, but for its length."""
+    given = tuple(v is not None for v in (loop.bias, loop.restarts, loop.live))
+    return loop.cell.key, loop.x.dtype, loop.B, loop.H, loop.reverse, given, flags
+
+
+def _replays(parts: list[Part], key: Hashable, run: Callable[..., Any], shared: frozenset[int]) -> Any:
+    """Each part, and what runs it on its inputs; recordings get the shared ones once."""
+    loaded: set[int] = set()
+    for part in parts:
+        length = part.last - part.first
+
+        def replay(inputs: Inputs, part: Part = part, length: int = length) -> Any:
+            recorded = recording.find((key, length), run, inputs) if part.recorded else None
+            if recorded is None:
+                return run(*[None if v is None else v.contiguous() for v in inputs])
+            if length in loaded:
+                inputs = tuple([None if k in shared else v for k, v in enumerate(inputs)])
+            loaded.add(length)
+            return recorded(inputs)
+
+        yield part, replay
+
+
+def _inputs(loop: Sequence, part: Part, states: Tensor) -> Inputs:
+    """A part's inputs, in the order of Sequence's."""
+    restarts, live = (None if mask is None else mask[part.steps] for mask in (loop.restarts, loop.live))
+    return loop.x[part.steps], states, loop.weight, loop.bias, loop.parameters, restarts, loop.fresh, live
+
+
+def _before(loop: Sequence, kept: Forward, part: Part) -> Tensor:
+    """The states that a part began with, (S, B, H)."""
+    t = part.last if loop.reverse else part.first - 1
+    if not 0 <= t < loop.T:
+        return loop.states
+    return torch.cat([kept.output[t].unsqueeze(0), kept.rest[:, t]])
