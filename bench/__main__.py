@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import dashboard, readme, report, resource_report
+from . import costs, dashboard, readme, report, resource_report
 from .dashboard import RESOURCES
 
 REPORTS = Path("reports")
@@ -26,12 +26,16 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--html", action="store_true", help="write one page of HTML too, with tables that sort")
     command = commands.add_parser("readme", help="write a CSV's summary into README.md")
     command.add_argument("csv", type=Path)
+    command = commands.add_parser("costs", help="take a GPU's rows into the table by which auto picks a driver")
+    command.add_argument("csv", nargs="+", type=Path)
     command = commands.add_parser(RESOURCES, help="compile the kernels for a GPU that need not be there, and report")
     command.add_argument("--arch", default="sm_90", help="sm_80, sm_86, sm_89, sm_90 (default) or sm_120")
     command.add_argument("--reports", default=REPORTS, type=Path, metavar="DIR", help="default: reports/")
     found = parser.parse_args(arguments)
     if found.command == "readme":
         done = _done(partial(readme.fill, Path("README.md"), found.csv))
+    elif found.command == "costs":
+        done = _done(partial(costs.write, found.csv))
     elif found.command == RESOURCES:
         done = _resources(parser, found.arch, found.reports / RESOURCES)
     else:

@@ -7,6 +7,7 @@ from gatefuse.kernels.codegen import source
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.recurrent import Recurrent
 from gatefuse.models.torchlike import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from gatefuse.models.warmup import warmup
 
 __all__ = [
     "GRU",
@@ -23,4 +24,5 @@ __all__ = [
     "cell_names",
     "find_cell",
     "source",
+    "warmup",
 ]

@@ -8,48 +8,19 @@ parts are replayed as CUDA graphs (see recording.py). Shapes as in sequence.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gatefuse.kernels import recording, step_launches
+from gatefuse.kernels.parts import Part, parts, worth_recording
 from gatefuse.kernels.sequence import Backward, Forward, Gradients, Sequence, Upstream, finish
 
-# Steps of a recorded part; what remains is launched.
-LENGTHS = (32, 8)
-# Values of a state, B * H, up to which recording is expected to pay its copies. Counted, not measured: for an LSTM in
-# 16 bits a step's copies move 40 bytes a value, 4 microseconds' worth at this size and 2.5 TB/s, where the host takes
-# some 15 to start the step's kernels.
-LARGEST = 2**18
 # Inputs of a part that are the same in all parts of a call: weight, bias, parameters, fresh.
 _SHARED = frozenset((2, 3, 4, 6))
 
 Inputs = tuple[Tensor | None, ...]
-
-
-class Part(NamedTuple):
-    """The steps from first to last - 1; recorded, or launched one by one."""
-
-    first: int
-    last: int
-    recorded: bool
-
-    @property
-    def steps(self) -> slice:
-        return slice(self.first, self.last)
-
-
-def parts(T: int, reverse: bool) -> list[Part]:
-    """A sequence's parts, in the order in which they run."""
-    found, done = [], 0
-    for length in LENGTHS:
-        while T - done >= length:
-            found.append(Part(done, done + length, True))
-            done += length
-    if done < T:
-        found.append(Part(done, T, False))
-    return [Part(T - p.last, T - p.first, p.recorded) for p in found] if reverse else found
 
 
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
@@ -108,7 +79,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
 
 def _wanted(loop: Sequence, key: Hashable) -> bool:
     """Whether this call is cut into recorded parts."""
-    worth = LENGTHS[-1] <= loop.T and 0 < loop.B * loop.H <= LARGEST
+    worth = worth_recording(loop.T, loop.B, loop.H)
     return worth and recording.possible(loop.x.device) and recording.again(key)
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from gatefuse import find_cell
-from gatefuse.kernels import recording, step_loop
+from gatefuse.kernels import parts as cutting
+from gatefuse.kernels import recording
 from gatefuse.kernels.drivers import step
-from gatefuse.kernels.step_loop import Part, parts
+from gatefuse.kernels.parts import Part, parts
 from tests import cells_on_the_spot
 from tests.oracle import cast, check, make_task, results
 
@@ -38,7 +39,7 @@ def replays(monkeypatch):
     if not torch.cuda.is_available():
         monkeypatch.setattr(recording, "capture", capture)
         monkeypatch.setattr(recording, "possible", lambda device: True)
-    monkeypatch.setattr(step_loop, "LENGTHS", (4, 2))
+    monkeypatch.setattr(cutting, "LENGTHS", (4, 2))
     recording.forget()
     yield count
     recording.forget()
