@@ -216,7 +216,7 @@ def _compile(case: Case, cell: Cell, arch: str) -> tuple[dict[str, dict[str, Any
 
     inputs = Sequence(
         cell, zeros(T, B, G * H), zeros(S, B, H), zeros(G * H, H), zeros(G * H), zeros(len(cell.parameters), H),
-        None, None, None, False,
+        None, None, None, "forward",
     )  # fmt: skip
     kept: list[Any] = []
     given = Upstream(zeros(T, B, H), None, zeros(S, B, H))

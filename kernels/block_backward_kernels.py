@@ -13,30 +13,50 @@ from gatefuse.kernels.tile_backward_kernels import (
     store_d_slots,
     sum_d_params,
 )
-from gatefuse.kernels.tile_kernels import load_carry, load_masks, load_per_unit, store_carry
+from gatefuse.kernels.tile_kernels import at_step, load_carry, load_masks, load_per_unit, store_carry, time_of
 
 
 @triton.jit(do_not_specialize=RUNTIME)
 def block_backward_kernel(
     x_ptr, saved_ptr, weight_ptr, initial_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr, output_ptr, rest_ptr,
     d_output_ptr, d_rest_ptr, d_x_ptr, d_r_ptr, d_carry_ptr, d_params_ptr, d_fresh_ptr, T, B, H: tl.constexpr,
-    BACKWARD: tl.constexpr, CELL: tl.constexpr, REVERSE: tl.constexpr,
+    W: tl.constexpr, BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
     PRECISION: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """All steps of BB samples, backward.
 
-    d_carry (S, B, H) comes with the gradients of the last states and leaves with those of the first; d_params
-    (P, B, H) gets sums over the steps, d_fresh (S, B, H) over those that begin anew.
+    d_carry (S, B, W) comes with the gradients of the last states and leaves with those of the first; d_params
+    (P, B, W) gets sums over the steps, d_fresh (S, B, W) over those that begin anew.
     """
     S: tl.constexpr = CELL.S
     P: tl.constexpr = CELL.P
     COLUMNS: tl.constexpr = CELL.COLUMNS
     dtype: tl.constexpr = output_ptr.dtype.element_ty
+    d = tl.program_id(1)
+    if ORDER == "both":
+        x_ptr += d * H
+        saved_ptr += d * H
+        weight_ptr += d * H * H
+        initial_ptr += d * H
+        params_ptr += d * H
+        output_ptr += d * H
+        rest_ptr += d * H
+        d_output_ptr += d * H
+        d_x_ptr += d * H
+        d_r_ptr += d * H
+        d_carry_ptr += d * H
+        d_params_ptr += d * H
+        if HAS_D_REST:
+            d_rest_ptr += d * H
+        if HAS_RESTARTS:
+            restarts_ptr += at_step(d, T * B)
+            fresh_ptr += d * H
+            d_fresh_ptr += d * H
     u = tl.arange(0, HP)[:, None]
     b = (tl.program_id(0) * BB + tl.arange(0, BB))[None, :]
     real = (u < H) & (b < B)
-    e = b * H + u
+    e = b * W + u
     zero = tl.zeros((HP, BB), tl.float32)
 
     # One transposed tile (units multiplied, units of the gate) for each column.
@@ -44,30 +64,27 @@ def block_backward_kernel(
     row = tl.arange(0, HP)[None, :]
     for c in tl.static_range(COLUMNS):
         inside = (u < H) & (row < H)
-        weights = weights + (tl.load(weight_ptr + (c * H + row) * H + u, mask=inside, other=0.0),)
-    params = load_per_unit(params_ptr, u, H, P)
-    d_carry = load_carry(d_carry_ptr, e, B * H, real, S)
-    d_params = load_carry(d_params_ptr, e, B * H, real, P)
+        weights = weights + (tl.load(weight_ptr + (c * W + row) * H + u, mask=inside, other=0.0),)
+    params = load_per_unit(params_ptr, u, H, W, P)
+    d_carry = load_carry(d_carry_ptr, e, B * W, real, S)
+    d_params = load_carry(d_params_ptr, e, B * W, real, P)
 
     for i in range(T):
-        t = T - 1 - i
-        t_before = T - 2 - i
-        if REVERSE:
-            t = i
-            t_before = i + 1
-        slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, H, CELL)
+        t = time_of(T - 1 - i, T, d, ORDER)
+        t_before = time_of(T - 2 - i, T, d, ORDER)
+        slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, W, CELL)
         restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
         states = load_states(
-            initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, H, CELL, HAS_RESTARTS
+            initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, W, CELL, HAS_RESTARTS
         )
-        d_states = add_d_sequences(d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, H, CELL, HAS_D_REST)
+        d_states = add_d_sequences(d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, W, CELL, HAS_D_REST)
 
         d_vectors = ()
         for _ in tl.static_range(len(CELL.V)):
             d_vectors = d_vectors + (zero,)
         for phase in tl.static_range(len(CELL.PHASES)):
             grads = BACKWARD(phase, slots, states, params, d_states, d_vectors)
-            store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, H, CELL)
+            store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, W, CELL)
             d_columns = ()
             for c in tl.static_range(COLUMNS):
                 d_column = zero
@@ -85,8 +102,8 @@ def block_backward_kernel(
                 multiplied = multiplied + (d_vector,)
             d_vectors = multiplied
 
-        d_carry = carry_back(grads, d_states, d_fresh_ptr, restart, alive, e, B * H, real, CELL, HAS_RESTARTS)
-        d_carry = carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * H, real, CELL, HAS_RESTARTS)
+        d_carry = carry_back(grads, d_states, d_fresh_ptr, restart, alive, e, B * W, real, CELL, HAS_RESTARTS)
+        d_carry = carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * W, real, CELL, HAS_RESTARTS)
         d_params = sum_d_params(d_params, grads, alive, CELL)
-    store_carry(d_carry_ptr, d_carry, e, B * H, real, S)
-    store_carry(d_params_ptr, d_params, e, B * H, real, P)
+    store_carry(d_carry_ptr, d_carry, e, B * W, real, S)
+    store_carry(d_params_ptr, d_params, e, B * W, real, P)

@@ -26,9 +26,9 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
         functions, (HP, BB, warps) = device_functions(loop.cell), block_tiles(H)
         bias = loop.columns_bias()
         launch(
-            block_forward_kernel, (-(-B // BB),), x, loop.columns_weight(), bias, loop.parameters, loop.restarts,
-            loop.fresh, loop.live, *kept, kept.fed.shape[1], T, B, H,
-            UPDATE=functions.update, VECTORS=functions.any_vectors, CELL=loop.shape, REVERSE=loop.reverse,
+            block_forward_kernel, (-(-B // BB), loop.directions), x, loop.columns_weight(), bias, loop.parameters,
+            loop.restarts, loop.fresh, loop.live, *kept, kept.fed.shape[1], T, B, H, loop.W,
+            UPDATE=functions.update, VECTORS=functions.any_vectors, CELL=loop.shape, ORDER=loop.order,
             HAS_BIAS=bias is not None, HAS_RESTARTS=loop.restarts is not None, HAS_LIVE=loop.live is not None,
             KEEP=kept.rest.shape[0] > 0, SAVE=save, PRECISION=precision(x.dtype), HP=HP, BB=BB, num_warps=warps,
         )  # fmt: skip
@@ -42,9 +42,10 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     if T * B * H:
         functions, (HP, BB, warps) = device_functions(loop.cell), block_tiles(H)
         launch(
-            block_backward_kernel, (-(-B // BB),), x, kept.saved, loop.columns_weight(), loop.states, loop.parameters,
-            loop.restarts, loop.fresh, loop.live, kept.output, kept.rest, upstream.output, upstream.rest, *d, T, B, H,
-            BACKWARD=functions.any_backward, CELL=loop.shape, REVERSE=loop.reverse,
+            block_backward_kernel, (-(-B // BB), loop.directions), x, kept.saved, loop.columns_weight(), loop.states,
+            loop.parameters, loop.restarts, loop.fresh, loop.live, kept.output, kept.rest, upstream.output,
+            upstream.rest, *d, T, B, H, loop.W,
+            BACKWARD=functions.any_backward, CELL=loop.shape, ORDER=loop.order,
             HAS_RESTARTS=loop.restarts is not None, HAS_LIVE=loop.live is not None,
             HAS_D_REST=upstream.rest is not None, PRECISION=precision(x.dtype),
             HP=HP, BB=BB, num_warps=warps, num_stages=1,

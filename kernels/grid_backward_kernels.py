@@ -25,7 +25,15 @@ from gatefuse.kernels.tile_backward_kernels import (
     store_d_slots,
     sum_d_params,
 )
-from gatefuse.kernels.tile_kernels import at_step, load_carry, load_flag, load_masks, load_per_unit, store_carry
+from gatefuse.kernels.tile_kernels import (
+    at_step,
+    load_carry,
+    load_flag,
+    load_masks,
+    load_per_unit,
+    store_carry,
+    time_of,
+)
 
 
 @triton.jit
@@ -47,27 +55,24 @@ def _sums(
 
 @triton.jit
 def _carried(
-    d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, i, T, b, e, real, B, H: tl.constexpr, CELL: tl.constexpr,
-    REVERSE: tl.constexpr, HAS_RESTARTS: tl.constexpr, SLICES: tl.constexpr, BU: tl.constexpr, BB: tl.constexpr,
+    d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, t_after, T, b, e, real, B, W: tl.constexpr,
+    CELL: tl.constexpr, HAS_RESTARTS: tl.constexpr, SLICES: tl.constexpr, BU: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the states after the i-th step, with what the products of the step run before it bring."""
+    """Gradients of the states after a step, with what the products of the step t_after, which ran next, bring."""
     S: tl.constexpr = CELL.S
-    d_carry = load_carry(d_carry_ptr, e, B * H, real, S)
+    d_carry = load_carry(d_carry_ptr, e, B * W, real, S)
     restart = b < 0
     if HAS_RESTARTS:
-        t_after = T - i
-        if REVERSE:
-            t_after = i - 1
         restart = load_flag(restarts_ptr, t_after, T, b, B)
-    d_vectors = _sums(partial_ptr, e, B * H, real & (i > 0), -1, CELL, SLICES, BU, BB)
-    return carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * H, real, CELL, HAS_RESTARTS)
+    d_vectors = _sums(partial_ptr, e, B * W, real & (t_after >= 0) & (t_after < T), -1, CELL, SLICES, BU, BB)
+    return carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * W, real, CELL, HAS_RESTARTS)
 
 
 @triton.jit
 def _products(
-    weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H: tl.constexpr, phase: tl.constexpr, CELL: tl.constexpr,
-    PRECISION: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr,
-    BB: tl.constexpr,
+    weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H: tl.constexpr, W: tl.constexpr, phase: tl.constexpr,
+    CELL: tl.constexpr, PRECISION: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr,
+    KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """This program's part of what a phase's products multiplied: their columns' gradients times its weights."""
     COLUMNS: tl.constexpr = CELL.COLUMNS
@@ -81,15 +86,15 @@ def _products(
                     for c in tl.static_range(CHUNKS):
                         k = k0 + c * KC
                         # The chunks differ by a number, not by a tile of addresses, which would take registers.
-                        here = d_r_ptr + at_step(t, B * COLUMNS * H) + (column * H + k)
+                        here = d_r_ptr + at_step(t, B * COLUMNS * W) + (column * W + k)
                         there = (row < H - k) & (b < B)
-                        chunk = tl.load(here + (b * (COLUMNS * H) + row), mask=there, other=0.0, cache_modifier=".cg")
+                        chunk = tl.load(here + (b * (COLUMNS * W) + row), mask=there, other=0.0, cache_modifier=".cg")
                         chunks = chunks + (chunk,)
             d = tl.zeros((BN, BB), tl.float32)
             for c in tl.static_range(len(chunks)):
                 d = tl.dot(weights[CELL.FIRST[p] * CHUNKS + c], chunks[c], d, input_precision=PRECISION)
-            sums = partial_ptr + (p * SLICES + slice) * (B * H)
-            tl.store(sums + (b * H + n), d, mask=(n < H) & (b < B))
+            sums = partial_ptr + (p * SLICES + slice) * (B * W)
+            tl.store(sums + (b * W + n), d, mask=(n < H) & (b < B))
 
 
 @triton.jit
@@ -105,18 +110,41 @@ def _meet(counter, target, FORM: tl.constexpr, SLICES: tl.constexpr):
 def grid_backward_kernel(
     x_ptr, saved_ptr, weight_ptr, initial_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr, output_ptr, rest_ptr,
     d_output_ptr, d_rest_ptr, d_x_ptr, d_r_ptr, d_carry_ptr, d_params_ptr, d_fresh_ptr, partial_ptr, counter_ptr,
-    i0, steps, tiles, T, B, H: tl.constexpr, BACKWARD: tl.constexpr, CELL: tl.constexpr, REVERSE: tl.constexpr,
+    i0, steps, tiles, T, B, H: tl.constexpr, W: tl.constexpr,
+    BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
     PRECISION: tl.constexpr, FORM: tl.constexpr, PART: tl.constexpr,
     BU: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """Steps backward, the i0-th and on. d_carry, d_params and d_fresh as in the block driver's kernel; partial
-    (products, SLICES, B, H) in float32 and counter (tiles,) as in grid_kernels.py are scratch."""
+    (products, SLICES, B, W) in float32 and counter (directions, tiles) as in grid_kernels.py are scratch."""
     S: tl.constexpr = CELL.S
     P: tl.constexpr = CELL.P
     COLUMNS: tl.constexpr = CELL.COLUMNS
     LAST: tl.constexpr = len(CELL.PHASES) - 1
     HALVES: tl.constexpr = 2 if SLICES > 1 else 1
+    d = tl.program_id(2)
+    if ORDER == "both":
+        x_ptr += d * H
+        saved_ptr += d * H
+        weight_ptr += d * H * H
+        initial_ptr += d * H
+        params_ptr += d * H
+        output_ptr += d * H
+        rest_ptr += d * H
+        d_output_ptr += d * H
+        d_x_ptr += d * H
+        d_r_ptr += d * H
+        d_carry_ptr += d * H
+        d_params_ptr += d * H
+        partial_ptr += d * H
+        counter_ptr += d * tiles
+        if HAS_D_REST:
+            d_rest_ptr += d * H
+        if HAS_RESTARTS:
+            restarts_ptr += at_step(d, T * B)
+            fresh_ptr += d * H
+            d_fresh_ptr += d * H
     u = tl.program_id(0) * BU + tl.arange(0, BU)[:, None]
     n = tl.program_id(0) // SLICES * BN + tl.arange(0, BN)[:, None]
     slice = tl.program_id(0) % SLICES
@@ -128,61 +156,58 @@ def grid_backward_kernel(
     for column in tl.static_range(COLUMNS):
         for c in tl.static_range(CHUNKS):
             k = k0 + c * KC + tl.arange(0, KC)[None, :]
-            weights = weights + (tl.load(weight_ptr + (column * H + k) * H + n, mask=(n < H) & (k < H), other=0.0),)
-    params = load_per_unit(params_ptr, u, H, P)
+            weights = weights + (tl.load(weight_ptr + (column * W + k) * H + n, mask=(n < H) & (k < H), other=0.0),)
+    params = load_per_unit(params_ptr, u, H, W, P)
 
     for i in range(i0, i0 + steps):
-        t = T - 1 - i
-        t_before = T - 2 - i
-        if REVERSE:
-            t = i
-            t_before = i + 1
+        t = time_of(T - 1 - i, T, d, ORDER)
+        t_before = time_of(T - 2 - i, T, d, ORDER)
         met = i * (CELL.UNDONE * HALVES)
         for phase in tl.static_range(LAST + 1):
             if PART < 0 or 2 * phase == PART:
                 for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
                     b = (tile * BB + tl.arange(0, BB))[None, :]
                     real = (u < H) & (b < B)
-                    e = b * H + u
+                    e = b * W + u
                     restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
-                    slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, H, CELL)
+                    slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, W, CELL)
                     states = load_states(
-                        initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, H, CELL,
+                        initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, W, CELL,
                         HAS_RESTARTS,
                     )  # fmt: skip
                     _meet(counter_ptr + tile, met * arrivals, FORM, SLICES)
                     if phase == 0:
                         d_states = _carried(
-                            d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, i, T, b, e, real, B, H, CELL, REVERSE,
-                            HAS_RESTARTS, SLICES, BU, BB,
+                            d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T - i, T, d, ORDER), T, b, e,
+                            real, B, W, CELL, HAS_RESTARTS, SLICES, BU, BB,
                         )  # fmt: skip
                         d_states = add_d_sequences(
-                            d_states, d_output_ptr, d_rest_ptr, t, T, e, real, B, H, CELL, HAS_D_REST
+                            d_states, d_output_ptr, d_rest_ptr, t, T, e, real, B, W, CELL, HAS_D_REST
                         )
                         if LAST > 0:
-                            store_carry(d_carry_ptr, d_states, e, B * H, real, S)
+                            store_carry(d_carry_ptr, d_states, e, B * W, real, S)
                     else:
-                        d_states = load_carry(d_carry_ptr, e, B * H, real, S)
-                    d_vectors = _sums(partial_ptr, e, B * H, real, phase, CELL, SLICES, BU, BB)
+                        d_states = load_carry(d_carry_ptr, e, B * W, real, S)
+                    d_vectors = _sums(partial_ptr, e, B * W, real, phase, CELL, SLICES, BU, BB)
                     grads = BACKWARD(phase, slots, states, params, d_states, d_vectors)
-                    store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, H, CELL)
+                    store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, W, CELL)
                     if CELL.PHASES[phase] > 0:
                         arrive(counter_ptr + tile, FORM)
                     if phase == LAST:
                         d_states = carry_back(
-                            grads, d_states, d_fresh_ptr, restart, alive, e, B * H, real, CELL, HAS_RESTARTS
+                            grads, d_states, d_fresh_ptr, restart, alive, e, B * W, real, CELL, HAS_RESTARTS
                         )
-                        store_carry(d_carry_ptr, d_states, e, B * H, real, S)
-                        d_params = load_carry(d_params_ptr, e, B * H, real, P)
-                        store_carry(d_params_ptr, sum_d_params(d_params, grads, alive, CELL), e, B * H, real, P)
+                        store_carry(d_carry_ptr, d_states, e, B * W, real, S)
+                        d_params = load_carry(d_params_ptr, e, B * W, real, P)
+                        store_carry(d_params_ptr, sum_d_params(d_params, grads, alive, CELL), e, B * W, real, P)
             if CELL.PHASES[phase] > 0 and (PART < 0 or 2 * phase + 1 == PART):
                 met += 1
                 for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
                     b = (tile * BB + tl.arange(0, BB))[None, :]
                     wait(counter_ptr + tile, met * arrivals, FORM)
                     _products(
-                        weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H, phase, CELL, PRECISION, BN, SLICES,
-                        CHUNKS, KC, BB,
+                        weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H, W, phase, CELL, PRECISION, BN,
+                        SLICES, CHUNKS, KC, BB,
                     )  # fmt: skip
                     if SLICES > 1:
                         arrive(counter_ptr + tile, FORM)
@@ -195,10 +220,10 @@ def grid_backward_kernel(
         for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
             b = (tile * BB + tl.arange(0, BB))[None, :]
             real = (u < H) & (b < B)
-            e = b * H + u
+            e = b * W + u
             _meet(counter_ptr + tile, T * (CELL.UNDONE * HALVES) * arrivals, FORM, SLICES)
             d_states = _carried(
-                d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, T, T, b, e, real, B, H, CELL, REVERSE,
-                HAS_RESTARTS, SLICES, BU, BB,
+                d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T * 0, T, d, ORDER), T, b, e, real,
+                B, W, CELL, HAS_RESTARTS, SLICES, BU, BB,
             )  # fmt: skip
-            store_carry(d_carry_ptr, d_states, e, B * H, real, S)
+            store_carry(d_carry_ptr, d_states, e, B * W, real, S)

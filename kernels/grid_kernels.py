@@ -29,25 +29,12 @@ from gatefuse.kernels.tile_kernels import (
     store_carry,
     store_kept,
     store_saved,
+    time_of,
+    weight_chunk,
 )
 
 # Sizes must not become part of a kernel's key: Triton would compile anew on 1 and on divisibility by 16.
 RUNTIME = ("i0", "steps", "tiles", "T", "B")
-
-
-@triton.jit
-def _weight_chunk(
-    weight_ptr, u0, p: tl.constexpr, c: tl.constexpr, H: tl.constexpr, CELL: tl.constexpr, BU: tl.constexpr,
-    KC: tl.constexpr,
-):  # fmt: skip
-    """This program's rows of product p, gate by gate, in columns c * KC and on: (PADDED * BU, KC)."""
-    N: tl.constexpr = CELL.PADDED[p]
-    row = tl.arange(0, N * BU)[:, None]
-    gate = row // BU
-    unit = u0 + row % BU
-    k = c * KC + tl.arange(0, KC)[None, :]
-    inside = (gate < CELL.COUNT[p]) & (unit < H) & (k < H)
-    return tl.load(weight_ptr + ((CELL.FIRST[p] + gate) * H + unit) * H + k, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -60,19 +47,36 @@ def _zero_rows(p: tl.constexpr, CELL: tl.constexpr, BU: tl.constexpr, BB: tl.con
 def grid_forward_kernel(
     x_ptr, weight_ptr, bias_ptr, initial_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr,
     output_ptr, rest_ptr, carry_ptr, saved_ptr, fed_ptr, counter_ptr, i0, steps, tiles, T, B, H: tl.constexpr,
-    UPDATE: tl.constexpr, VECTORS: tl.constexpr, CELL: tl.constexpr, REVERSE: tl.constexpr,
+    W: tl.constexpr, UPDATE: tl.constexpr, VECTORS: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
     PRECISION: tl.constexpr, FORM: tl.constexpr, UNTIL: tl.constexpr,
     BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
-    """carry (S, B, H) holds the running states in float32, from before the first step to after the last; counter
-    (tiles,) the arrivals at the barriers of each tile of the batch, from zero."""
+    """carry (S, B, W) holds the running states in float32, from before the first step to after the last; counter
+    (directions, tiles) the arrivals at the barriers of each tile of the batch, from zero."""
     S: tl.constexpr = CELL.S
     P: tl.constexpr = CELL.P
     COLUMNS: tl.constexpr = CELL.COLUMNS
     STAGES: tl.constexpr = CELL.STAGES
     MEETINGS: tl.constexpr = CELL.MEETINGS
     NK: tl.constexpr = (H + KC - 1) // KC
+    d = tl.program_id(2)
+    if ORDER == "both":
+        x_ptr += d * H
+        weight_ptr += d * H * H
+        initial_ptr += d * H
+        params_ptr += d * H
+        output_ptr += d * H
+        rest_ptr += d * H
+        carry_ptr += d * H
+        saved_ptr += d * H
+        fed_ptr += d * H
+        counter_ptr += d * tiles
+        if HAS_BIAS:
+            bias_ptr += d * H
+        if HAS_RESTARTS:
+            restarts_ptr += at_step(d, T * B)
+            fresh_ptr += d * H
     u0 = tl.program_id(0) * BU
     u = u0 + tl.arange(0, BU)[:, None]
     arrivals = tl.num_programs(0)
@@ -80,31 +84,28 @@ def grid_forward_kernel(
     weights = ()
     for p in tl.static_range(len(CELL.V)):
         for c in tl.static_range(NK):
-            weights = weights + (_weight_chunk(weight_ptr, u0, p, c, H, CELL, BU, KC),)
-    params = load_per_unit(params_ptr, u, H, P)
+            weights = weights + (weight_chunk(weight_ptr, u0, c * KC, p, H, W, CELL, BU, KC),)
+    params = load_per_unit(params_ptr, u, H, W, P)
     bias = ()
     if HAS_BIAS:
-        bias = load_per_unit(bias_ptr, u, H, COLUMNS)
+        bias = load_per_unit(bias_ptr, u, H, W, COLUMNS)
 
     for i in range(i0, i0 + steps):
-        t = i
-        t_before = i - 1
-        if REVERSE:
-            t = T - 1 - i
-            t_before = T - i
+        t = time_of(i, T, d, ORDER)
+        t_before = time_of(i - 1, T, d, ORDER)
         for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
             b = (tile * BB + tl.arange(0, BB))[None, :]
             real = (u < H) & (b < B)
-            e = b * H + u
+            e = b * W + u
             counter = counter_ptr + tile
             met = i * MEETINGS
             # Nobody else writes these: they are on their way while the others are waited for.
-            xs = load_x(x_ptr, t, T, u, b, real, B, H, CELL)
-            before = load_carry(carry_ptr, e, B * H, real, S)
+            xs = load_x(x_ptr, t, T, u, b, real, B, W, CELL)
+            before = load_carry(carry_ptr, e, B * W, real, S)
             restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
             states = before
             if HAS_RESTARTS:
-                states = begin(fresh_ptr, states, restart, e, B * H, real, CELL)
+                states = begin(fresh_ptr, states, restart, e, B * W, real, CELL)
             if MEETINGS > 0:
                 wait(counter, met * arrivals, FORM)
             r = ()
@@ -113,7 +114,7 @@ def grid_forward_kernel(
                     vectors = VECTORS(stage, make_slots(xs, r, bias, CELL, HAS_BIAS), states, params)
                     for p in tl.static_range(len(CELL.V)):
                         if CELL.STAGE[p] == stage and CELL.V[p] < 0:
-                            here = fed_ptr + at_step(CELL.FED[p] * T + t, B * H)
+                            here = fed_ptr + at_step(CELL.FED[p] * T + t, B * W)
                             tl.store(here + e, vectors[CELL.PLACE[p]], mask=real)
                     met += 1
                     grid_barrier(counter, met * arrivals, FORM)
@@ -121,22 +122,22 @@ def grid_forward_kernel(
                     for p in tl.static_range(len(CELL.V)):
                         if CELL.STAGE[p] == stage:
                             if CELL.V[p] < 0:
-                                here = fed_ptr + at_step(CELL.FED[p] * T + t, B * H)
+                                here = fed_ptr + at_step(CELL.FED[p] * T + t, B * W)
                             elif CELL.V[p] == 0:
-                                here = tl.where(i == 0, initial_ptr, output_ptr + at_step(t_before, B * H))
+                                here = tl.where(i == 0, initial_ptr, output_ptr + at_step(t_before, B * W))
                             else:
-                                row = rest_ptr + at_step((CELL.V[p] - 1) * T + t_before, B * H)
-                                here = tl.where(i == 0, initial_ptr + CELL.V[p] * B * H, row)
+                                row = rest_ptr + at_step((CELL.V[p] - 1) * T + t_before, B * W)
+                                here = tl.where(i == 0, initial_ptr + CELL.V[p] * B * W, row)
                             # All chunks are asked for before the first is multiplied.
                             chunks = ()
                             row = tl.arange(0, KC)[:, None]
                             for c in tl.static_range(NK):
                                 # The chunks differ by a number, not by a tile of addresses, which would take registers.
                                 inside = (row < H - c * KC) & (b < B)
-                                at = b * H + row
+                                at = b * W + row
                                 chunk = tl.load(here + c * KC + at, mask=inside, other=0.0, cache_modifier=".cg")
                                 if HAS_RESTARTS and CELL.V[p] >= 0:
-                                    other = fresh_ptr + (CELL.V[p] * B * H + c * KC) + at
+                                    other = fresh_ptr + (CELL.V[p] * B * W + c * KC) + at
                                     fresh = tl.load(other, mask=inside & restart, other=0.0)
                                     chunk = tl.where(restart, fresh, chunk)
                                 chunks = chunks + (chunk,)
@@ -147,10 +148,10 @@ def grid_forward_kernel(
             if UNTIL == 0:
                 slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
                 new = UPDATE(slots, states, params)
-                states = store_kept(output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, H, CELL, KEEP, HAS_LIVE)
+                states = store_kept(output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, W, CELL, KEEP, HAS_LIVE)
                 if MEETINGS > 0:
                     arrive(counter, FORM)
                 # What no other program reads is stored while the others already go on.
-                store_carry(carry_ptr, states, e, B * H, real, S)
+                store_carry(carry_ptr, states, e, B * W, real, S)
                 if SAVE:
-                    store_saved(saved_ptr, slots, t, T, e, B * H, real, CELL)
+                    store_saved(saved_ptr, slots, t, T, e, B * W, real, CELL)

@@ -25,12 +25,12 @@ from gatefuse.kernels.sequence import Forward, Gradients, Sequence, Upstream, fi
 from gatefuse.kernels.tiles import GridBackwardTiles, GridTiles, grid_backward_tiles, grid_tiles
 
 
-def _grid(loop: Sequence, cut: GridTiles | GridBackwardTiles) -> tuple[tuple[int, int], int]:
-    """Programs, all of which must be resident, and tiles of the batch."""
-    tiles = -(-loop.B // cut.BB)
-    if interpreted():  # two take turns, so that this is tested
-        return (cut.units, min(2, tiles)), tiles
-    return (cut.units, min(tiles, max(1, limits(loop.x.device).programs // cut.units))), tiles
+def _grid(loop: Sequence, cut: GridTiles | GridBackwardTiles) -> tuple[tuple[int, int, int], int]:
+    """Programs by units, tiles and directions, all of which must be resident, and tiles of the batch."""
+    tiles, D = -(-loop.B // cut.BB), loop.directions
+    # In the interpreter two take turns, so that this is tested.
+    room = 2 if interpreted() else max(1, limits(loop.x.device).programs // (cut.units * D))
+    return (cut.units, min(tiles, room), D), tiles
 
 
 def _form() -> str:
@@ -57,14 +57,14 @@ def _options(loop: Sequence, cut: GridTiles | GridBackwardTiles) -> dict[str, An
     resident = {} if interpreted() else {"launch_cooperative_grid": True}
     tiles = {name: size for name, size in cut._asdict().items() if name.isupper()}
     return {
-        "CELL": loop.shape, "REVERSE": loop.reverse, "HAS_RESTARTS": loop.restarts is not None,
+        "CELL": loop.shape, "ORDER": loop.order, "HAS_RESTARTS": loop.restarts is not None,
         "HAS_LIVE": loop.live is not None, "PRECISION": precision(loop.x.dtype), "FORM": _form(),
         "num_warps": cut.warps, "num_stages": 1, **tiles, **resident,
     }  # fmt: skip
 
 
-def _counters(x: Tensor, tiles: int) -> Tensor:
-    return torch.zeros(tiles, dtype=torch.int32, device=x.device)
+def _counters(loop: Sequence, tiles: int) -> Tensor:
+    return torch.zeros(loop.directions, tiles, dtype=torch.int32, device=loop.x.device)
 
 
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
@@ -72,17 +72,17 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
     kept = loop.buffers(save, all_states)
     # What programs exchange has a fresh address each step, also where no backward wants it.
-    exchanged = debug.empty(x, kept.fed.shape[0], T, B, H)
+    exchanged = debug.empty(x, kept.fed.shape[0], T, B, loop.W)
     if T * B * H:
         functions = device_functions(loop.cell)
-        cut = grid_tiles(loop.program, H, B, x.dtype.itemsize, limits(x.device))
+        cut = grid_tiles(loop.program, H, B, x.dtype.itemsize, limits(x.device), loop.directions)
         grid, tiles = _grid(loop, cut)
-        bias, weights, counters = loop.columns_bias(), loop.columns_weight(), _counters(x, tiles)
+        bias, weights, counters = loop.columns_bias(), loop.columns_weight(), _counters(loop, tiles)
         computing = [stage for stage in range(1, loop.program.stages + 1) if computed(loop.program, stage)]
         for i, steps, until in _turns(loop, [*computing, 0], 0):
             launch(
                 grid_forward_kernel, grid, x, weights, bias, loop.states, loop.parameters, loop.restarts, loop.fresh,
-                loop.live, *kept._replace(fed=exchanged), counters, i, steps, tiles, T, B, H,
+                loop.live, *kept._replace(fed=exchanged), counters, i, steps, tiles, T, B, H, loop.W,
                 UPDATE=functions.update, VECTORS=functions.any_vectors, HAS_BIAS=bias is not None,
                 KEEP=kept.rest.shape[0] > 0, SAVE=save, UNTIL=until, **_options(loop, cut),
             )  # fmt: skip
@@ -95,16 +95,16 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     d = loop.gradients(upstream.finals)
     if T * B * H:
         functions = device_functions(loop.cell)
-        cut = grid_backward_tiles(loop.program, H, B, x.dtype.itemsize, limits(x.device))
+        cut = grid_backward_tiles(loop.program, H, B, x.dtype.itemsize, limits(x.device), loop.directions)
         grid, tiles = _grid(loop, cut)
-        weights, counters = loop.columns_weight(), _counters(x, tiles)
-        partial = debug.empty(d.states, len(loop.program.products), cut.SLICES, B, H)
+        weights, counters = loop.columns_weight(), _counters(loop, tiles)
+        partial = debug.empty(d.states, len(loop.program.products), cut.SLICES, B, loop.W)
         halves = [2 * k + half for k, stage in enumerate(loop.shape.PHASES) for half in range(1 + (stage > 0))]
         for i, steps, part in (*_turns(loop, halves, -1), *[(T, 0, 0)] * interpreted()):
             launch(
                 grid_backward_kernel, grid, x, kept.saved, weights, loop.states, loop.parameters, loop.restarts,
                 loop.fresh, loop.live, kept.output, kept.rest, upstream.output, upstream.rest, *d, partial, counters,
-                i, steps, tiles, T, B, H,
+                i, steps, tiles, T, B, H, loop.W,
                 BACKWARD=functions.any_backward, HAS_D_REST=upstream.rest is not None, PART=part, **_options(loop, cut),
             )  # fmt: skip
     return finish(loop, kept, d)

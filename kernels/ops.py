@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.directions import dense
 
 LOOPS = ("step", "block", "grid")
+# "both" is two directions side by side, the second in reverse.
+ORDERS = ("forward", "reverse", "both")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -29,36 +32,39 @@ def computed_products(cell: Cell) -> list[int]:
 
 
 def buffer_shapes(
-    cell: Cell, T: int, B: int, H: int, save: bool, all_states: bool
+    cell: Cell, T: int, B: int, W: int, save: bool, all_states: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Shapes of sequence_forward's rest, saved and fed."""
+    """Shapes of sequence_forward's rest, saved and fed; W as in sequence.py."""
     program = cell.program
     keep = save or all_states or any(p.state > 0 for p in program.products)
-    rest = (len(cell.states) - 1 if keep else 0, T, B, H)
-    saved = (len(program.columns) if save else 0, T, B, H)
-    fed = (len(computed_products(cell)), T if save else min(T, 1), B, H)
+    rest = (len(cell.states) - 1 if keep else 0, T, B, W)
+    saved = (len(program.columns) if save else 0, T, B, W)
+    fed = (len(computed_products(cell)), T if save else min(T, 1), B, W)
     return rest, saved, fed
 
 
 def _check(
     cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
+    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None, order: str,
 ) -> None:  # fmt: skip
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}. Got {order!r}.")
     if (restarts is None) != (fresh is None):
         given, missing = ("fresh", "restarts") if restarts is None else ("restarts", "fresh")
         raise ValueError(f"restarts and fresh must be given together. Got {given} without {missing}.")
     if x.dtype not in FLOATS:
         raise TypeError(f"x must be float32, float16 or bfloat16. Got {x.dtype}.")
-    if x.dim() != 3 or x.shape[2] % len(cell.gates):
-        raise ValueError(f"x must have shape (T, B, {len(cell.gates)} * H). Got {tuple(x.shape)}.")
-    T, B, H = x.shape[0], x.shape[1], x.shape[2] // len(cell.gates)
+    D = 2 if order == "both" else 1
+    if x.dim() != 3 or x.shape[2] % (len(cell.gates) * D):
+        raise ValueError(f"x must have shape (T, B, {len(cell.gates) * D} * H). Got {tuple(x.shape)}.")
+    T, B, W = x.shape[0], x.shape[1], x.shape[2] // len(cell.gates)
     expected: list[tuple[str, Tensor | None, tuple[int, ...], torch.dtype]] = [
-        ("states", states, (len(cell.states), B, H), x.dtype),
-        ("weight", weight, (len(cell.gates) * H, H), x.dtype),
-        ("bias", bias, (len(cell.gates) * H,), x.dtype),
-        ("parameters", parameters, (len(cell.parameters), H), x.dtype),
-        ("restarts", restarts, (T, B), torch.bool),
-        ("fresh", fresh, (len(cell.states), B, H), x.dtype),
+        ("states", states, (len(cell.states), B, W), x.dtype),
+        ("weight", weight, (len(cell.gates) * W, W // D), x.dtype),
+        ("bias", bias, (len(cell.gates) * W,), x.dtype),
+        ("parameters", parameters, (len(cell.parameters), W), x.dtype),
+        ("restarts", restarts, (T, B) if D == 1 else (D, T, B), torch.bool),
+        ("fresh", fresh, (len(cell.states), B, W), x.dtype),
         ("live", live, (T, B), torch.bool),
     ]
     for name, value, shape, dtype in expected:
@@ -76,9 +82,9 @@ def _check(
 def sequence_forward(
     x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
     restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
-    cell: str, loop: str, reverse: bool, save: bool, all_states: bool,
+    cell: str, loop: str, order: str, save: bool, all_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """A sequence of steps: output (T, B, H), the other states' rest (S - 1, T, B, H) if kept, finals (S, B, H), and
+    """A sequence of steps: output (T, B, W), the other states' rest (S - 1, T, B, W) if kept, finals (S, B, W), and
     what the backward needs (empty without ``save``).
 
     Raises:
@@ -86,9 +92,9 @@ def sequence_forward(
             message states both.
     """
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
-    _check(Cell.by_key(cell), *inputs)
+    _check(Cell.by_key(cell), *inputs, order)
     with torch.cuda.device_of(x):
-        kept = _run(loop, "forward", _sequence(cell, inputs, reverse), save, all_states)
+        kept = _run(loop, "forward", _sequence(cell, inputs, order), save, all_states)
     return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
 
 
@@ -97,7 +103,7 @@ def sequence_backward(
     x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
     restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
     output: Tensor, rest: Tensor, finals: Tensor, saved: Tensor, fed: Tensor,
-    d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, loop: str, reverse: bool,
+    d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, loop: str, order: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, states, weight, bias, parameters and fresh; empty where bias or fresh is None."""
     from gatefuse.kernels.sequence import Forward, Upstream
@@ -105,18 +111,17 @@ def sequence_backward(
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
     with torch.cuda.device_of(x):
         found = _run(
-            loop, "backward", _sequence(cell, inputs, reverse), Forward(output, rest, finals, saved, fed),
-            Upstream(d_output.contiguous(), _dense(d_rest), d_finals),
+            loop, "backward", _sequence(cell, inputs, order), Forward(output, rest, finals, saved, fed),
+            Upstream(*dense((d_output, d_rest, d_finals))),
         )  # fmt: skip
     d_bias, d_fresh = (x.new_empty(0) if d is None else d for d in (found.bias, found.fresh))
     return found.x, found.states, found.weight, d_bias, found.parameters, d_fresh
 
 
-def _sequence(cell: str, inputs: tuple[Any, ...], reverse: bool) -> Any:
+def _sequence(cell: str, inputs: tuple[Any, ...], order: str) -> Any:
     from gatefuse.kernels.sequence import Sequence
 
-    dense: list[Any] = [None if v is None else v.contiguous() for v in inputs]
-    return Sequence(Cell.by_key(cell), *[*dense, reverse])
+    return Sequence(Cell.by_key(cell), *[*dense(inputs), order])
 
 
 def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
@@ -139,15 +144,11 @@ def _say_once(text: str) -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
-def _dense(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.contiguous()
-
-
 @sequence_forward.register_fake
-def _(x, states, weight, bias, parameters, restarts, fresh, live, cell, loop, reverse, save, all_states):
-    T, B, H = x.shape[0], x.shape[1], states.shape[2]
-    rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, H, save, all_states)
-    return x.new_empty(T, B, H), x.new_empty(rest), torch.empty_like(states), x.new_empty(saved), x.new_empty(fed)
+def _(x, states, weight, bias, parameters, restarts, fresh, live, cell, loop, order, save, all_states):
+    T, B, W = x.shape[0], x.shape[1], states.shape[2]
+    rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, W, save, all_states)
+    return x.new_empty(T, B, W), x.new_empty(rest), torch.empty_like(states), x.new_empty(saved), x.new_empty(fed)
 
 
 @sequence_backward.register_fake
@@ -159,13 +160,13 @@ def _(x, states, weight, bias, parameters, restarts, fresh, *rest):
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, cell, loop, reverse, save, _ = inputs
+    *tensors, cell, loop, order, save, _ = inputs
     if not save:
         raise RuntimeError("sequence_forward must be called with save=True where gradients are wanted. Got save=False.")
     # Without this the backward would be handed zeros as large as everything that was kept for it.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
-    ctx.cell, ctx.loop, ctx.reverse = cell, loop, reverse
+    ctx.cell, ctx.loop, ctx.order = cell, loop, order
 
 
 def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
@@ -177,7 +178,7 @@ def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
     else:
         d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
         d_finals = torch.zeros_like(states) if d_finals is None else d_finals
-        found = sequence_backward(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell, ctx.loop, ctx.reverse)
+        found = sequence_backward(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell, ctx.loop, ctx.order)
     d_x, d_states, d_weight, d_bias, d_parameters, d_fresh = found
     d_bias, d_fresh = None if bias is None else d_bias, None if fresh is None else d_fresh
     return d_x, d_states, d_weight, d_bias, d_parameters, None, d_fresh, *(None,) * 6
@@ -187,13 +188,9 @@ def _differentiable(ctx, inputs, given):
     """The gradients by way of the eager loop, which can be differentiated again."""
     from gatefuse.kernels.drivers import eager
 
-    x, states, weight, bias, parameters, restarts, fresh, live = inputs
+    x, states, weight, bias, parameters, _, fresh, _ = inputs
     cell = Cell.by_key(ctx.cell)
-    anew = None if fresh is None else fresh.unbind(0)
-    sequences, finals = eager.loop(
-        cell, x, states.unbind(0), weight, bias, parameters.unbind(0), restarts, anew, live, ctx.reverse,
-        len(cell.states),
-    )  # fmt: skip
+    sequences, finals = eager.loop_in_order(cell, *[*inputs, ctx.order])
     outputs, gradients = [], []
     wanted = (sequences[0], torch.stack(sequences[1:]) if sequences[1:] else None, torch.stack(finals))
     for value, gradient in zip(wanted, given, strict=True):

@@ -23,13 +23,15 @@ class Sequence:
     """The inputs of a loop, all in one dtype on one device, without gaps.
 
     Attributes:
-        x: (T, B, G * H), the input product with its bias.
-        states: (S, B, H), before the first step.
-        weight, bias: (G * H, H) and (G * H,) or None.
-        parameters: (P, H).
-        restarts, fresh: (T, B) bool and (S, B, H), or both None: where true, the step begins with fresh's states.
+        x: (T, B, G * W), the input product with its bias.
+        states: (S, B, W), before the first step.
+        weight, bias: (G * W, H) and (G * W,) or None.
+        parameters: (P, W).
+        restarts, fresh: (T, B) bool and (S, B, W), or both None: where true, the step begins with fresh's states.
         live: (T, B) bool or None; where false, the states stay.
-        reverse: from the last step to the first.
+        order: of the steps, "forward", from the first to the last, "reverse", or "both": two directions side by side,
+            of H units each, the second from the last step to the first. W is then 2 * H, else H, and restarts are
+            (2, T, B).
     """
 
     cell: Cell
@@ -41,7 +43,7 @@ class Sequence:
     restarts: Tensor | None
     fresh: Tensor | None
     live: Tensor | None
-    reverse: bool
+    order: str
 
     @property
     def program(self) -> Program:
@@ -61,7 +63,20 @@ class Sequence:
 
     @property
     def H(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def W(self) -> int:
         return self.states.shape[2]
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.order == "both" else 1
+
+    @property
+    def reverse(self) -> bool:
+        """Of a loop that runs one direction: from the last step to the first."""
+        return self.order == "reverse"
 
     def steps(self) -> Iterator[tuple[int, int, int]]:
         """(step, the one run before it, the one run after it), -1 for none, in the order in which they run."""
@@ -71,11 +86,11 @@ class Sequence:
             yield t, t - ahead if i else -1, t + ahead if i < last else -1
 
     def weights(self) -> list[Tensor]:
-        """Each product's rows of the weights, (gates * H, H)."""
+        """Each product's rows of the weights, (gates * W, H)."""
         return [self._rows(self.weight, p.gates) for p in self.program.products]
 
     def columns_weight(self) -> Tensor:
-        """The weights in the order of the columns, (columns * H, H)."""
+        """The weights in the order of the columns, (columns * W, H)."""
         parts = self.weights()
         return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts) if parts else self.weight[:0]
 
@@ -90,15 +105,15 @@ class Sequence:
         return torch.cat([parts[g] for g in gates]) if gates else weight[:0]
 
     def columns(self, r: Tensor, k: int) -> Tensor:
-        """Product k's columns of a tensor (..., columns * H)."""
+        """Product k's columns of a tensor (..., columns * W)."""
         p = self.program.products[k]
-        return r[..., p.first * self.H : (p.first + len(p.gates)) * self.H]
+        return r[..., p.first * self.W : (p.first + len(p.gates)) * self.W]
 
     def buffers(self, save: bool, all_states: bool) -> Forward:
         """What a forward fills: empty, but for the finals, which begin as the states, in float32."""
-        shapes = buffer_shapes(self.cell, self.T, self.B, self.H, save, all_states)
+        shapes = buffer_shapes(self.cell, self.T, self.B, self.W, save, all_states)
         rest, saved, fed = (debug.empty(self.x, *shape) for shape in shapes)
-        output = debug.empty(self.x, self.T, self.B, self.H)
+        output = debug.empty(self.x, self.T, self.B, self.W)
         return Forward(output, rest, self.states.to(torch.float32, copy=True), saved, fed)
 
     def gradients(self, d_finals: Tensor) -> Backward:
@@ -107,16 +122,16 @@ class Sequence:
         # Gates whose x no equation uses have no slot to write their gradient.
         whole = set(shape.X) >= set(range(shape.G))
         d_x = debug.empty(x, *x.shape) if whole else torch.zeros_like(x)
-        d_r = d_x if shape.ADDITIVE else debug.empty(x, self.T, self.B, shape.COLUMNS * self.H)
+        d_r = d_x if shape.ADDITIVE else debug.empty(x, self.T, self.B, shape.COLUMNS * self.W)
         d_carry = d_finals.to(torch.float32, copy=True)
-        return Backward(d_x, d_r, d_carry, d_carry.new_zeros(shape.P, self.B, self.H), self._d_fresh(d_carry))
+        return Backward(d_x, d_r, d_carry, d_carry.new_zeros(shape.P, self.B, self.W), self._d_fresh(d_carry))
 
     def _d_fresh(self, like: Tensor) -> Tensor | None:
         return None if self.restarts is None else torch.zeros_like(like)
 
 
 class Forward(NamedTuple):
-    """output (T, B, H), rest (S - 1, T, B, H) or empty, finals (S, B, H), saved and fed for the backward or empty."""
+    """output (T, B, W), rest (S - 1, T, B, W) or empty, finals (S, B, W), saved and fed for the backward or empty."""
 
     output: Tensor
     rest: Tensor
@@ -138,8 +153,8 @@ class Upstream(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """What the steps backward yield: gradients of x, of the columns (T, B, columns * H), and, in float32, of the states
-    (S, B, H), the parameters (P, B, H) and fresh (S, B, H) or None."""
+    """What the steps backward yield: gradients of x, of the columns (T, B, columns * W), and, in float32, of the states
+    (S, B, W), the parameters (P, B, W) and fresh (S, B, W) or None."""
 
     x: Tensor
     r: Tensor
@@ -168,32 +183,37 @@ def finish(loop: Sequence, kept: Forward, d: Backward) -> Gradients:
 
 
 def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tensor | None]:
-    G, H = loop.shape.G, loop.H
-    blocks: list[Tensor | None] = [None] * G
+    G, H, D = loop.shape.G, loop.H, loop.directions
+    blocks = [loop.weight.new_zeros(H, H)] * (G * D)
     fed = computed_products(loop.cell)
     for k, p in enumerate(loop.program.products):
-        vectors = kept.fed[fed.index(k)] if k in fed else _multiplied(loop, kept, p.state)
-        rows = loop.columns(d_r, k).flatten(0, 1)
-        product = torch.mm(rows.t(), vectors.flatten(0, 1))
-        for gate, block in zip(p.gates, product.chunk(len(p.gates)), strict=True):
-            blocks[gate] = block
-    zero = loop.weight.new_zeros(H, H)
-    d_weight = torch.cat([zero if block is None else block for block in blocks])
+        columns = loop.columns(d_r, k).unflatten(2, (len(p.gates), D, H))
+        for d in range(D):
+            vectors = (
+                kept.fed[fed.index(k)][..., d * H : (d + 1) * H] if k in fed else _multiplied(loop, kept, p.state, d)
+            )
+            rows = columns[..., d, :].flatten(2).flatten(0, 1)
+            product = torch.mm(rows.t(), vectors.flatten(0, 1))
+            for gate, block in zip(p.gates, product.chunk(len(p.gates)), strict=True):
+                blocks[gate * D + d] = block
+    d_weight = torch.cat(blocks)
     if loop.bias is None:
         return d_weight, None
-    d_bias = loop.bias.new_zeros(G, H)
+    d_bias = loop.bias.new_zeros(G, loop.W)
     if loop.program.columns:
-        d_bias[list(loop.program.columns)] = d_r.sum((0, 1)).view(-1, H)
+        d_bias[list(loop.program.columns)] = d_r.sum((0, 1)).view(-1, loop.W)
     return d_weight, d_bias.flatten()
 
 
-def _multiplied(loop: Sequence, kept: Forward, state: int) -> Tensor:
-    """A state before each step, (T, B, H)."""
-    sequence = kept.output if state == 0 else kept.rest[state - 1]
-    parts = [loop.states[state : state + 1], sequence[:-1]]
-    if loop.reverse:
+def _multiplied(loop: Sequence, kept: Forward, state: int, d: int) -> Tensor:
+    """A state before each step of a direction, (T, B, H)."""
+    units = slice(d * loop.H, (d + 1) * loop.H)
+    sequence = (kept.output if state == 0 else kept.rest[state - 1])[..., units]
+    parts = [loop.states[state : state + 1, :, units], sequence[:-1]]
+    if loop.reverse or d == 1:
         parts = [sequence[1:], parts[0]]
     vectors = torch.cat(parts)[: loop.T]
     if loop.restarts is None or loop.fresh is None:
         return vectors
-    return torch.where(loop.restarts.unsqueeze(2), loop.fresh[state], vectors)
+    restarts = loop.restarts.view(loop.directions, loop.T, loop.B)[d]
+    return torch.where(restarts.unsqueeze(2), loop.fresh[state, :, units], vectors)

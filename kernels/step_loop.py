@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels import recording, step_launches
+from gatefuse.kernels.directions import FORWARD, GRADIENTS, UPSTREAM, dense, halves, inputs_of, join
 from gatefuse.kernels.parts import Part, parts, worth_recording
 from gatefuse.kernels.sequence import Backward, Forward, Gradients, Sequence, Upstream, finish
 
@@ -24,13 +25,16 @@ Inputs = tuple[Tensor | None, ...]
 
 
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
-    """Run the steps; with save, keep what the backward needs."""
+    """Run the steps; with save, keep what the backward needs. Two directions run one after the other."""
+    if loop.order == "both":
+        found = [forward(each, save, all_states) for each in _apart(loop)]
+        return Forward(*join(list(zip(*found, strict=True)), FORWARD, loop.H))
     key = _key(loop, "forward", save, all_states)
     if not _wanted(loop, key):
         return step_launches.forward(loop, save, all_states).result()
 
     def run(*inputs: Any) -> Forward:
-        return step_launches.forward(Sequence(loop.cell, *[*inputs, loop.reverse]), save, all_states)
+        return step_launches.forward(Sequence(loop.cell, *[*inputs, loop.order]), save, all_states)
 
     kept = loop.buffers(save, all_states)
     with recording.lock:
@@ -46,13 +50,23 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
 
 def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     """Run the steps backward, then the products over all steps; ``kept`` is what forward returned with save."""
+    if loop.order == "both":
+        each = [
+            backward(
+                part,
+                Forward(*dense(halves(kept, FORWARD, d, loop.H))),
+                Upstream(*dense(halves(upstream, UPSTREAM, d, loop.H))),
+            )
+            for d, part in enumerate(_apart(loop))
+        ]
+        return Gradients(*join(list(zip(*each, strict=True)), GRADIENTS, loop.H))
     key = _key(loop, "backward", upstream.rest is not None)
     if not _wanted(loop, key):
         return finish(loop, kept, step_launches.backward(loop, kept, upstream))
 
     def run(*tensors: Any) -> Backward:
         *inputs, output, rest, saved, d_output, d_rest, d_finals = tensors
-        piece = Sequence(loop.cell, *[*inputs, loop.reverse])
+        piece = Sequence(loop.cell, *[*inputs, loop.order])
         before = Forward(output, rest, piece.states, saved, fed=output[:0])
         return step_launches.backward(piece, before, Upstream(d_output, d_rest, d_finals))
 
@@ -77,6 +91,15 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     return finish(loop, kept, d)
 
 
+def _apart(loop: Sequence) -> list[Sequence]:
+    """Each direction's sequence."""
+    inputs = loop.x, loop.states, loop.weight, loop.bias, loop.parameters, loop.restarts, loop.fresh, loop.live
+    found = []
+    for d, order in enumerate(("forward", "reverse")):
+        found.append(Sequence(loop.cell, *[*dense(inputs_of(inputs, d)), order]))
+    return found
+
+
 def _wanted(loop: Sequence, key: Hashable) -> bool:
     """Whether this call is cut into recorded parts."""
     worth = worth_recording(loop.T, loop.B, loop.H)
@@ -86,7 +109,7 @@ def _wanted(loop: Sequence, key: Hashable) -> bool:
 def _key(loop: Sequence, *flags: Any) -> Hashable:
     """All that a part's kernels depend on, but for its length."""
     given = tuple(v is not None for v in (loop.bias, loop.restarts, loop.live))
-    return loop.cell.key, loop.x.dtype, loop.B, loop.H, loop.reverse, given, flags
+    return loop.cell.key, loop.x.dtype, loop.B, loop.H, loop.order, given, flags
 
 
 def _replays(parts: list[Part], key: Hashable, run: Callable[..., Any], shared: frozenset[int]) -> Any:
@@ -98,7 +121,7 @@ def _replays(parts: list[Part], key: Hashable, run: Callable[..., Any], shared: 
         def replay(inputs: Inputs, part: Part = part, length: int = length) -> Any:
             recorded = recording.find((key, length), run, inputs) if part.recorded else None
             if recorded is None:
-                return run(*[None if v is None else v.contiguous() for v in inputs])
+                return run(*dense(inputs))
             if length in loaded:
                 inputs = tuple([None if k in shared else v for k, v in enumerate(inputs)])
             loaded.add(length)

@@ -7,22 +7,22 @@ from gatefuse.kernels.tile_kernels import at_step, begin
 
 
 @triton.jit
-def load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, H: tl.constexpr, CELL: tl.constexpr):
+def load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, W: tl.constexpr, CELL: tl.constexpr):
     """The slots of step t: those with a product as the forward saved them, the others out of x."""
     slots = ()
     for j in tl.static_range(len(CELL.X)):
         if CELL.SAVED[j] >= 0:
-            value = tl.load(saved_ptr + at_step(CELL.SAVED[j] * T + t, B * H) + e, mask=real, other=0.0)
+            value = tl.load(saved_ptr + at_step(CELL.SAVED[j] * T + t, B * W) + e, mask=real, other=0.0)
         else:
-            here = x_ptr + at_step(t, B * CELL.G * H)
-            value = tl.load(here + (b * (CELL.G * H) + CELL.X[j] * H + u), mask=real, other=0.0)
+            here = x_ptr + at_step(t, B * CELL.G * W)
+            value = tl.load(here + (b * (CELL.G * W) + CELL.X[j] * W + u), mask=real, other=0.0)
         slots = slots + (value.to(tl.float32),)
     return slots
 
 
 @triton.jit
 def load_states(
-    initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, H: tl.constexpr, CELL: tl.constexpr,
+    initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, W: tl.constexpr, CELL: tl.constexpr,
     HAS_RESTARTS: tl.constexpr,
 ):  # fmt: skip
     """The states that a step began with: those after the step run before it, else the initial ones."""
@@ -30,22 +30,32 @@ def load_states(
     first = (t_before < 0) | (t_before >= T)
     states = ()
     for s in tl.static_range(S):
-        here = initial_ptr + s * B * H
+        here = initial_ptr + s * B * W
         state = tl.load(here + e, mask=real & first, other=0.0).to(tl.float32)
         if s == 0:
-            here = output_ptr + at_step(t_before, B * H)
+            here = output_ptr + at_step(t_before, B * W)
         else:
-            here = rest_ptr + at_step((s - 1) * T + t_before, B * H)
+            here = rest_ptr + at_step((s - 1) * T + t_before, B * W)
         state += tl.load(here + e, mask=real & (first == 0), other=0.0).to(tl.float32)
         states = states + (state,)
     if HAS_RESTARTS:
-        states = begin(fresh_ptr, states, restart, e, B * H, real, CELL)
+        states = begin(fresh_ptr, states, restart, e, B * W, real, CELL)
     return states
 
 
 @triton.jit
 def add_d_sequences(
-    d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, H: tl.constexpr, CELL: tl.constexpr, HAS_D_REST: tl.constexpr
+    d_carry,
+    d_output_ptr,
+    d_rest_ptr,
+    t,
+    T,
+    e,
+    real,
+    B,
+    W: tl.constexpr,
+    CELL: tl.constexpr,
+    HAS_D_REST: tl.constexpr,
 ):
     """Gradients of the states after step t: what comes from later steps, and what reaches the sequences there."""
     S: tl.constexpr = CELL.S
@@ -53,26 +63,26 @@ def add_d_sequences(
     for s in tl.static_range(S):
         d = d_carry[s]
         if s == 0:
-            d += tl.load(d_output_ptr + at_step(t, B * H) + e, mask=real, other=0.0).to(tl.float32)
+            d += tl.load(d_output_ptr + at_step(t, B * W) + e, mask=real, other=0.0).to(tl.float32)
         elif HAS_D_REST:
-            d += tl.load(d_rest_ptr + at_step((s - 1) * T + t, B * H) + e, mask=real, other=0.0).to(tl.float32)
+            d += tl.load(d_rest_ptr + at_step((s - 1) * T + t, B * W) + e, mask=real, other=0.0).to(tl.float32)
         d_states = d_states + (d,)
     return d_states
 
 
 @triton.jit
 def store_d_slots(
-    d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase: tl.constexpr, H: tl.constexpr, CELL: tl.constexpr
+    d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase: tl.constexpr, W: tl.constexpr, CELL: tl.constexpr
 ):
     """Store the gradients of a phase's slots: of x by gate, and of the products by column unless they are the same."""
     for j in tl.static_range(len(CELL.EMITS[phase])):
         d = tl.where(alive, grads[j], 0.0)
         if CELL.X[CELL.EMITS[phase][j]] >= 0:
-            here = d_x_ptr + at_step(t, B * CELL.G * H)
-            tl.store(here + (b * (CELL.G * H) + CELL.X[CELL.EMITS[phase][j]] * H + u), d, mask=real)
+            here = d_x_ptr + at_step(t, B * CELL.G * W)
+            tl.store(here + (b * (CELL.G * W) + CELL.X[CELL.EMITS[phase][j]] * W + u), d, mask=real)
         if CELL.R[CELL.EMITS[phase][j]] >= 0 and not CELL.ADDITIVE:
-            here = d_r_ptr + at_step(t, B * CELL.COLUMNS * H)
-            tl.store(here + (b * (CELL.COLUMNS * H) + CELL.R[CELL.EMITS[phase][j]] * H + u), d, mask=real)
+            here = d_r_ptr + at_step(t, B * CELL.COLUMNS * W)
+            tl.store(here + (b * (CELL.COLUMNS * W) + CELL.R[CELL.EMITS[phase][j]] * W + u), d, mask=real)
 
 
 @triton.jit

@@ -2,6 +2,9 @@
 
 A tile's rows are units, padded to a power of two HP, and its columns BB samples; u (HP, 1) and b (1, BB) are their
 numbers, ``real`` marks those that exist. CELL is shape.CellShape.
+
+Both directions of a layer may lie side by side: rows of memory are then W = 2 H units long, the pointers begin at
+those of the program's direction, and ORDER, "forward", "reverse" or "both", says how its steps run.
 """
 
 import triton
@@ -15,15 +18,29 @@ def at_step(t, size):
 
 
 @triton.jit
-def weight_rows(weight_ptr, H: tl.constexpr, p: tl.constexpr, CELL: tl.constexpr, HP: tl.constexpr):
-    """Product p's rows of the weights, gate by gate, each padded to HP units: (PADDED * HP, HP)."""
+def time_of(i, T, d, ORDER: tl.constexpr):
+    """The step that direction d runs as its i-th; below 0 or from T on where that is none."""
+    t = i
+    if ORDER == "reverse":
+        t = T - 1 - i
+    elif ORDER == "both":
+        t = tl.where(d == 0, i, T - 1 - i)
+    return t
+
+
+@triton.jit
+def weight_chunk(
+    weight_ptr, u0, k0, p: tl.constexpr, H: tl.constexpr, W: tl.constexpr, CELL: tl.constexpr, BU: tl.constexpr,
+    KC: tl.constexpr,
+):  # fmt: skip
+    """Product p's rows of BU units from u0 on, gate by gate, in KC columns from k0 on: (PADDED * BU, KC)."""
     N: tl.constexpr = CELL.PADDED[p]
-    row = tl.arange(0, N * HP)[:, None]
-    gate = row // HP
-    unit = row % HP
-    k = tl.arange(0, HP)[None, :]
+    row = tl.arange(0, N * BU)[:, None]
+    gate = row // BU
+    unit = u0 + row % BU
+    k = k0 + tl.arange(0, KC)[None, :]
     inside = (gate < CELL.COUNT[p]) & (unit < H) & (k < H)
-    return tl.load(weight_ptr + ((CELL.FIRST[p] + gate) * H + unit) * H + k, mask=inside, other=0.0)
+    return tl.load(weight_ptr + ((CELL.FIRST[p] + gate) * W + unit) * H + k, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -74,25 +91,25 @@ def gate_last(rows, N: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
 
 
 @triton.jit
-def load_x(x_ptr, t, T, u, b, real, B, H: tl.constexpr, CELL: tl.constexpr):
+def load_x(x_ptr, t, T, u, b, real, B, W: tl.constexpr, CELL: tl.constexpr):
     """Each slot's part of x at step t, zero for slots without one and for steps that are none."""
     values = ()
     within = real & (t >= 0) & (t < T)
     for k in tl.static_range(len(CELL.X)):
         value = tl.zeros(real.shape, tl.float32)
         if CELL.X[k] >= 0:
-            here = x_ptr + at_step(t, B * CELL.G * H)
-            value = tl.load(here + (b * (CELL.G * H) + CELL.X[k] * H + u), mask=within, other=0.0).to(tl.float32)
+            here = x_ptr + at_step(t, B * CELL.G * W)
+            value = tl.load(here + (b * (CELL.G * W) + CELL.X[k] * W + u), mask=within, other=0.0).to(tl.float32)
         values = values + (value,)
     return values
 
 
 @triton.jit
-def load_per_unit(ptr, u, H: tl.constexpr, N: tl.constexpr):
-    """N vectors (H,) as (HP, 1) tiles, ``H`` apart."""
+def load_per_unit(ptr, u, H: tl.constexpr, W: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT vectors (H,) as (HP, 1) tiles, ``W`` apart."""
     values = ()
-    for k in tl.static_range(N):
-        values = values + (tl.load(ptr + k * H + u, mask=u < H, other=0.0).to(tl.float32),)
+    for k in tl.static_range(COUNT):
+        values = values + (tl.load(ptr + k * W + u, mask=u < H, other=0.0).to(tl.float32),)
     return values
 
 
@@ -157,7 +174,7 @@ def store_carry(carry_ptr, values, e, size, real, N: tl.constexpr):
 
 @triton.jit
 def store_kept(
-    output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, H: tl.constexpr,
+    output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, W: tl.constexpr,
     CELL: tl.constexpr, KEEP: tl.constexpr, HAS_LIVE: tl.constexpr,
 ):  # fmt: skip
     """The states after step t, new where the sample goes on, else as before; stored into the sequences."""
@@ -169,9 +186,9 @@ def store_kept(
             value = tl.where(alive, value, before[s])
         settled = settled + (value,)
         if s == 0:
-            tl.store(output_ptr + at_step(t, B * H) + e, value, mask=real)
+            tl.store(output_ptr + at_step(t, B * W) + e, value, mask=real)
         elif KEEP:
-            tl.store(rest_ptr + at_step((s - 1) * T + t, B * H) + e, value, mask=real)
+            tl.store(rest_ptr + at_step((s - 1) * T + t, B * W) + e, value, mask=real)
     return settled
 
 

@@ -58,7 +58,7 @@ class GridBackwardTiles(NamedTuple):
     shared: int
 
 
-def grid_tiles(program: Program, H: int, B: int, itemsize: int, held: Limits) -> GridTiles:
+def grid_tiles(program: Program, H: int, B: int, itemsize: int, held: Limits, directions: int = 1) -> GridTiles:
     """The grid driver's tiles forward, or where nothing fits those that come nearest.
 
     16 units of 4 gates fill a Hopper matrix instruction's 64 rows; with fewer, more programs share the weights. A tile
@@ -66,6 +66,8 @@ def grid_tiles(program: Program, H: int, B: int, itemsize: int, held: Limits) ->
     """
     KC = _chunk(H, 512)
     columns = -(-H // KC) * KC
+
+    held = held._replace(programs=held.programs // directions)
 
     def cut(BU: int, BB: int) -> GridTiles:
         shared = (_padded(program) * BU + BB) * columns * itemsize
@@ -81,7 +83,9 @@ _SPLIT = 512
 _ASKED = 8
 
 
-def grid_backward_tiles(program: Program, H: int, B: int, itemsize: int, held: Limits) -> GridBackwardTiles:
+def grid_backward_tiles(
+    program: Program, H: int, B: int, itemsize: int, held: Limits, directions: int = 1
+) -> GridBackwardTiles:
     """The grid driver's tiles backward; see grid_tiles. At small H each program has all of a product's sum, from
     H 512 on as small a part of it as there are programs for."""
 
@@ -93,6 +97,7 @@ def grid_backward_tiles(program: Program, H: int, B: int, itemsize: int, held: L
         BU = BN if slices == 1 else _power(-(-H // units))
         return GridBackwardTiles(BU, BN, slices, chunks, KC, BB, 8 if BN * BB > 1024 else 4, units, shared)
 
+    held = held._replace(programs=held.programs // directions)
     gates = max((len(p.gates) for p in program.products), default=0)
 
     cuts = [(64, slices) for slices in range(8, 1, -1)] if H >= _SPLIT else [(16, 1)]

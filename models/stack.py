@@ -137,7 +137,7 @@ class Stack:
 def loop(
     cell: Cell, driver_name: str, call: Call, bias: bool, bidirectional: bool, dropout: float
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """One driver call for each layer and direction.
+    """One driver call for each layer, and for each direction where the driver doesn't run both at once.
 
     Under autocast all tensors are cast first, as torch.lstm and its like do, and autocast is off within.
 
@@ -166,9 +166,8 @@ def loop(
     for first in range(0, rows, D):
         if first and dropout:
             x = drop(x, dropout)
-        outcomes = []
-        for k in range(first, first + D):
-            task = Task(
+        tasks = [
+            Task(
                 cell,
                 x,
                 tuple([s[k] for s in call.states]),
@@ -179,15 +178,27 @@ def loop(
                 reverse=k > first,
                 all_states=call.all_states and first + D == rows,
             )
-            outcomes.append(driver(driver_name).run(task))
-        finals += [outcome.finals for outcome in outcomes]
-        if D == 1:
-            sequences = outcomes[0].sequences
+            for k in range(first, first + D)
+        ]
+        if D == 2 and both_at_once(cell, driver_name, call):
+            outcome = driver(driver_name).run_both((tasks[0], tasks[1]))
+            sequences = outcome.sequences
+            finals += zip(*[s.chunk(2, -1) for s in outcome.finals], strict=True)
         else:
-            sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
+            outcomes = [driver(driver_name).run(task) for task in tasks]
+            finals += [outcome.finals for outcome in outcomes]
+            sequences = outcomes[0].sequences
+            if D == 2:
+                sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
         x = sequences[0]
     # stack copies, so that what the caller gets shares no memory with what a driver keeps
     return sequences, tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+
+
+def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:
+    """Whether both directions of a layer run in one launch."""
+    refusal = getattr(driver(driver_name), "both_refusal", None)
+    return refusal is not None and not refusal(Request(*request_of(cell, call)))
 
 
 def bundle(tensors: Sequence[Tensor], bias: bool) -> Weights:

@@ -20,23 +20,24 @@ TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip
 BINARY = {"cuda": "cubin", "hip": "hsaco"}
 
 
-def compile_cell(cell, target, dtype, masks, loop, H=64):
+def compile_cell(cell, target, dtype, masks, loop, H=64, order="forward"):
     """All kernels of one of a cell's loops, forward and backward, by name."""
+    W = 2 * H if order == "both" else H
     T, B = 2, 16
     G, S, P = len(cell.gates), len(cell.states), len(cell.parameters)
 
     def zeros(*shape):
         return torch.zeros(*shape, dtype=dtype)
 
-    mask = torch.ones(T, B, dtype=torch.bool) if masks else None
-    fresh = zeros(S, B, H) if masks else None
-    inputs = Sequence(
-        cell, zeros(T, B, G * H), zeros(S, B, H), zeros(G * H, H), zeros(G * H), zeros(P, H), mask, fresh, mask, False
-    )
+    live = torch.ones(T, B, dtype=torch.bool) if masks else None
+    restarts = torch.ones(2, T, B, dtype=torch.bool) if masks and order == "both" else live
+    fresh = zeros(S, B, W) if masks else None
+    weights = zeros(G * W, H), zeros(G * W), zeros(P, W)
+    inputs = Sequence(cell, zeros(T, B, G * W), zeros(S, B, W), *weights, restarts, fresh, live, order)
     with compile_only(target) as kernels:
         kept = loop.forward(inputs, True, True)
-        d_rest = zeros(S - 1, T, B, H) if masks and S > 1 else None
-        loop.backward(inputs, kept, Upstream(zeros(T, B, H), d_rest, zeros(S, B, H)))
+        d_rest = zeros(S - 1, T, B, W) if masks and S > 1 else None
+        loop.backward(inputs, kept, Upstream(zeros(T, B, W), d_rest, zeros(S, B, W)))
     return kernels
 
 
@@ -52,10 +53,12 @@ def main() -> None:
                 target = GPUTarget(backend, arch, warp)
                 kernels = compile_cell(cell, target, dtype, masks, step_loop)
                 assert {"update_kernel", "backward_kernel"} <= {name.split()[0] for name in kernels}
-                # Whole-sequence kernels take long to compile: each cell for one target, two for all.
+                # Whole-sequence kernels take long to compile: each cell for one target, two for all, these in both
+                # directions at once.
                 if (arch == 90 and not masks) or (cell.name in ("gru", "gru_reset_first") and masks):
-                    kernels |= compile_cell(cell, target, torch.bfloat16, masks, block_loop)
-                    kernels |= compile_cell(cell, target, torch.bfloat16, masks, grid_loop)
+                    order = "both" if masks else "forward"
+                    kernels |= compile_cell(cell, target, torch.bfloat16, masks, block_loop, order=order)
+                    kernels |= compile_cell(cell, target, torch.bfloat16, masks, grid_loop, order=order)
                 if arch == 90 and not masks:  # the product's sum split among programs
                     split = compile_cell(cell, target, torch.bfloat16, masks, grid_loop, H=512)
                     kernels |= {f"{name} split": kernel for name, kernel in split.items()}

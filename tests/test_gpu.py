@@ -99,9 +99,9 @@ def test_seventy_thousand_steps(loop):
     states = torch.zeros(2, B, H, device="cuda", dtype=torch.bfloat16)
     parameters = torch.empty(0, H, device="cuda", dtype=torch.bfloat16)
     shared = states, weight, None, parameters, None, None, None, cell.key
-    finals = sequence_forward(x, *shared, loop, False, False, False)[2]
+    finals = sequence_forward(x, *shared, loop, "forward", False, False)[2]
     # Forgetting makes the last states those of the last steps alone.
-    tail = sequence_forward(x[-512:], *shared, "step", False, False, False)[2]
+    tail = sequence_forward(x[-512:], *shared, "step", "forward", False, False)[2]
     assert errors({"finals": finals.double()}, {"finals": tail.double()})["finals"] < 0.05
 
 

@@ -14,8 +14,9 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CELLS = (find_cell("lstm"), find_cell("gru_reset_first"), find_cell("peephole_lstm"), cells_on_the_spot.warm_start)
 
 
-def arguments(cell, T=3, B=2, H=4, masks=True, save=True, loop="step"):
+def arguments(cell, *, order="forward", T=3, B=2, H=4, masks=True, save=True, loop="step"):
     G, S, P = len(cell.gates), len(cell.states), len(cell.parameters)
+    W = 2 * H if order == "both" else H
 
     def leaf(*shape):
         return torch.randn(*shape, device=DEVICE).mul_(0.5).requires_grad_(save)
@@ -23,17 +24,17 @@ def arguments(cell, T=3, B=2, H=4, masks=True, save=True, loop="step"):
     restarts = (torch.rand(T, B) < 0.5).to(DEVICE) if masks else None
     live = (torch.arange(T)[:, None] < torch.tensor([T, 1])).to(DEVICE) if masks else None
     return [
-        leaf(T, B, G * H),
-        leaf(S, B, H).detach().abs().requires_grad_(save),
-        leaf(G * H, H),
-        leaf(G * H),
-        leaf(P, H),
-        restarts,
-        leaf(S, B, H).detach().abs().requires_grad_(save) if masks else None,
+        leaf(T, B, G * W),
+        leaf(S, B, W).detach().abs().requires_grad_(save),
+        leaf(G * W, H),
+        leaf(G * W),
+        leaf(P, W),
+        restarts if restarts is None or order != "both" else torch.stack([restarts, ~restarts]),
+        leaf(S, B, W).detach().abs().requires_grad_(save) if masks else None,
         live,
         cell.key,
         loop,
-        False,
+        order,
         save,
         True,
     ]
@@ -47,14 +48,21 @@ def test_torch_checks_the_forward_operator(cell, masks, loop):
     torch.library.opcheck(sequence_forward, tuple(arguments(cell, masks=masks, loop=loop)))
 
 
+@pytest.mark.parametrize("loop", ["step", "block", "grid"])
+def test_torch_checks_both_directions(loop):
+    _ = CELLS[1].program
+    torch.library.opcheck(sequence_forward, tuple(arguments(CELLS[1], order="both", loop=loop)))
+
+
+@pytest.mark.parametrize("order", ["forward", "both"])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
-def test_torch_checks_the_backward_operator(cell):
+def test_torch_checks_the_backward_operator(cell, order):
     with torch.no_grad():
-        args = arguments(cell)
+        args = arguments(cell, order=order)
         kept = sequence_forward(*args)
         tensors = [a.detach() if isinstance(a, torch.Tensor) else a for a in args[:8]]
         d = [torch.randn_like(kept[k]) for k in range(3)]
-    torch.library.opcheck(sequence_backward, (*tensors, *kept, *d, cell.key, "step", False))
+    torch.library.opcheck(sequence_backward, (*tensors, *kept, *d, cell.key, "step", order))
 
 
 def test_buffers_are_as_large_as_promised():
@@ -102,6 +110,9 @@ def test_without_save_there_is_no_backward():
         (6, None, ValueError, "restarts and fresh must be given together. Got restarts without fresh."),
         (6, torch.zeros(1, 2, 4), ValueError, r"fresh must have shape \(2, 2, 4\). Got \(1, 2, 4\)."),
         (7, torch.ones(2, 3, dtype=torch.bool), ValueError, r"live must have shape \(3, 2\). Got \(2, 3\)."),
+        (10, "sideways", ValueError, "order must be one of forward, reverse, both. Got 'sideways'."),
+        (10, "both", ValueError, r"weight must have shape \(16, 2\). Got \(16, 4\)."),
+        (0, torch.zeros(3, 2, 24), ValueError, r"states must have shape \(2, 2, 6\). Got \(2, 2, 4\)."),
         (9, "slow", ValueError, "loop must be one of step, block, grid. Got 'slow'."),
         (8, "nobody", ValueError, "cell must be the key of a cell defined in this process. Got 'nobody'."),
     ],

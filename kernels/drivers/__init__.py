@@ -4,6 +4,11 @@
     refusal(request: Request) -> str     why it can't run that here, in words; "" where it can
     run(task: Task) -> Outcome           one direction of one layer over one batch
 
+A driver that can run both directions of a layer at once also has
+
+    both_refusal(request: Request) -> str            why it can't in this call, which it doesn't refuse
+    run_both(tasks: tuple[Task, Task]) -> Outcome    sequences (T, B, 2 * H) and finals (B, 2 * H)
+
 eager is the oracle, script a TorchScript loop, step one product and one fused kernel a step, block one kernel for all
 steps, grid one kernel of many programs that share the weights, vendor torch's own.
 """

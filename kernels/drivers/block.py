@@ -30,6 +30,16 @@ def refusal(request: Request) -> str:
     return ""
 
 
+def both_refusal(request: Request) -> str:
+    """Never refuses: directions are programs of their own, which never meet."""
+    return ""
+
+
 def run(task: Task) -> Outcome:
     """Run all steps in one kernel; see Task and Outcome for shapes."""
     return fused.run(task, "block")
+
+
+def run_both(tasks: tuple[Task, Task]) -> Outcome:
+    """Run both directions of a layer in one kernel; see fused.run_both."""
+    return fused.run_both(tasks, "block")

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gatefuse.kernels.cell import Cell, Gates, Recurrence
+from gatefuse.kernels.directions import inputs_of
 from gatefuse.kernels.drivers import Outcome, Request, Task
 
 name = "eager"
@@ -82,3 +83,28 @@ def loop(
     if not history:
         return Outcome(tuple(s.new_empty(0, *s.shape) for s in now[:wanted]), now)
     return Outcome(tuple(torch.stack([step[k] for step in history]) for k in range(wanted)), now)
+
+
+def loop_in_order(
+    cell: Cell,
+    x: Tensor,
+    states: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    parameters: Tensor,
+    restarts: Tensor | None,
+    fresh: Tensor | None,
+    live: Tensor | None,
+    order: str,
+) -> Outcome:
+    """The loop on the stacked inputs of a sequence (kernels/sequence.py), with the sequences of all states."""
+    if order != "both":
+        anew = None if fresh is None else fresh.unbind(0)
+        return loop(
+            cell, x, states.unbind(0), weight, bias, parameters.unbind(0), restarts, anew, live, order == "reverse",
+            len(cell.states),
+        )  # fmt: skip
+    inputs = x, states, weight, bias, parameters, restarts, fresh, live
+    found = [loop_in_order(cell, *[*inputs_of(inputs, d), order]) for d, order in enumerate(("forward", "reverse"))]
+    sequences, finals = ([torch.cat(pair, -1) for pair in zip(*each, strict=True)] for each in zip(*found, strict=True))
+    return Outcome(tuple(sequences), tuple(finals))

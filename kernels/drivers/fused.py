@@ -6,9 +6,11 @@ import os
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 from torch.nn.functional import linear
 
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.directions import join
 from gatefuse.kernels.drivers import Outcome, Request, Task
 from gatefuse.kernels.operators import TranslationError
 from gatefuse.kernels.ops import FLOATS, sequence_forward
@@ -57,17 +59,46 @@ def whole_refusal(request: Request) -> str:
 
 def run(task: Task, loop: str) -> Outcome:
     """Run a task by one of the operator's loops; see Task and Outcome for shapes."""
-    weights, live = task.weights, task.live()
-    x = linear(task.x, weights.input, weights.input_bias)
-    H = weights.recurrent.shape[1]
-    parameters = torch.stack(weights.parameters) if weights.parameters else x.new_empty(0, H)
-    states = torch.stack(task.states)
+    x = linear(task.x, task.weights.input, task.weights.input_bias)
+    weights = task.weights
+    parameters = torch.stack(weights.parameters) if weights.parameters else x.new_empty(0, weights.recurrent.shape[1])
     anew = task.anew()
     fresh = None if anew is None else torch.stack(anew)
-    inputs = [x, states, weights.recurrent, weights.recurrent_bias, parameters, task.restarts(), fresh]
-    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
-    output, rest, finals, _, _ = sequence_forward(
-        *inputs, live, task.cell.key, loop, task.reverse, save, task.all_states
+    order = "reverse" if task.reverse else "forward"
+    states = torch.stack(task.states)
+    return _run(
+        task, loop, order, x, states, weights.recurrent, weights.recurrent_bias, parameters, task.restarts(), fresh
     )
+
+
+def run_both(tasks: tuple[Task, Task], loop: str) -> Outcome:
+    """Run both directions of a layer at once; they differ in weights, states, fresh states and reverse alone.
+
+    Returns:
+        The sequences and finals of both, (T, B, 2 * H) and (B, 2 * H).
+    """
+    task, first, second = tasks[0], tasks[0].weights, tasks[1].weights
+    H = first.recurrent.shape[1]
+    weights = join(list(zip(first[:4], second[:4], strict=True)), (0, 0, 0, 0), H)
+
+    def beside(*pairs: tuple[Tensor, ...]) -> Tensor:
+        return torch.cat([torch.stack(values) for values in pairs], -1)
+
+    input_weight, recurrent, input_bias, bias = weights
+    x = linear(task.x, input_weight, input_bias)
+    parameters = beside(first.parameters, second.parameters) if first.parameters else x.new_empty(0, 2 * H)
+    restarts = fresh = None
+    if task.resets is not None:
+        restarts = torch.stack([r for t in tasks if (r := t.restarts()) is not None])
+        fresh = beside(*[a for t in tasks if (a := t.anew()) is not None])
+    states = beside(*[t.states for t in tasks])
+    return _run(task, loop, "both", x, states, recurrent, bias, parameters, restarts, fresh)
+
+
+def _run(task: Task, loop: str, order: str, *inputs: Tensor | None) -> Outcome:
+    """The operator on its inputs, but for live, and its results as drivers return them."""
+    live = task.live()
+    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
+    output, rest, finals, _, _ = sequence_forward(*inputs, live, task.cell.key, loop, order, save, task.all_states)
     sequences = (output, *rest.unbind(0)) if task.all_states else (output,)
     return Outcome(task.end(sequences, live), finals.unbind(0))

@@ -13,7 +13,7 @@ import torch
 
 from gatefuse.kernels.drivers import Outcome, Request, Task, fused
 from gatefuse.kernels.limits import limits
-from gatefuse.kernels.tiles import grid_shared_bytes, grid_tiles
+from gatefuse.kernels.tiles import grid_backward_tiles, grid_shared_bytes, grid_tiles
 
 name = "grid"
 
@@ -26,16 +26,32 @@ def refusal(request: Request) -> str:
         return ""
     if torch.version.hip and version("triton") < "3.7":
         return "Triton before 3.7 does not compile its kernels for ROCm"
+    return _refusal(request, 1)
+
+
+def both_refusal(request: Request) -> str:
+    """Refuses more programs of both directions than can run at once."""
+    return "" if request.device.type == "cpu" else _refusal(request, 2)
+
+
+def _refusal(request: Request, directions: int) -> str:
     held = limits(request.device)
-    cut = grid_tiles(request.cell.program, request.H, request.B, request.dtype.itemsize, held)
+    call = request.cell.program, request.H, request.B, request.dtype.itemsize, held, directions
+    cut = grid_tiles(*call)
     needed = grid_shared_bytes(request.cell.program, request.H, request.dtype.itemsize, cut)
     if needed > held.shared:
         return f"its kernels take at least {needed:,} bytes of shared memory, and a program may have {held.shared:,}"
-    if cut.units > held.programs:
-        return f"its {cut.units} programs must all run at once, and the device has room for {held.programs}"
+    programs = directions * max(cut.units, grid_backward_tiles(*call).units if request.needs_grad else 0)
+    if programs > held.programs:
+        return f"its {programs} programs must all run at once, and the device has room for {held.programs}"
     return ""
 
 
 def run(task: Task) -> Outcome:
     """Run all steps in one kernel; see Task and Outcome for shapes."""
     return fused.run(task, "grid")
+
+
+def run_both(tasks: tuple[Task, Task]) -> Outcome:
+    """Run both directions of a layer in one kernel; see fused.run_both."""
+    return fused.run_both(tasks, "grid")
