@@ -5,6 +5,7 @@ from gatefuse.kernels.cell import Cell, cell
 from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.kernels.codegen import source
 from gatefuse.kernels.plan import Plan
+from gatefuse.models.accelerate import accelerate, restore
 from gatefuse.models.recurrent import Recurrent
 from gatefuse.models.torchlike import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from gatefuse.models.warmup import warmup
@@ -20,9 +21,11 @@ __all__ = [
     "RNNCell",
     "Recurrent",
     "__version__",
+    "accelerate",
     "cell",
     "cell_names",
     "find_cell",
+    "restore",
     "source",
     "warmup",
 ]

@@ -40,7 +40,7 @@ def check_layer(
     bidirectional: bool,
     dtype: torch.dtype | None,
 ) -> None:
-    """Raises TypeError or ValueError: an argument of a layer's constructor is of no use."""
+    """Raises TypeError, ValueError or, for a dtype, RuntimeError: an argument of a layer's constructor is of no use."""
     for name, size in (("input_size", input_size), ("hidden_size", hidden_size), ("num_layers", num_layers)):
         if not isinstance(size, int):
             raise TypeError(f"{name} must be an int. Got {type(size).__name__}.")
@@ -54,7 +54,7 @@ def check_layer(
     if dropout > 0 and num_layers == 1:
         warnings.warn(f"dropout acts between layers. Got dropout {dropout} for one layer.", stacklevel=3)
     if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating type. Got {dtype}.")
+        raise RuntimeError(f"dtype must be a floating type. Got {dtype}.")
 
 
 def check_input(x: Tensor, input_size: int, weight: Tensor, dims: tuple[int, int] = (2, 3)) -> None:
@@ -62,16 +62,18 @@ def check_input(x: Tensor, input_size: int, weight: Tensor, dims: tuple[int, int
 
     Raises:
         TypeError: not a tensor.
-        ValueError: neither of the two ranks, or not of the weights' dtype while autocast is off.
-        RuntimeError: another size than input_size, or on another device than the weights.
+        ValueError: neither of the two ranks, or, in a layer, not of the weights' dtype while autocast is off.
+        RuntimeError: another size than input_size, on another device than the weights, or, in a cell, of another dtype.
     """
+    cell = dims == (1, 2)
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor. Got {type(x).__name__}.")
     if x.dim() not in dims:
-        forms = "(T, I), or (T, B, I), with batch_first (B, T, I)" if dims == (2, 3) else "(I,), or (B, I)"
+        forms = "(I,), or (B, I)" if cell else "(T, I), or (T, B, I), with batch_first (B, T, I)"
         raise ValueError(f"x must have the shape {forms}. Got {tuple(x.shape)}.")
     if x.dtype != weight.dtype and not (x.dtype.is_floating_point and autocast_on(x.device)):
-        raise ValueError(f"x must have the weights' dtype {weight.dtype}. Got {x.dtype}.")
+        refuse = RuntimeError if cell else ValueError
+        raise refuse(f"x must have the weights' dtype {weight.dtype}. Got {x.dtype}.")
     if x.shape[-1] != input_size:
         raise RuntimeError(f"x must have input_size {input_size} as its last dimension. Got {x.shape[-1]}.")
     if x.device != weight.device:
@@ -83,8 +85,7 @@ def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what:
 
     Raises:
         TypeError: not one tensor for a cell of one state, or not a tuple of tensors for another.
-        ValueError: too few or too many states, or not of x's dtype while autocast is off.
-        RuntimeError: another shape, or another device than x's.
+        RuntimeError: too few or too many states, another shape or device than x's, or, while autocast is off, dtype.
     """
     names = cell.states
     if len(names) == 1:
@@ -95,7 +96,7 @@ def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what:
         if not isinstance(state, (tuple, list)):
             raise TypeError(f"{what} must be a tuple ({', '.join(names)}). Got {type(state).__name__}.")
         if len(state) != len(names):
-            raise ValueError(f"{what} must be a tuple ({', '.join(names)}). Got {len(state)} of {len(names)}.")
+            raise RuntimeError(f"{what} must be a tuple ({', '.join(names)}). Got {len(state)} of {len(names)}.")
     dtype, device = x.dtype, x.device
     for name, value in zip(names, state, strict=True):
         if not isinstance(value, Tensor):
@@ -103,7 +104,7 @@ def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what:
         if value.shape != shape:
             raise RuntimeError(f"{what} {name} must have shape {shape}. Got {tuple(value.shape)}.")
         if value.dtype != dtype and not (value.dtype.is_floating_point and autocast_on(device)):
-            raise ValueError(f"{what} {name} must have x's dtype {dtype}. Got {value.dtype}.")
+            raise RuntimeError(f"{what} {name} must have x's dtype {dtype}. Got {value.dtype}.")
         if value.device != device:
             raise RuntimeError(f"{what} {name} must be on x's device {device}. Got {value.device}.")
     return tuple(state)

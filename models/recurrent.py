@@ -40,7 +40,7 @@ class Recurrent(Stack, nn.Module):
         dtype: a floating type.
 
     Raises:
-        TypeError, ValueError: an argument is of the wrong type, or out of its range.
+        TypeError, ValueError, RuntimeError: an argument is of the wrong type, or out of its range, or no dtype of use.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Request, Task, Weights, driver, vendor
 from gatefuse.kernels.plan import Plan, choose, explain
+from gatefuse.models import exporting
 from gatefuse.models.checks import autocast_on, check_input, check_lengths, check_resets, check_state
 
 
@@ -161,6 +162,7 @@ def loop(
         lengths = lengths.to(x.device)
     rows = call.states[0].shape[0]
     D, n = 2 if bidirectional else 1, len(call.weights) // rows
+    run = exporting.run if driver_name == exporting.NAME else driver(driver_name).run
     sequences: tuple[Tensor, ...] = ()
     finals: list[tuple[Tensor, ...]] = []
     for first in range(0, rows, D):
@@ -185,7 +187,7 @@ def loop(
             sequences = outcome.sequences
             finals += zip(*[s.chunk(2, -1) for s in outcome.finals], strict=True)
         else:
-            outcomes = [driver(driver_name).run(task) for task in tasks]
+            outcomes = [run(task) for task in tasks]
             finals += [outcome.finals for outcome in outcomes]
             sequences = outcomes[0].sequences
             if D == 2:
@@ -197,6 +199,8 @@ def loop(
 
 def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:
     """Whether both directions of a layer run in one launch."""
+    if driver_name == exporting.NAME:
+        return False
     refusal = getattr(driver(driver_name), "both_refusal", None)
     return refusal is not None and not refusal(Request(*request_of(cell, call)))
 
@@ -235,6 +239,8 @@ def request_of(cell: Cell, call: Call) -> tuple[Any, ...]:
 
 def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
     """The plan for the Request of these arguments; looked up where it was made before."""
+    if torch.compiler.is_exporting():
+        return Plan(exporting.NAME, "torch.export keeps one operator for each direction of a layer")
     if torch.compiler.is_compiling():  # a tracer can't see through the cache
         return choose(Request(*request), wanted)
     return _plan_of(request, wanted)

@@ -50,6 +50,11 @@ class _Layer(Stack, nn.RNNBase):
         if lengths is resets is reset_state is None and not all_states and self._is_torchs(input):
             return super().forward(input, hx)
         self._refuse_projection()
+        # as torch.nn does, where Recurrent gives an empty output
+        if isinstance(input, Tensor) and input.dim() > 1:
+            T = input.shape[1 if self.batch_first and input.dim() == 3 else 0]
+            if T == 0:
+                raise RuntimeError("input must have at least one step. Got T = 0.")
         return self._run(input, hx, lengths, resets, reset_state, all_states)
 
     def plan(
@@ -69,6 +74,8 @@ class _Layer(Stack, nn.RNNBase):
         return self._explain(input, hx, lengths, resets, reset_state, all_states)
 
     def _is_torchs(self, input: Tensor | PackedSequence) -> bool:
+        if torch.compiler.is_exporting():  # torch's own loop would be unrolled
+            return bool(self.proj_size)
         if self.driver != "auto":
             return self.driver == "vendor"
         if self.proj_size or not input.is_cuda or isinstance(input, PackedSequence) or input.dim() not in (2, 3):
@@ -152,6 +159,10 @@ class _Step(nn.RNNCellBase):
         if hx is None:
             states = first_states(self.cell, x, 1, B, H)
         else:
+            given = (hx,) if len(self.cell.states) == 1 else hx if isinstance(hx, tuple) else ()
+            for state in given:
+                if isinstance(state, Tensor) and state.dim() not in (1, 2):
+                    raise ValueError(f"a cell's state must have the shape (H,), or (B, H). Got {tuple(state.shape)}.")
             states = check_state(self.cell, hx, (B, H) if batched else (H,), x)
             states = tuple([s.contiguous().view(1, B, H) for s in states])
         return Call(x, states, weights, None, None, None, False, 1, B, batched)

@@ -44,7 +44,7 @@ CONSTRUCTORS = {
     "bidirectional": (lambda: layer(bidirectional=2), TypeError, "bidirectional must be a bool. Got int."),
     "dropout": (lambda: layer(dropout=1.5), ValueError, "dropout must be a number from 0 to 1. Got 1.5."),
     "dropout type": (lambda: layer(dropout=True), ValueError, "dropout must be a number from 0 to 1. Got True."),
-    "dtype": (lambda: layer(dtype=torch.int32), ValueError, "dtype must be a floating type. Got torch.int32."),
+    "dtype": (lambda: layer(dtype=torch.int32), RuntimeError, "dtype must be a floating type. Got torch.int32."),
 }
 
 CALLS = {
@@ -67,7 +67,7 @@ CALLS = {
     ),
     "device": (lambda: layer()(x(device="meta")), RuntimeError, "x must be on the weights' device cpu. Got meta."),
     "states": (lambda: layer()(x(), x(*STATE)), TypeError, "state must be a tuple (h, c). Got Tensor."),
-    "too few states": (lambda: layer()(x(), (x(*STATE),)), ValueError, "state must be a tuple (h, c). Got 1 of 2."),
+    "too few states": (lambda: layer()(x(), (x(*STATE),)), RuntimeError, "state must be a tuple (h, c). Got 1 of 2."),
     "one state": (
         lambda: layer("gru")(x(), (x(*STATE),)),
         TypeError,
@@ -87,7 +87,7 @@ CALLS = {
     ),
     "state dtype": (
         lambda: layer("gru")(x(), x(*STATE).half()),
-        ValueError,
+        RuntimeError,
         "state h must have x's dtype torch.float32. Got torch.float16.",
     ),
     "state device": (
@@ -187,6 +187,21 @@ CALLS = {
         lambda: LSTMCell(I, H, driver="eager")(x()),
         ValueError,
         "x must have the shape (I,), or (B, I). Got (5, 3, 4).",
+    ),
+    "LSTMCell state rank": (
+        lambda: LSTMCell(I, H, driver="eager")(x(B, I), (x(1, B, H), x(B, H))),
+        ValueError,
+        "a cell's state must have the shape (H,), or (B, H). Got (1, 3, 6).",
+    ),
+    "LSTMCell dtype": (
+        lambda: LSTMCell(I, H, driver="eager")(x(B, I, dtype=torch.float64)),
+        RuntimeError,
+        "x must have the weights' dtype torch.float32. Got torch.float64.",
+    ),
+    "no steps": (
+        lambda: LSTM(I, H, driver="eager")(x(0, B, I)),
+        RuntimeError,
+        "input must have at least one step. Got T = 0.",
     ),
     "LSTMCell state": (
         lambda: LSTMCell(I, H, driver="eager")(x(B, I), (x(2, H), x(B, H))),
