@@ -51,7 +51,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     def translated(
         x: Any, states: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, parameters: Any, lengths: Any, resets: Any,
-        fresh: Any, cell: str, reverse: bool, all_states: bool,
+        fresh: Any, cell: str, by: str, reverse: bool, all_states: bool,
     ) -> Any:  # fmt: skip
         standard, H = _find(cell, resets is not None, all_states), w_hh.shape[1]
 

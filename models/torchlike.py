@@ -18,7 +18,8 @@ from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import Request
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.models.checks import check_driver, check_input, check_state
-from gatefuse.models.stack import Call, Stack, first_states, loop, plan_of, request_of
+from gatefuse.models.loop import Call, loop, request_of
+from gatefuse.models.stack import Stack, first_states, plan_of
 
 
 class _Layer(Stack, nn.RNNBase):
@@ -74,7 +75,7 @@ class _Layer(Stack, nn.RNNBase):
         return self._explain(input, hx, lengths, resets, reset_state, all_states)
 
     def _is_torchs(self, input: Tensor | PackedSequence) -> bool:
-        if torch.compiler.is_exporting():  # torch's own loop would be unrolled
+        if torch.compiler.is_compiling():  # torch's own loop would be unrolled
             return bool(self.proj_size)
         if self.driver != "auto":
             return self.driver == "vendor"
@@ -140,7 +141,7 @@ class _Step(nn.RNNCellBase):
             return super().forward(input, hx)
         call = self._prepare(input, hx)
         plan_of(request_of(self.cell, call), self.driver)
-        _, finals = loop(self.cell, self.driver, call, self.bias, False, 0.0)
+        _, finals = loop(self.cell, self.driver, call, self.bias, False, 0.0, whole=False)
         finals = tuple([(s.squeeze(0) if call.batched else s.squeeze((0, 1))).clone() for s in finals])
         return finals if len(finals) > 1 else finals[0]
 

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.directions import join
-from gatefuse.kernels.drivers import Outcome, Request, Task
-from gatefuse.kernels.operators import TranslationError
+from gatefuse.kernels.drivers import Outcome, Request, Task, untranslatable
 from gatefuse.kernels.ops import FLOATS, sequence_forward
 
 
@@ -33,17 +31,7 @@ def refusal(request: Request) -> str:
         return f"its kernels compute in float32 for float32, float16 and bfloat16, not {request.dtype}"
     if request.dtype == torch.bfloat16 and interpreted():
         return "Triton's interpreter does not round bfloat16 as a GPU does"
-    return _untranslatable(request.cell.key)
-
-
-@torch.compiler.assume_constant_result
-def _untranslatable(key: str) -> str:
-    """Why a cell's equations can't be made into kernels. torch.compile calls this while it traces, as it stands."""
-    try:
-        _ = Cell.by_key(key).program
-    except TranslationError as error:
-        return str(error)
-    return ""
+    return untranslatable(request.cell.key)
 
 
 def whole_refusal(request: Request) -> str:

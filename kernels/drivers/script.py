@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Outcome, Request, Task
-from gatefuse.kernels.operators import TranslationError
+from gatefuse.kernels.drivers import Outcome, Request, Task, untranslatable
 from gatefuse.kernels.torchscript import torchscript_source
 
 name = "script"
@@ -23,11 +22,7 @@ def refusal(request: Request) -> str:
     """Refuses cells that can't be translated and sequences of no steps."""
     if request.T == 0:
         return "a sequence of no steps has nothing to loop over"
-    try:
-        _ = request.cell.program
-    except TranslationError as error:
-        return str(error)
-    return ""
+    return untranslatable(request.cell.key)
 
 
 def run(task: Task) -> Outcome:

@@ -31,15 +31,13 @@ def knows(cell: Cell) -> bool:
 
 
 def refusal(request: Request) -> str:
-    """Refuses cells that torch doesn't know, resets, sequences of inner states, traced lengths, and rare dtypes."""
+    """Refuses cells that torch doesn't know, resets, sequences of inner states, and rare dtypes."""
     if not knows(request.cell):
         return f"torch has no loop for the cell {request.cell.name}"
     if request.resets:
         return "torch's own loop has no resets"
     if request.all_states and len(request.cell.states) > 1:
         return "torch's own loop gives the sequence of the output alone, not of all states"
-    if request.lengths and torch.compiler.is_compiling():
-        return "torch.compile can't trace packed sequences, through which torch's own loop takes lengths"
     if request.dtype not in _DTYPES:
         return f"torch's own loop has no {str(request.dtype).removeprefix('torch.')}"
     return ""

@@ -1,0 +1,126 @@
+"""The layers and directions of a call, one after the other: what a layer's forward comes down to, whoever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.drivers import Request, Task, Weights, driver
+from gatefuse.models import traced
+from gatefuse.models.checks import autocast_on
+
+
+class Call(NamedTuple):
+    """A call whose arguments are checked and have the forms that drivers take, but for x, which stays batch first."""
+
+    x: Tensor
+    states: tuple[Tensor, ...]
+    weights: list[Tensor]
+    lengths: Tensor | None
+    resets: Tensor | None
+    fresh: tuple[Tensor, ...] | None
+    all_states: bool
+    T: int
+    B: int
+    batched: bool
+
+
+def loop(
+    cell: Cell, driver_name: str, call: Call, bias: bool, bidirectional: bool, dropout: float, *, whole: bool = True
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """One driver call for each layer, and for each direction where the driver doesn't run both at once.
+
+    Under autocast all tensors are cast first, as torch.lstm and its like do, and autocast is off within.
+
+    Args:
+        call: with x of shape (T, B, I).
+        dropout: as in vendor.stack.
+        whole: that torch.compile and torch.export get an operator for all steps; else those of the equations.
+
+    Returns:
+        Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
+    """
+    dtype = running_dtype(call.x)
+    if autocast_on(call.x.device):
+        with torch.autocast(call.x.device.type, enabled=False):
+            states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
+            fresh = None if call.fresh is None else tuple([s.to(dtype) for s in call.fresh])
+            call = call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh)
+            return loop(cell, driver_name, call, bias, bidirectional, dropout, whole=whole)
+
+    x, lengths = call.x, call.lengths
+    if lengths is not None:
+        lengths = lengths.to(x.device)
+    rows = call.states[0].shape[0]
+    D, n = 2 if bidirectional else 1, len(call.weights) // rows
+    run = traced.runner(driver_name) if whole else driver(driver_name).run
+    sequences: tuple[Tensor, ...] = ()
+    finals: list[tuple[Tensor, ...]] = []
+    for first in range(0, rows, D):
+        if first and dropout:
+            x = drop(x, dropout)
+        tasks = [
+            Task(
+                cell,
+                x,
+                tuple([s[k] for s in call.states]),
+                bundle(call.weights[k * n : (k + 1) * n], bias),
+                lengths,
+                call.resets,
+                None if call.fresh is None else tuple([s[k] for s in call.fresh]),
+                reverse=k > first,
+                all_states=call.all_states and first + D == rows,
+            )
+            for k in range(first, first + D)
+        ]
+        if D == 2 and both_at_once(cell, driver_name, call):
+            outcome = driver(driver_name).run_both((tasks[0], tasks[1]))
+            sequences = outcome.sequences
+            finals += zip(*[s.chunk(2, -1) for s in outcome.finals], strict=True)
+        else:
+            outcomes = [run(task) for task in tasks]
+            finals += [outcome.finals for outcome in outcomes]
+            sequences = outcomes[0].sequences
+            if D == 2:
+                sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
+        x = sequences[0]
+    # stack copies, so that what the caller gets shares no memory with what a driver keeps
+    return sequences, tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+
+
+def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:
+    """Whether both directions of a layer run in one launch."""
+    if torch.compiler.is_exporting():
+        return False
+    refusal = getattr(driver(driver_name), "both_refusal", None)
+    return refusal is not None and not refusal(Request(*request_of(cell, call)))
+
+
+def bundle(tensors: Sequence[Tensor], bias: bool) -> Weights:
+    """The weights of one direction of one layer, by name."""
+    w_ih, w_hh, *rest = tensors
+    b_ih, b_hh, *parameters = rest if bias else (None, None, *rest)
+    return Weights(w_ih, w_hh, b_ih, b_hh, tuple([p for p in parameters if p is not None]))
+
+
+def running_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of the computation: autocast's where it is on, as torch.lstm and its like have it."""
+    if autocast_on(x.device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def request_of(cell: Cell, call: Call) -> tuple[Any, ...]:
+    """The arguments of a Request, which hash faster than one."""
+    x, states, weights, lengths, resets, fresh, all_states, T, B, _ = call
+    needs_grad = torch.is_grad_enabled() and (
+        weights[0].requires_grad or any(t.requires_grad for t in (*weights, x, *states, *(fresh or ())))
+    )
+    H = states[0].shape[-1]
+    dtype = running_dtype(x)
+    return cell, x.device, dtype, T, B, H, needs_grad, lengths is not None, resets is not None, all_states
