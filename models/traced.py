@@ -85,7 +85,7 @@ def _results(
     weights = Weights(w_ih, w_hh, b_ih, b_hh, tuple(parameters.unbind(0)))
     anew = None if fresh is None else tuple(fresh.unbind(0))
     task = Task(Cell.by_key(cell), x, tuple(states.unbind(0)), weights, lengths, resets, anew, reverse, all_states)
-    T, B, H = *x.shape[:2], states.shape[2]
+    T, B, H = x.shape[0], x.shape[1], states.shape[2]
     flags = {"lengths": lengths is not None, "resets": resets is not None, "all_states": all_states}
     request = Request(task.cell, x.device, x.dtype, T, B, H, torch.is_grad_enabled(), **flags)
     # The tracer's autocast is in the graph already.
