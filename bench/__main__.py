@@ -64,12 +64,8 @@ def _csvs(path: Path) -> list[Path]:
 
 
 def _write(csv: Path, against: Path | None, html: bool) -> Path:
-    if csv.resolve().parent.name == RESOURCES:
-        try:
-            return resource_report.write(csv)
-        except KeyError as error:
-            raise ValueError(f"{csv} must have the column {error}. It has not.") from None
-    return report.write(csv, against, html)
+    compiled = csv.resolve().parent.name == RESOURCES
+    return resource_report.write(csv) if compiled else report.write(csv, against, html)
 
 
 def _done(work: Callable[[], Path | None]) -> bool:

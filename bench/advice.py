@@ -6,10 +6,20 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from .blocks import Block, Heading, Table
+from .blocks import Block, Heading, Items, Table
 from .grid import by_size, is_grid
 from .markdown import depth, digits, number, percent, times
 from .results import AUTO, TORCH, Results
+
+# What a reader must know to choose one.
+_WHAT = {
+    "eager": "a Python loop over the equations",
+    "script": "the same loop as TorchScript, which torch has deprecated",
+    "step": "a matrix product and a fused Triton kernel for each step",
+    "block": "one Triton kernel for all steps, each of whose programs holds all the recurrent weights",
+    "grid": "one Triton kernel for all steps, whose programs share the recurrent weights and wait for each other",
+    "vendor": "torch's own loop, that is cuDNN, MIOpen or oneDNN",
+}
 
 
 def picks(ok: pd.DataFrame) -> pd.DataFrame:
@@ -44,6 +54,28 @@ def _join(best: pd.DataFrame, rows: pd.DataFrame, columns: tuple[str, ...], suff
     return best.merge(found, on="group", how="left")
 
 
+def verdict(results: Results) -> Iterator[Block]:
+    """How often auto took the fastest, and by cell what to take where it did not."""
+    best = picks(results.ok)
+    best = best[best["auto"] != ""]
+    if best.empty:
+        return
+    slower = best[best["auto_slower"]]
+    missed = f", by {slower['auto_longer'].max():.2f} times at worst" if len(slower) else ""
+    yield (
+        f"**Which driver**: of {number(len(best), 'group')}, what auto took is the fastest, or as fast within the "
+        f"intervals, in {len(best) - len(slower)}; in {len(slower)} another driver is faster{missed}"
+        f"{'. To ask for by name:' if len(slower) else '; leave it to auto.'}"
+    )
+    lines = []
+    for (cell, driver), some in slower.groupby(["cell", "driver"], sort=False):
+        of = (best["cell"] == cell).sum()
+        span = " to ".join(dict.fromkeys(f"{v:.2f}" for v in (some["auto_longer"].min(), some["auto_longer"].max())))
+        lines.append(f"{cell}: `{driver}` in {len(some)} of {number(of, 'group')}, {span} times as fast as auto's")
+    if lines:
+        yield Items(tuple(lines))
+
+
 def section(results: Results) -> Iterator[Block]:
     """The driver for each shape: by H and B where the shapes make a grid, one a line where they don't."""
     yield Heading("Which driver for your shape")
@@ -51,14 +83,12 @@ def section(results: Results) -> Iterator[Block]:
     if best.empty:
         yield "No driver was measured by name."
         return
-    with_auto = best[best["auto"] != ""]
-    slower = with_auto[with_auto["auto_slower"]]
-    missed = f", by {slower['auto_longer'].max():.2f} times at worst" if len(slower) else ""
     yield (
-        "The fastest of gatefuse's drivers, by median. `driver=` takes its name; without it auto picks. "
-        f"Of {number(len(with_auto), 'group')}, what auto took is the fastest, or as fast within the intervals, in "
-        f"{len(with_auto) - len(slower)}; in {len(slower)} another driver is faster{missed}."
+        'The fastest of gatefuse\'s drivers, by median. `Recurrent("lstm", I, H, driver="step")` and every other layer '
+        "take one by name; without it auto picks. The drivers:"
     )
+    there = results.ok["driver"].unique()
+    yield Items(tuple(f"`{name}`: {what}" for name, what in _WHAT.items() if name in there))
     grids: list[pd.DataFrame] = []
     lists: list[pd.DataFrame] = []
     for _, some in best.groupby(["cell", "dtype", "mode"], sort=False):

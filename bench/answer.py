@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from .blocks import Block, Heading, Table
-from .markdown import counted, digits, geometric, mean, number, percent, shape, times
+from .markdown import counted, digits, geometric, mean, number, percent, places, shape, times
 from .results import AUTO, TORCH, Results, duels
 
 # Losses that are listed one by one; a sweep of thousands of shapes may have many.
@@ -22,6 +22,7 @@ def verdict(results: Results) -> Iterator[Block]:
             yield f"No shape was measured with both gatefuse and {its_name}."
             continue
         slower, faster = both["slower"].sum(), both["faster"].sum()
+        same = (both["driver"] == "vendor").sum() if rival == TORCH else 0
         text = (
             f"**Beside {its_name}**, in {number(len(both), 'group')}, {AUTO} is slower in {slower} and faster in "
             f"{faster}, and {times(geometric(both['over']))} as fast in the geometric mean"
@@ -32,10 +33,12 @@ def verdict(results: Results) -> Iterator[Block]:
                 f"; at worst it takes {1 / worst['over']:.2f} times as long as {worst['contender_rival']}: "
                 f"{shape(worst)}, {worst['dtype']}, {worst['mode']}"
             )
-        yield text + "."
+        yield text + (f". In {same} of these groups it runs torch's own loop itself." if same else ".")
     yield (
-        "Slower and faster count groups in which the intervals from the 20 % to the 80 % quantile don't meet; in the "
-        "others there is no telling."
+        "A group is a cell at one size (H hidden units, B sequences in a batch, T steps, I input features), in one "
+        "dtype and one mode: forward, or training, which is forward and backward. Slower and faster count groups in "
+        "which the intervals from the 20 % to the 80 % quantile of the two don't meet; in the others there is no "
+        "telling."
     )
 
 
@@ -108,9 +111,7 @@ def losses(results: Results) -> Iterator[Block]:
     yield Table(
         pd.DataFrame(
             {
-                "shape": [shape(row) for row in worse.to_dict("records")],
-                "dtype": worse["dtype"].to_numpy(),
-                "mode": worse["mode"].to_numpy(),
+                **places(worse),
                 "driver": worse["driver"].to_numpy(),
                 "slower than": worse["contender_rival"].to_numpy(),
                 "gatefuse, us a step": [digits(v) for v in worse["us_per_step"]],

@@ -13,27 +13,34 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from gatefuse.bench.contender import Network
 from gatefuse.bench.sweeps import Group
 from gatefuse.kernels.cell import Cell, Gates, Recurrence
 from gatefuse.kernels.cells import find_cell
 from gatefuse.models.stack import first_states
 
 # A compilation takes seconds, several a cell; these sweeps have the time.
-SWEEPS = {"cpu": ("real",), "cuda": ("real", "regimes", "full")}
+SWEEPS = {"cpu": ("real",), "cuda": ("real", "full")}
+
+
+def no_time(group: Group, device: torch.device) -> str:
+    """Why nothing that compiles for long is measured in the group's sweep, "" where it is."""
+    named = SWEEPS["cpu" if device.type == "cpu" else "cuda"]
+    if group.sweep in named:
+        return ""
+    what = "measures" if len(named) == 1 else "measure"
+    return f"it compiles for longer than this sweep is to take; {' and '.join(named)} {what} it"
 
 
 def refusal(group: Group, device: torch.device) -> str:
     """Why it isn't measured there: no compiler, or a sweep that is to take minutes."""
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         return "torch.compile needs a C++ compiler on a CPU, and there is none"
-    named = SWEEPS["cpu" if device.type == "cpu" else "cuda"]
-    if group.sweep not in named:
-        return f"it compiles for longer than this sweep is to take; {', '.join(named)} measure it"
-    return ""
+    return no_time(group, device)
 
 
-def forward(group: Group, source: nn.Module) -> tuple[Callable[[Tensor], Tensor], tuple[Tensor, ...]]:
-    """x (T, B, I) -> output (T, B, H), by copies of the source's weights, which it returns too."""
+def build(group: Group, source: nn.Module) -> Network:
+    """By copies of the source's weights."""
     cell = find_cell(group.shape.cell)
     weights = {name: value.detach().clone().requires_grad_() for name, value in source.named_parameters()}
     w_ih, w_hh, b_ih, b_hh, *parameters = weights.values()
@@ -47,7 +54,7 @@ def forward(group: Group, source: nn.Module) -> tuple[Callable[[Tensor], Tensor]
             output.append(states[0])
         return torch.stack(output)
 
-    return run, tuple(weights.values())
+    return Network(run, tuple(weights.values()))
 
 
 @cache

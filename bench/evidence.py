@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from .blocks import Block, Heading, Items, Table
-from .markdown import digits, number, percent, shape, span
+from .markdown import digits, number, percent, places, span
 from .results import TORCH, Results
 
 # Broken lines that are named one by one.
@@ -89,13 +89,7 @@ def missing(results: Results) -> Iterator[Block]:
         yield Heading("Failures")
         yield Table(
             pd.DataFrame(
-                {
-                    "shape": [shape(row) for row in failed.to_dict("records")],
-                    "dtype": failed["dtype"].to_numpy(),
-                    "mode": failed["mode"].to_numpy(),
-                    "contender": failed["contender"].to_numpy(),
-                    "error": failed["note"].to_numpy(),
-                }
+                {**places(failed), "contender": failed["contender"].to_numpy(), "error": failed["note"].to_numpy()}
             )
         )
     out = results.rows[results.rows["status"] == "left out"]

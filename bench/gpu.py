@@ -1,8 +1,9 @@
 """``python3 -m gatefuse.bench.gpu``: what a GPU machine that is at hand for minutes is asked, in order of importance.
 
 Device tests, the most telling first and those of the grid's barrier last, which may hang; then the sanitizer; then
-sweeps. Each runs as a process of its own with a time limit of its own. All results lie in one flat folder, where they
-are written as soon as they are there; a later run with the same folder goes on from them.
+sweeps. Each runs as a process of its own with a time limit of its own; one that hangs is stopped, and the rest of it
+runs without the test or contender that hung. All results lie in one flat folder, where they are written as soon as they
+are there; a later run with the same folder goes on from them.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 
 from gatefuse.bench import digest, report
+from gatefuse.bench.contenders import CONTENDERS, GRID
 from gatefuse.bench.jobs import Entry, Finished, Job, Record, execute, judge
+from gatefuse.bench.race import LIMIT
 
 # Below this many seconds nothing is begun: a process takes some to bring torch and to compile a first kernel.
 _LEAST = 20.0
 # What a sweep needs to end by itself: the group that it is in.
 _GROUP = 25.0
+# Seconds without a word after which a test, or a contender of a sweep, hangs: each may have to compile something.
+_SILENCE = {"tests": 60.0, "sweep": 120.0}
 
 _PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
 _TWO_CELLS = "({0}-lstm-plain or {0}-gru_reset_first-all or {0}-slstm-plain)"
@@ -28,7 +34,7 @@ SWEEPS = ("quick", "regimes", "real", "lengths", "full")
 
 def _tests(name: str, path: str, pick: str, seconds: float, until: float) -> Job:
     command = (*_PYTEST, "-m", "gpu", "-v", "--tb=short", path, *(("-k", pick) if pick else ()))
-    return Job(name, "tests", command, seconds, until)
+    return Job(name, "tests", command, seconds, until, _SILENCE["tests"])
 
 
 def make_jobs(out: Path) -> list[Job]:
@@ -53,8 +59,8 @@ def make_jobs(out: Path) -> list[Job]:
 
 
 def _sweep(name: str, out: Path) -> Job:
-    command = ("--benchmark", f"--sweep={name}", f"--rows={out / name}.csv", "--resume", "--benchmark-quiet", "-q")
-    return Job(f"sweep {name}", "sweep", (*_PYTEST, *command), float("inf"))
+    command = ("--benchmark", f"--sweep={name}", f"--rows={out / name}.csv", "--resume", "--benchmark-quiet", "-vs")
+    return Job(f"sweep {name}", "sweep", (*_PYTEST, *command), inf, silence=_SILENCE["sweep"])
 
 
 def run(
@@ -63,34 +69,52 @@ def run(
     budget: float,
     say: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,
-    execute: Callable[[Sequence[str], float], Finished] = execute,
+    execute: Callable[[Sequence[str], float, float], Finished] = execute,
     after: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run what isn't done, each job for as long as it and the budget allow; ``after`` is called after each."""
+    """Run what isn't done, each job for as long as it and the budget allow; ``after`` is called after each.
+
+    A job in which something hangs goes on without that, within the same limits.
+    """
     began = clock()
     for job in jobs:
-        left = job.until * budget - (clock() - began)
-        if record.done(job) or left <= min(_LEAST, budget / 10):
-            continue
-        command, seconds = record.command(job), min(job.seconds, left)
-        if job.kind == "sweep":
-            command += (f"--stop-after={max(1.0, seconds - _GROUP):.0f}", *_without_grid(record))
-        say(f"{clock() - began:4.0f} s  {job.name}, for {seconds:.0f} s at most")
-        try:
-            entry = judge(job, execute(command, seconds), own_limit=seconds == job.seconds)
-        except Exception as error:  # one job's end must not be that of all
-            entry = Entry("failed", f"{type(error).__name__}: {error}")
-        record.keep(job, entry)
-        what = entry.outcome, record.entries[job.name].counts, entry.note
-        say(f"        {'; '.join(part for part in what if part)}")
-        after()
+        first = clock()
+        while not record.done(job):
+            own, left = job.seconds - (clock() - first), job.until * budget - (clock() - began)
+            seconds = min(own, left)
+            if seconds <= min(_LEAST, budget / 10):
+                break
+            command = record.command(job)
+            if job.kind == "sweep":
+                command += (f"--stop-after={max(1.0, seconds - _GROUP):.0f}", *_without(record))
+            say(f"{clock() - began:4.0f} s  {job.name}, for {seconds:.0f} s at most")
+            hung = False
+            try:
+                finished = execute(command, seconds, job.silence)
+                entry = judge(job, finished, own_limit=own <= left)
+                hung = finished.silent and bool(entry.running)
+            except Exception as error:  # one job's end must not be that of all
+                entry = Entry("failed", f"{type(error).__name__}: {error}")
+            record.keep(job, entry)
+            what = entry.outcome, record.entries[job.name].counts, entry.note
+            say(f"        {'; '.join(part for part in what if part)}")
+            after()
+            if not hung:
+                break
 
 
-def _without_grid(record: Record) -> tuple[str, ...]:
-    """A barrier that hung in a test would hang the sweep too."""
-    found = (pair for entry in record.entries.values() for pair in entry.tests.items())
-    hung = any("grid" in test and outcome == "HUNG" for test, outcome in found)
-    return ("--without=gatefuse grid",) if hung else ()
+def _without(record: Record) -> list[str]:
+    """Contenders that hung in a sweep; and the one whose barrier hung in a test, or while it was measured itself."""
+    hung = [test for entry in record.entries.values() for test, outcome in entry.tests.items() if outcome == "HUNG"]
+    names = [name for name in map(_contender, hung) if name]
+    return [f"--without={name}" for name in dict.fromkeys(names)]
+
+
+def _contender(hung: str) -> str:
+    name = hung.rpartition(": ")[2]
+    if name == LIMIT or (hung.startswith("tests/") and "grid" in hung):
+        return GRID
+    return name if name in {contender.name for contender in CONTENDERS} else ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     import torch
 
-    from gatefuse.bench.rows import take_stamp
+    from gatefuse.bench.stamp import take_stamp
 
     if not torch.cuda.is_available():
         print("make gpu needs a CUDA or ROCm device that torch can use. There is none.", file=sys.stderr)
@@ -120,12 +144,18 @@ def main(arguments: list[str] | None = None) -> int:
     print(head)
     if stamp.commit == "unknown":
         print("The commit is unknown, so nothing can be gone on with: set GATEFUSE_COMMIT where there is no git.")
-    sheet = out / "tests.txt"
-    jobs, left = make_jobs(out.resolve()), found.budget - (time.monotonic() - began)
-    run(jobs, record, left, after=lambda: sheet.write_text(digest.tests(head, record.entries), encoding="utf-8"))
-    text = digest.summary(head, record.entries, {name: out / f"{name}.csv" for name in SWEEPS})
-    (out / "summary.txt").write_text(text, encoding="utf-8")
-    print(text)
+    out.mkdir(parents=True, exist_ok=True)
+
+    def write() -> str:
+        (out / "tests.txt").write_text(digest.tests(head, record.entries), encoding="utf-8")
+        text = digest.summary(head, record.entries, {name: out / f"{name}.csv" for name in SWEEPS})
+        (out / "summary.txt").write_text(text, encoding="utf-8")
+        return text
+
+    run(make_jobs(out.resolve()), record, found.budget - (time.monotonic() - began), after=write)
+    for half in out.glob("*.new"):  # of a sweep that was killed while it wrote
+        half.unlink()
+    print(write())
     if not found.out:
         for csv in sorted(out.glob("*.csv")):
             print(report.write(csv))

@@ -13,7 +13,10 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from math import inf
 from pathlib import Path
+
+from .progress import NOW
 
 _KEPT = 6_000  # characters of a failed command's output
 
@@ -26,6 +29,7 @@ class Job:
         kind: ``tests``, ``sanitizer`` or ``sweep``.
         seconds: that it may take; more and it hangs.
         until: the part of the whole budget by which it must be over: later jobs are to have the rest.
+        silence: seconds without a word after which it hangs.
     """
 
     name: str
@@ -33,15 +37,23 @@ class Job:
     command: tuple[str, ...]
     seconds: float
     until: float = 1.0
+    silence: float = inf
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that is over. status: its exit status, None where it was stopped; output: of both its streams."""
+    """A command that is over.
+
+    Attributes:
+        status: its exit status, None where it was stopped.
+        output: of both its streams.
+        silent: it was stopped since it had said nothing for too long.
+    """
 
     status: int | None
     output: str
     seconds: float
+    silent: bool = False
 
 
 @dataclass
@@ -51,7 +63,8 @@ class Entry:
     Attributes:
         outcome: ``passed``, ``failed``, ``unavailable``, or ``cut``, which is gone on with the next time.
         note: why, in a line.
-        tests: outcome by test, in pytest's words; ``HUNG`` for one that was running when its job's time was over.
+        tests: outcome by test, in pytest's words; ``HUNG`` for one that was running when its job's time was over. Of a
+            sweep those that hung alone, as ``group: contender``.
         running: the test that was running when its job was stopped.
         output: the end of a failed command's output.
     """
@@ -126,13 +139,13 @@ class Record:
 
     def command(self, job: Job) -> tuple[str, ...]:
         """The job's command, without the tests that are over."""
-        tests = self.entries[job.name].tests if job.name in self.entries else {}
+        tests = self.entries[job.name].tests if job.kind == "tests" and job.name in self.entries else {}
         return (*job.command, *(f"--deselect={test}" for test in tests))
 
 
-def execute(command: Sequence[str], seconds: float) -> Finished:
-    """Run a command for so long at most; then it and all that it started are killed."""
-    began = time.monotonic()
+def execute(command: Sequence[str], seconds: float, silence: float = inf) -> Finished:
+    """Run a command for so long at most; then, or once it is silent for too long, it and all it started are killed."""
+    began = heard = time.monotonic()
     with tempfile.TemporaryFile() as output:
         try:
             process = subprocess.Popen(
@@ -146,14 +159,21 @@ def execute(command: Sequence[str], seconds: float) -> Finished:
         except OSError as error:
             return Finished(127, str(error), 0.0)
         status: int | None = None
-        try:
-            status = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            with suppress(subprocess.TimeoutExpired):  # one that waits within the device's driver is left alone
-                process.wait(20)
+        silent, said = False, 0
+        while status is None:
+            now = time.monotonic()
+            if said != (said := os.fstat(output.fileno()).st_size):
+                heard = now
+            silent = now - heard > silence
+            if silent or now - began > seconds:
+                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(subprocess.TimeoutExpired):  # one that waits within the device's driver is left alone
+                    process.wait(20)
+                break
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(max(0.0, min(0.5, began + seconds - now)))
         output.seek(0)
-        return Finished(status, output.read().decode(errors="replace"), time.monotonic() - began)
+        return Finished(status, output.read().decode(errors="replace"), time.monotonic() - began, silent)
 
 
 def judge(job: Job, finished: Finished, own_limit: bool) -> Entry:
@@ -162,7 +182,8 @@ def judge(job: Job, finished: Finished, own_limit: bool) -> Entry:
     Args:
         own_limit: it had the job's own seconds, and not only what was left of the budget.
     """
-    return {"tests": _judge_tests, "sanitizer": _judge_sanitizer, "sweep": _judge_sweep}[job.kind](finished, own_limit)
+    judges = {"tests": _judge_tests, "sanitizer": _judge_sanitizer, "sweep": _judge_sweep}
+    return judges[job.kind](finished, own_limit or finished.silent)
 
 
 _TEST = re.compile(r"^(tests/\S+?::\w+(?:\[.*?\])?)(?: +(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b)?", re.MULTILINE)
@@ -213,8 +234,16 @@ def _judge_sanitizer(finished: Finished, own_limit: bool) -> Entry:
 
 
 def _judge_sweep(finished: Finished, own_limit: bool) -> Entry:
-    if finished.status in (0, 1, 5):  # 1: a contender failed, which its row says
-        return Entry("passed", seconds=finished.seconds)
-    if finished.status in (None, 2):  # stopped, by --stop-after or from outside
-        return Entry("cut", "stopped where its time was over", finished.seconds)
-    return Entry("failed", f"pytest ended with {finished.status}", finished.seconds, output=finished.output[-_KEPT:])
+    entry = Entry("passed", seconds=finished.seconds)
+    if finished.silent:
+        said = re.findall(rf"^{NOW}(.*)$", finished.output, re.MULTILINE)
+        entry.outcome, entry.running = "cut", said[-1] if said else ""
+        entry.note = f"hung in {entry.running or 'its beginning'}"
+        entry.tests = {entry.running: "HUNG"} if entry.running else {}
+    elif finished.status in (None, 2):  # stopped, by --stop-after or from outside
+        entry.outcome, entry.note = "cut", "stopped where its time was over"
+    elif finished.status not in (0, 1, 5):  # 1: a contender failed, which its row says
+        entry.outcome, entry.note = "failed", f"pytest ended with {finished.status}"
+    if entry.outcome == "failed" or finished.silent:
+        entry.output = finished.output[-_KEPT:]
+    return entry

@@ -35,11 +35,21 @@ _COPY = {"cpu": 128 << 20, "cuda": 1 << 30}
 _MEETINGS = 2000, 500
 
 
+NAN = float("nan")
+
+
 class Floor(NamedTuple):
     """The least time of a call and what it follows from; the fields are a row's columns of these names.
 
     A figure that could not be measured is NaN, and with it the floor; without a barrier's time the floor is that of the
     rest. On a CPU a barrier's time is 0.
+
+    Attributes:
+        flop, bytes: that a call needs at least; see traffic.py.
+        matrix_rate, copy_rate, barrier_seconds: what this device did in this run: operations a second of a large
+            product, bytes a second of a large copy, seconds of one barrier.
+        floor_seconds, floor_by: the least time that a call could take, and which of ``matrix``, ``bytes`` and
+            ``barrier`` is the largest part of it.
     """
 
     flop: float
@@ -49,6 +59,9 @@ class Floor(NamedTuple):
     barrier_seconds: float
     floor_seconds: float
     floor_by: str
+
+
+UNKNOWN = Floor._make((*[NAN] * 6, ""))
 
 
 class Limits:
@@ -74,7 +87,7 @@ class Limits:
         if isnan(barrier):
             del parts["barrier"]
         if any(isnan(seconds) for seconds in parts.values()):
-            return Floor(needed.flop, needed.bytes, matrix, copy, barrier, float("nan"), "")
+            return Floor(needed.flop, needed.bytes, matrix, copy, barrier, NAN, "")
         seconds = max(parts["matrix"], parts["bytes"]) + parts.get("barrier", 0.0)
         by = max(parts, key=lambda name: parts[name])
         return Floor(needed.flop, needed.bytes, matrix, copy, barrier, seconds, by)
@@ -94,7 +107,8 @@ class Limits:
 
     def _matrix_rate(self, dtype: str) -> float:
         n = _PRODUCT[self.device.type]
-        a, b = (torch.randn(n, n, device=self.device).to(getattr(torch, dtype)) for _ in range(2))
+        generator = torch.Generator(self.device).manual_seed(0)
+        a, b = (torch.randn(n, n, device=self.device, generator=generator).to(getattr(torch, dtype)) for _ in range(2))
         out = torch.empty_like(a)
         with _tf32_as_cudnn():
             return 2.0 * n**3 / self._best(lambda: torch.mm(a, b, out=out))
@@ -111,7 +125,7 @@ class Limits:
         if self.device.type == "cpu":
             return 0.0
         if not self._meets:
-            return float("nan")
+            return NAN
         return self._barrier_loop(programs, side_by_side)
 
     def _barrier_loop(self, programs: int, side_by_side: int) -> float:
@@ -151,7 +165,7 @@ def _or_nan(figure: Callable[..., float]) -> Callable[..., float]:
         try:
             return figure(*arguments)
         except RuntimeError:
-            return float("nan")
+            return NAN
 
     return measured
 

@@ -19,8 +19,8 @@ _MATRIX = ("HGMMA", "HMMA", "UTCHMMA", "QGMMA", "IMMA", "DMMA")
 class Usage(NamedTuple):
     """What one thread takes: registers, and bytes of stack, where registers are put that don't fit."""
 
-    registers: int
-    stack: int
+    registers: int = 0
+    stack: int = 0
 
 
 class TimeLoop(NamedTuple):
@@ -33,10 +33,10 @@ class TimeLoop(NamedTuple):
         spills: stores to and loads from the stack.
     """
 
-    instructions: int
-    matrix: int
-    barriers: int
-    spills: int
+    instructions: int = 0
+    matrix: int = 0
+    barriers: int = 0
+    spills: int = 0
 
 
 def usage(text: str, kernel: str) -> Usage:

@@ -39,6 +39,12 @@ def shape(row: pd.Series | dict) -> str:
     return " ".join([row["cell"], *(f"{name}{row[name]}" for name in ("H", "B", "T", "I")), depth(row)]).strip()
 
 
+def places(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Columns of a table that say which group each of the rows is of."""
+    shapes = [shape(row) for row in rows.to_dict("records")]
+    return {"shape": shapes, "dtype": rows["dtype"].tolist(), "mode": rows["mode"].tolist()}
+
+
 def depth(row: pd.Series | dict) -> str:
     """``3 layers, both directions, half full, kraken``, of it what isn't plain."""
     layers = f"{row['layers']} layers" if row["layers"] > 1 else ""

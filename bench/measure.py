@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from statistics import median
 
@@ -17,8 +18,8 @@ from gatefuse.bench.clocks import Call, Clock
 SHORT_CALL = 1e-2
 # A call shorter than this is replayed from a graph too: of its time, much is the host's.
 GRAPH_CALL = 5e-3
-# A round longer than this is slow enough that three of them must do.
-SLOW_ROUND = 2.0
+# Rounds that together take longer than this, and than twice the budget, are so slow that three of them must do.
+SLOW = 2.0
 
 
 @dataclass
@@ -51,6 +52,7 @@ def measure(
     clock: Clock,
     budget: float,
     check: Callable[[str, object], None] = lambda name, result: None,
+    begins: Callable[[str], object] = lambda name: None,
     *,
     rounds: int = 20,
     least: int = 5,
@@ -62,16 +64,20 @@ def measure(
     Args:
         calls: by contender, what is timed.
         budget: seconds all rounds together should take; no fewer than ``least`` rounds are taken for it, or three
-            where a round takes over SLOW_ROUND seconds.
+            where these are SLOW.
         check: given a contender and what its first call returned; what it raises ends the contender's part.
+        begins: told a contender's name before it is run, each time.
         rounds: no more than these.
-        warmup: calls before the first sample, besides the very first call; a scripted loop compiles in the second.
+        warmup: calls before the first sample, besides the very first call, fewer of slow ones; a scripted loop compiles
+            in the second.
         graphs: short calls are replayed from a graph too, where the device has such and the call can be captured.
     """
     found = {name: Samples() for name in calls}
-    warm = {name: list(_warm_up(call, found[name], clock, name, check, warmup, budget)) for name, call in calls.items()}
+    warm: dict[str, list[float]] = {}
+    for name, call in calls.items():
+        begins(name)
+        warm[name] = list(_warm_up(call, found[name], clock, partial(check, name), warmup, budget))
     fastest = {name: min(seconds) for name, seconds in warm.items() if seconds}
-    least = 3 if sum(fastest.values()) > SLOW_ROUND else least
     repeats = {name: clock.repeats(seconds) for name, seconds in fastest.items()}
 
     def sample(name: str) -> None:
@@ -93,15 +99,16 @@ def measure(
             found[name].graph.clear()
 
     with _no_collection():
-        _take_turns(found, sample, calls, budget, rounds, least)
+        _take_turns(found, sample, begins, calls, budget, rounds, least)
         for name, samples in found.items():
             if samples.seconds and not samples.failure:
                 steady = median(samples.seconds)
                 samples.compiling = sum(max(0.0, s - steady) for s in (samples.first_call, *warm[name]))
                 # Last, since a capture that fails may leave a library in a state of its own.
+                begins(name)
                 if graphs and steady < GRAPH_CALL and (captured := clock.graphed(calls[name])):
                     replays[name] = captured
-        _take_turns(found, replay, replays, budget / 4, rounds, least)
+        _take_turns(found, replay, begins, replays, budget / 4, rounds, least)
     return found
 
 
@@ -112,32 +119,40 @@ def describe(error: BaseException) -> str:
 
 
 def _warm_up(
-    call: Call, into: Samples, clock: Clock, name: str, check: Callable[[str, object], None], times: int, budget: float
+    call: Call, into: Samples, clock: Clock, check: Callable[[object], None], times: int, budget: float
 ) -> Iterator[float]:
     """Seconds of the calls after the first; nothing more after one that raises."""
     with _failing(into):
         into.first_call, result = clock.first(call)
-        check(name, result)
+        check(result)
         del result
         began = time.perf_counter()
         for _ in range(times):
             yield clock.sample(call, 1)
-            if time.perf_counter() - began > budget:
+            if time.perf_counter() - began > budget / 10:
                 break
         into.peak_memory = clock.peak_memory(call)
 
 
 def _take_turns(
-    found: Mapping[str, Samples], act: Callable[[str], None], names: Iterable[str], budget: float, most: int, least: int
+    found: Mapping[str, Samples],
+    act: Callable[[str], None],
+    begins: Callable[[str], object],
+    names: Iterable[str],
+    budget: float,
+    most: int,
+    least: int,
 ) -> None:
     shuffle = Random(0)
     began = time.perf_counter()
     for k in range(most):
-        if k >= least and time.perf_counter() - began > budget:
+        took = time.perf_counter() - began
+        if took > budget and k >= (3 if took > max(SLOW, 2 * budget) else least):
             break
         turn = [name for name in names if not found[name].failure]
         # In a fixed order each would always follow the same other one.
         for name in shuffle.sample(turn, len(turn)):
+            begins(name)
             with _failing(found[name]):
                 act(name)
 

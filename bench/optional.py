@@ -1,13 +1,14 @@
 """Other people's recurrent kernels, measured where they are installed: FlashRNN, Haste, TorchRL's Triton kernels.
 
-Each takes its weights from the source, in its own layout; each has one layer and one direction. Sources of the layouts:
-flashrnn/flashrnn/vanilla (FlashRNN 1.0.8), frameworks/pytorch (Haste 0.5), modules/tensordict_module/_rnn_triton.py
-(TorchRL 0.13).
+Each takes its weights from the source, in its own layout; each has one layer and one direction. The layouts were read
+off flashrnn/flashrnn/vanilla (FlashRNN 1.0.5), frameworks/pytorch (Haste 0.5) and
+modules/tensordict_module/_rnn_triton.py (TorchRL 0.13). The kernels themselves have not run here yet; one that computes
+something else than the oracle gets a row that says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -15,9 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from gatefuse.bench import compiled
+from gatefuse.bench.contender import Network
 from gatefuse.bench.sweeps import Group
 
-Built = tuple[Callable[[Tensor], Tensor], Sequence[Tensor]]
+# What FlashRNN has of gatefuse's cells and dtypes.
+FLASHRNN = ("lstm", "gru", "elman", "slstm")
+FLOATS = ("float32", "float16", "bfloat16")
 _TRITON = "torchrl.modules.tensordict_module._rnn_triton"
 
 
@@ -32,15 +37,21 @@ def missing(module: str) -> Callable[[Group, torch.device], str]:
     return why
 
 
-def _leaves(*tensors: Tensor) -> list[Tensor]:
-    return [t.detach().clone().contiguous().requires_grad_() for t in tensors]
+def flashrnn_refusal(group: Group, device: torch.device) -> str:
+    """Besides: it compiles with nvcc for each H, B, dtype and mode, for which a short sweep has no time."""
+    return missing("flashrnn")(group, device) or compiled.no_time(group, device)
 
 
-def flashrnn(group: Group, source: nn.Module) -> Built:
-    """x (B, T, I) -> output (B, T, H), by FlashRNN's CUDA kernels with one head; the input product is torch's.
+def _leaves(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.detach().clone().contiguous().requires_grad_() for t in tensors)
 
-    Its weights are (G, heads, D out, D in). An LSTM's biases are one sum by gate; of a GRU's, that of the candidate's
-    recurrent product comes first and that of its input part last, and so does the candidate among the recurrent gates.
+
+def flashrnn(group: Group, source: nn.Module) -> Network:
+    """By FlashRNN's CUDA kernels with one head; the input product is torch's.
+
+    Its weights are (G, heads, H out, H in) and its gates the source's, i f z o in an LSTM and an sLSTM. Its biases are
+    one sum by gate; but of a GRU's, that of the candidate's recurrent product comes first and that of its input part
+    last, and so does the candidate among the recurrent gates.
     """
     run = import_module("flashrnn").flashrnn
     cell, H = group.shape.cell, group.shape.H
@@ -54,24 +65,25 @@ def flashrnn(group: Group, source: nn.Module) -> Built:
     def forward(x: Tensor) -> Tensor:
         Wx = linear(x, weights[0]).view(*x.shape[:2], -1, 1, H)
         states, _ = run(Wx, weights[1], weights[2], function=cell, backend="cuda_fused", dtype=group.dtype)
-        return states[0].squeeze(2)
+        return states[0].squeeze(2)  # (states, B, T, heads, H), of which the first state is the output
 
-    return forward, weights
+    return Network(forward, weights, batch_first=True)
 
 
-def haste(group: Group, source: nn.Module) -> Built:
-    """x (T, B, I) -> output (T, B, H), by Haste's layers, which convert torch.nn's weights themselves."""
+def haste(group: Group, source: nn.Module) -> Network:
+    """By Haste's layers, which convert torch.nn's weights themselves."""
     module = import_module("haste_pytorch")
     kind = module.LSTM if group.shape.cell == "lstm" else module.GRU
     layer = kind(group.shape.I, group.shape.H)
     layer.from_native_weights(*(p.detach() for p in source.parameters()))
     like = next(source.parameters())
+    # Its backward works in training mode alone; without dropout and zoneout both modes compute the same.
     layer = layer.to(device=like.device, dtype=like.dtype).train(group.mode == "training")
-    return (lambda x: layer(x)[0]), tuple(layer.parameters())
+    return Network(lambda x: layer(x)[0], tuple(layer.parameters()))
 
 
-def torchrl(group: Group, source: nn.Module) -> Built:
-    """x (B, T, I) -> output (B, T, H), by TorchRL's Triton kernels, told that nothing is reset."""
+def torchrl(group: Group, source: nn.Module) -> Network:
+    """By TorchRL's Triton kernels, told that nothing is reset; they take torch.nn's weights as they are."""
     module = import_module(_TRITON)
     weights = _leaves(*source.parameters())
     s, like = group.shape, weights[0]
@@ -79,4 +91,4 @@ def torchrl(group: Group, source: nn.Module) -> Built:
     resets = torch.zeros(s.B, s.T, dtype=torch.bool, device=like.device)
     run = module.lstm_triton if s.cell == "lstm" else module.gru_triton
     precision = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
-    return (lambda x: run(x, *states, *weights, resets, input_precision=precision)[0]), weights
+    return Network(lambda x: run(x, *states, *weights, resets, input_precision=precision)[0], weights, batch_first=True)

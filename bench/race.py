@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from gatefuse.bench import contenders as who
+from gatefuse.bench import networks
 from gatefuse.bench.clocks import Clock
+from gatefuse.bench.contender import Contender, Network
 from gatefuse.bench.limits import Limits
 from gatefuse.bench.measure import Samples, describe, measure
 from gatefuse.bench.rows import Row, compare
@@ -19,6 +22,9 @@ from gatefuse.bench.sweeps import Group
 # TF32 and for long sequences in half precision; the tests hold the drivers to much less.
 WRONG = {"float64": 1e-9, "float32": 2e-2, "float16": 1e-1, "bfloat16": 3e-1}
 
+# What is run besides contenders.
+REFERENCE, LIMIT = "the reference", "the limit"
+
 
 def race(
     group: Group,
@@ -27,6 +33,7 @@ def race(
     budget: float,
     limits: Limits | None = None,
     without: Collection[str] = (),
+    begins: Callable[[str], object] = lambda name: None,
 ) -> dict[str, tuple[Row, Samples]]:
     """Rows and samples by contender. A contender that raises, or computes something else, leaves a row that says so.
 
@@ -34,65 +41,81 @@ def race(
         budget: seconds for the samples of the group; see measure.
         limits: the device's, for the columns of the floor.
         without: contenders that are left out.
+        begins: told a contender's name, REFERENCE or LIMIT before each time that it is run.
     """
-    found: dict[str, tuple[Row, Samples]] = {}
-    networks: dict[str, who.Network] = {}
-    entered: dict[str, who.Contender] = {}
-    source = who.make_source(group, device)
-    batch = _draw(group, device)
+    begins(REFERENCE)
     try:
-        truth = _call(group, who.make_oracle(group, source), tuple(t.double() for t in batch))()
+        source = networks.make_source(group, device)
+        batch = _draw(group, device)
+        truth = _call(group, networks.make_oracle(group, source), tuple(t.double() for t in batch))()
     except Exception as error:  # out of memory, most likely: nobody can be checked, so nobody is timed
         note = f"in the float64 reference: {describe(error)}"
-        return {c.name: (Row.of(group, c.name, "failed", note), Samples()) for c in who.contenders(group)}
+        return {c.name: (Row(group, c.name, "failed", note), Samples()) for c in who.contenders(group)}
+    rows: dict[str, Row] = {}
+    built: dict[str, Network] = {}
+    entered: dict[str, Contender] = {}
     for contender in who.contenders(group):
-        row = Row.of(group, contender.name, "ok")
-        found[contender.name] = row, Samples()
+        row = rows[contender.name] = Row(group, contender.name)
         try:
             why = "left out on request" if contender.name in without else contender.refusal(group, device)
             if why:
                 row.status, row.note = "left out", why
                 continue
             row.driver = contender.ran(group, device)
-            networks[contender.name] = contender.build(group, source)
+            begins(contender.name)
+            with _forgiving(contender):
+                built[contender.name] = contender.build(group, source)
             entered[contender.name] = contender
         except Exception as error:
             row.status, row.note = "left out" if contender.optional else "failed", describe(error)
 
     def check(name: str, result: object) -> None:
-        row = found[name][0]
-        row.error = _error(result, truth, networks[name].batch_first)
+        row = rows[name]
+        row.error = _error(result, truth, built[name].batch_first)
         if not row.error <= WRONG[group.dtype]:
             raise ArithmeticError(f"errs by {row.error:.2g} against float64, over {WRONG[group.dtype]:.2g}")
 
-    calls = {name: _call(group, network, batch) for name, network in networks.items()}
+    calls = {name: _call(group, network, batch) for name, network in built.items()}
     with warnings.catch_warnings():
         # What others' compilers warn of is no fault of a measurement; gatefuse's own warnings stay errors.
-        warnings.filterwarnings("ignore", module=r"torch\._|flashrnn|haste_pytorch|torchrl")
-        measured = measure(calls, clock, budget, check, graphs=not group.shape.lengths)
+        warnings.filterwarnings("ignore", module=r"torch\._|triton|flashrnn|haste_pytorch|torchrl|tensordict")
+        measured = measure(calls, clock, budget, check, begins, graphs=not group.shape.lengths)
     for name, samples in measured.items():
-        row = found[name][0]
+        row = rows[name]
         row.take(samples)
         if row.status == "failed" and entered[name].optional and not row.error > WRONG[group.dtype]:
             row.status = "left out"
-        found[name] = row, samples
-    rows = [row for row, _ in found.values()]
-    compare(rows, who.baseline(group, device))
+    compare(list(rows.values()), who.baseline(group, device))
     if limits:
+        begins(LIMIT)
         floor = limits.floor(group)
-        for row in rows:
-            row.bound(floor)
-    return found
+        for row in rows.values():
+            row.floor = floor
+    return {name: (row, measured.get(name, Samples())) for name, row in rows.items()}
+
+
+@contextmanager
+def _forgiving(contender: Contender) -> Iterator[None]:
+    """Importing somebody else's package may warn of anything."""
+    with warnings.catch_warnings():
+        if contender.optional:
+            warnings.simplefilter("ignore")
+        yield
 
 
 def _draw(group: Group, device: torch.device) -> tuple[Tensor, ...]:
-    """The input (T, B, I) and the gradient that reaches the output (T, B, D * H)."""
-    s = group.shape
-    sizes = s.I, s.H * s.directions
-    return tuple(torch.randn(s.T, s.B, size, device=device, dtype=getattr(torch, group.dtype)) for size in sizes)
+    """The input (T, B, I) and the gradient that reaches the output (T, B, D * H), the same for the same group.
+
+    They come from a generator of their own: a capture that fails leaves the device's unusable.
+    """
+    s, generator = group.shape, torch.Generator(device).manual_seed(1)
+    return tuple(
+        torch.randn(s.T, s.B, size, device=device, dtype=getattr(torch, group.dtype), generator=generator)
+        for size in (s.I, s.H * s.directions)
+    )
 
 
-def _call(group: Group, network: who.Network, batch: tuple[Tensor, ...]) -> Callable[[], tuple[Tensor, ...]]:
+def _call(group: Group, network: Network, batch: tuple[Tensor, ...]) -> Callable[[], tuple[Tensor, ...]]:
     """What is timed. Forward: the output, without autograd. Training: the output, the gradients of input and weights.
 
     It returns the output and, in training, the input's gradient, in the network's layout.

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .blocks import Block, Heading, Table
-from .markdown import digits, mean, number, percent, shape
+from .markdown import digits, mean, number, percent, places
 from .results import Results
 from .table import GROUP
 
@@ -53,9 +53,7 @@ def section(results: Results, earlier: Results) -> Iterator[Block]:
         yield Table(
             pd.DataFrame(
                 {
-                    "shape": [shape(row) for row in changed.to_dict("records")],
-                    "dtype": changed["dtype"].to_numpy(),
-                    "mode": changed["mode"].to_numpy(),
+                    **places(changed),
                     "contender": changed["contender"].to_numpy(),
                     "then, us a step": [digits(v) for v in changed["us_per_step_then"]],
                     "now, us a step": [digits(v) for v in changed["us_per_step"]],

@@ -67,6 +67,7 @@ def render(results: Results, earlier: Results | None = None) -> Iterator[Block]:
     yield Heading(f"{results.sweep}, on {results.where}", 1)
     yield opening(results)
     yield from answer.verdict(results)
+    yield from advice.verdict(results)
     yield from caution(results)
     sections = (answer.speedups, answer.losses, advice.section, plots.section, details.contenders)
     yield from chain.from_iterable(section(results) for section in sections)

@@ -35,9 +35,9 @@ class Held(NamedTuple):
         copies: moves of it through shared memory in each step.
     """
 
-    place: str
-    bytes: int
-    copies: int
+    place: str = ""
+    bytes: int = 0
+    copies: int = 0
 
 
 class _Operation(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .lines import in_words, read_lines
 from .markdown import markdown
 
 STAMP = ("torch", "triton", "gatefuse", "commit", "tree", "date")
@@ -17,18 +18,38 @@ _FIGURES = (
 _FLAGS = ("fits", "resident")
 
 
+_TEXTS = ("loop", "cell", "way", "dtype", "kernel", "error", "weights_in", "matrix", "arch")
+
+
 def read(path: Path) -> pd.DataFrame:
-    """The rows of a file: figures are numbers, flags are true or false, all else is text as it stands."""
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    frame = frame.assign(**{name: pd.to_numeric(frame[name]) for name in _FIGURES})
-    return frame.assign(**{name: frame[name] == "True" for name in _FLAGS})
+    """The rows of a file: figures are numbers, flags are true or false, all else is text as it stands.
+
+    A line that is cut off, or has text for a number, is left out, and ``attrs["skipped"]`` says so for each.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is empty, lacks columns, or holds rows of several architectures, or none.
+    """
+    frame, skipped = read_lines(path, (*_TEXTS, *_FIGURES, *_FLAGS, *STAMP))
+    frame = frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in _FIGURES})
+    for name in _FIGURES:
+        skipped |= {int(line): f"{name} must be a number" for line in frame.index[frame[name].isna()]}
+    frame = frame.drop(index=[line for line in skipped if line in frame.index]).reset_index(drop=True)
+    if frame.empty:
+        raise ValueError(f"{path} must hold at least one row. Got none.")
+    if len(archs := frame["arch"].unique()) > 1:
+        raise ValueError(f"{path} must hold rows of one architecture. Got {', '.join(sorted(archs))}.")
+    frame = frame.astype(dict.fromkeys(_FIGURES, int)).assign(**{name: frame[name] == "True" for name in _FLAGS})
+    frame.attrs["skipped"] = in_words(skipped)
+    return frame
 
 
 def write(csv: Path) -> Path:
     """Write the page of a CSV beside it, as .md.
 
     Raises:
-        ValueError: the file has no rows.
+        OSError: a file can't be read or written.
+        ValueError: the file has no rows that can be used; see read.
     """
     path = csv.with_suffix(".md")
     path.write_text(render(read(csv)), encoding="utf-8")
@@ -36,13 +57,7 @@ def write(csv: Path) -> Path:
 
 
 def render(rows: pd.DataFrame) -> str:
-    """The page: the answer first, then what to know for reading, the tables, failures, and what compiled it.
-
-    Raises:
-        ValueError: there are no rows.
-    """
-    if rows.empty:
-        raise ValueError("rows must hold at least one row. Got none.")
+    """The page: the answer first, then what to know for reading, the tables, failures, and what compiled it."""
     ok = rows[rows["error"] == ""]
     parts = [*_answer(rows, ok), *_reading(), *_tables(ok), *_failures(rows), *_stamp(rows)]
     return "\n\n".join(parts) + "\n"
@@ -131,6 +146,10 @@ def _weights(row: pd.Series) -> str:
 
 
 def _failures(rows: pd.DataFrame) -> Iterator[str]:
+    if skipped := rows.attrs.get("skipped"):
+        yield "## Skipped"
+        yield "Lines of the file that can't be used, and count nowhere:"
+        yield "\n".join(f"- {line}" for line in skipped)
     failed = rows[rows["error"] != ""]
     if len(failed):
         yield "## Failures"

@@ -11,6 +11,7 @@ import pandas as pd
 from .table import GROUP
 
 AUTO, TORCH = "gatefuse auto", "torch.nn"
+STATUS = ("ok", "failed", "left out")
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,14 @@ class Results:
         if frame.empty:
             raise ValueError("rows must hold at least one row. Got none.")
         skipped = [str(line) for line in frame.attrs.get("skipped", ())]
-        # A row that says it is fine and has no time is neither a figure nor a failure.
+        # A row that says it is fine and has no time is neither a figure nor a failure, nor is one that says neither.
         figures = frame[["p20", "p50", "p80"]]
         broken = (frame["status"] == "ok") & ~((figures > 0) & np.isfinite(figures)).all(axis=1)
+        broken |= ~frame["status"].isin(STATUS)
         for row in frame[broken].to_dict("records"):
-            skipped.append(f"{row['cell']} H{row['H']} B{row['B']} T{row['T']}, {row['contender']}: ok without times")
+            rule = f"status must be one of {', '.join(STATUS)}. Got {row['status']!r}"
+            why = "ok without times" if row["status"] == "ok" else rule
+            skipped.append(f"{row['cell']} H{row['H']} B{row['B']} T{row['T']}, {row['contender']}: {why}")
         rows = frame[~broken]
         if rows.empty:
             raise ValueError(f"rows must hold at least one that can be used. Got none: {'; '.join(skipped[:3])}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 from dataclasses import asdict
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,19 @@ import torch
 
 from gatefuse.bench import report
 from gatefuse.bench.clocks import make_clock
-from gatefuse.bench.contenders import CONTENDERS, contenders
+from gatefuse.bench.contenders import CONTENDERS, GRID, contenders
 from gatefuse.bench.limits import Limits
 from gatefuse.bench.measure import Samples
+from gatefuse.bench.progress import Progress
 from gatefuse.bench.race import race
 from gatefuse.bench.replay import Replay
-from gatefuse.bench.rows import Row, take_stamp
+from gatefuse.bench.rows import Row
+from gatefuse.bench.stamp import take_stamp
 from gatefuse.bench.sweeps import Group, groups
 from gatefuse.bench.table import Table
 
 # Seconds for the samples of one group: what a sweep may take divided by its groups, or what slow contenders need.
-BUDGETS = {"quick": 1.5, "full": 4.0, "real": 10.0, "lengths": 3.0, "regimes": 2.0, "smoke": 0.1}
-# Whose barrier the floor takes: where it must not run, the barrier isn't measured either.
-GRID = "gatefuse grid"
+BUDGETS = {"quick": 1.5, "full": 4.0, "real": 4.0, "lengths": 3.0, "regimes": 2.0, "smoke": 0.1}
 
 
 class Session:
@@ -104,8 +105,9 @@ class Session:
             if self._limits is None:  # when the first group runs: a GPU's clock takes memory
                 self._limits = Limits(self.device, make_clock(self.device), GRID not in self._without)
             budget = BUDGETS[self._sweep]
-            found = race(group, self._limits.clock, self.device, budget, self._limits, self._without)
-            self.table.append([asdict(row) for row, _ in found.values()])
+            begins = partial(self._progress.begins, title) if self._progress else lambda name: None
+            found = race(group, self._limits.clock, self.device, budget, self._limits, self._without, begins)
+            self.table.append([row.columns() for row, _ in found.values()])
             self._raced = group, found
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -117,7 +119,7 @@ class Session:
         cases = []
         for group in self.groups:
             found = contenders(group)
-            if all(self.table.holds(asdict(Row.of(group, contender.name, ""))) for contender in found):
+            if all(self.table.holds(Row(group, contender.name).columns()) for contender in found):
                 continue
             for contender in found:
                 # One that declares it can't is a row of the report, not a test.
@@ -160,19 +162,9 @@ class Session:
     def pytest_benchmark_update_machine_info(self, config: pytest.Config, machine_info: dict[str, Any]) -> None:
         """pytest-benchmark asks; of itself it knows no GPU, nor what torch it is."""
         machine_info["gatefuse"] = {
-            name: getattr(self.stamp, name)
-            for name in (
-                "device",
-                "gpu",
-                "gpu_driver",
-                "gpu_clocks",
-                "torch",
-                "triton",
-                "cuda",
-                "cudnn",
-                "commit",
-                "tree",
-            )
+            name: value
+            for name, value in asdict(self.stamp).items()
+            if name in ("device", "torch", "triton", "cuda", "cudnn", "commit", "tree") or name.startswith("gpu")
         }
 
     def pytest_sessionfinish(self) -> None:
@@ -184,37 +176,3 @@ class Session:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if self._wrote:
             terminalreporter.write_line(f"report: {self._wrote} (rows: {self.table.path})")
-
-
-class Progress:
-    """One line that says which group runs: rewritten in place in a terminal, one in ten groups in a log.
-
-    Args:
-        order: the group of each test, in the order in which they run.
-    """
-
-    def __init__(self, reporter: pytest.TerminalReporter, order: dict[str, str]):
-        self._reporter = reporter
-        self._order = order
-        self._numbers = {group: k for k, group in enumerate(dict.fromkeys(order.values()))}
-        self._shown: str | None = None
-        self._began = time.monotonic()
-
-    def show(self, nodeid: str) -> None:
-        """Say so if a test begins a group."""
-        group = self._order.get(nodeid)
-        if group is None or group == self._shown:
-            return
-        self._shown = group
-        k, n = self._numbers[group], len(self._numbers)
-        left = f", about {(time.monotonic() - self._began) / k * (n - k) / 60:.1f} min left" if k else ""
-        line = f"[{k + 1}/{n}] {group}{left}"
-        if self._reporter.isatty:
-            self._reporter.rewrite(line[: self._reporter._tw.fullwidth - 1], erase=True)
-        elif k % max(1, n // 10) == 0:
-            self._reporter.write_line(line)
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._shown and self._reporter.isatty:
-            self._reporter.write("\n")

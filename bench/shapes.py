@@ -170,22 +170,16 @@ REAL = [
 
 # Where cuDNN changes its algorithm. Its persistent kernel is for float16, one layer and direction of an LSTM, H and I
 # multiples of 128 up to 1024, B a multiple of 8 up to 128; a kernel for small H ends at 192 forward and 128 backward.
+_LSTM_REGIMES = {
+    "persistent in float16": (768, 16), "B a multiple of 8": (768, 8), "B no multiple of 8": (768, 9),
+    "small H in both passes": (128, 16), "small H forward": (192, 16), "H beyond the small": (256, 16),
+    "H 512, B 64": (512, 64), "H 1024, B 64": (1024, 64), "H beyond 1024": (1152, 64), "B beyond 128": (512, 136),
+}  # fmt: skip
 REGIMES = [
-    Shape("lstm", 768, 16, 256, 768, name="persistent in float16"),
-    Shape("lstm", 768, 8, 256, 768, name="B a multiple of 8"),
-    Shape("lstm", 768, 9, 256, 768, name="B no multiple of 8"),
-    Shape("lstm", 128, 16, 256, 128, name="small H in both passes"),
-    Shape("lstm", 192, 16, 256, 192, name="small H forward"),
-    Shape("lstm", 256, 16, 256, 256, name="H beyond the small"),
-    Shape("lstm", 512, 64, 256, 512, name="H 512, B 64"),
-    Shape("lstm", 1024, 64, 256, 1024, name="H 1024, B 64"),
-    Shape("lstm", 1152, 64, 256, 1152, name="H beyond 1024"),
-    Shape("lstm", 512, 136, 256, 512, name="B beyond 128"),
+    *(Shape("lstm", H, B, 256, H, name=name) for name, (H, B) in _LSTM_REGIMES.items()),
     Shape("lstm", 768, 16, 256, 768, bidirectional=True, name="both directions"),
     Shape("lstm", 768, 16, 256, 768, layers=2, name="two layers"),
-    Shape("gru", 256, 16, 256, 256, name="GRU, H 256"),
-    Shape("gru", 768, 16, 256, 768, name="GRU, H 768"),
-    Shape("gru", 1024, 64, 256, 1024, name="GRU, H 1024, B 64"),
+    *(Shape("gru", H, B, 256, H, name=f"GRU, H {H}, B {B}") for H, B in ((256, 16), (768, 16), (1024, 64))),
 ]
 # On a CPU these are sizes next to each other, and no more.
 REGIMES_CPU = [

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import log2
+from typing import Any
 
 from gatefuse.bench import shapes as data
 from gatefuse.bench.shapes import Shape
+from gatefuse.bench.table import SHAPE
 
 MODES = ("forward", "training")
 SWEEPS = ("quick", "full", "real", "lengths", "regimes", "smoke")
@@ -44,6 +46,12 @@ class Group:
     def title(self) -> str:
         name = f" ({self.shape.name})" if self.shape.name else ""
         return f"{self.shape.title} {self.dtype} {self.mode}{name}"
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What tells its rows from those of other groups, by the names of table.GROUP."""
+        shape = {name: getattr(self.shape, name.removeprefix("shape_")) for name in SHAPE}
+        return {**shape, "dtype": self.dtype, "mode": self.mode}
 
 
 def groups(sweep: str, device: str) -> list[Group]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from .lines import in_words, read_lines
 
 COUNTS = ("I", "H", "B", "T", "layers", "samples", "cores", "threads")
 FIGURES = (
@@ -65,31 +66,12 @@ def read(path: Path) -> pd.DataFrame:
     Raises:
         ValueError: the file is empty, lacks columns, or holds rows of several devices.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if not text.strip():
-        raise ValueError(f"{path} must hold a header and rows. Got an empty file.")
-    first, *lines = text.split("\n")
-    header = next(csv.reader([first]))
-    if missing := [name for name in _NEEDED if name not in header]:
-        raise ValueError(f"{path} must have the columns {', '.join(_NEEDED)}. Missing: {', '.join(missing)}.")
-    skipped: dict[int, str] = {}
-    kept: dict[int, list[str]] = {}
-    for number, line in enumerate(lines, start=2):
-        if not line.strip():
-            continue
-        fields = next(csv.reader([line]), [])
-        if number == len(lines) + 1:  # what follows the last newline
-            skipped[number] = "it is cut off"
-        elif len(fields) != len(header):
-            skipped[number] = f"it has {len(fields)} fields, and the header {len(header)}"
-        else:
-            kept[number] = fields
-    frame = pd.DataFrame.from_dict(kept, orient="index", columns=header, dtype=str)
+    frame, skipped = read_lines(path, _NEEDED)
     frame = _numbers(_with_later_columns(frame), skipped)
     if len(devices := frame["device"].unique()) > 1:
         raise ValueError(f"{path} must hold rows of one device. Got {', '.join(sorted(devices))}.")
     frame = frame.drop_duplicates([*GROUP, "contender"], keep="last", ignore_index=True)
-    frame.attrs["skipped"] = [f"line {number}: {why}" for number, why in sorted(skipped.items())]
+    frame.attrs["skipped"] = in_words(skipped)
     return frame
 
 
@@ -128,10 +110,12 @@ class Table:
         stamp: columns that all rows of this run share, ``commit`` and ``device`` among them.
 
     Raises:
-        ValueError: the file to resume can't be read; see read.
+        ValueError: the path is a folder's, or the file to resume can't be read; see read.
     """
 
     def __init__(self, path: Path, stamp: Mapping[str, Any], resume: bool = False):
+        if path.is_dir():
+            raise ValueError(f"rows must go to a file. Got the folder {path}.")
         self.path, self.stamp = path, dict(stamp)
         self._old: pd.DataFrame | None = pd.DataFrame()
         if resume and stamp["commit"] != "unknown" and path.exists() and path.stat().st_size:

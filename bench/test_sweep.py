@@ -14,9 +14,12 @@ def test_sweep(group: str, contender: str, request: pytest.FixtureRequest) -> No
         (pytest.skip if row.status == "left out" or "out of memory" in row.note else pytest.fail)(row.note)
     benchmark = request.getfixturevalue("benchmark")
     benchmark.extra_info.update(
-        cell=row.cell, contender=row.contender, driver=row.driver, mode=row.mode, dtype=row.dtype, I=row.I, H=row.H,
-        B=row.B, T=row.T, layers=row.layers, fill=row.fill, device=session.stamp.device,
-        gpu=session.stamp.gpu or session.stamp.cpu, commit=session.stamp.commit,
-    )  # fmt: skip
+        row.group.columns,
+        contender=row.contender,
+        driver=row.driver,
+        device=session.stamp.device,
+        gpu=session.stamp.gpu or session.stamp.cpu,
+        commit=session.stamp.commit,
+    )
     replay: Replay = request.node.get_closest_marker("benchmark").kwargs["timer"]
     replay.give(benchmark, samples.seconds)

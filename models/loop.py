@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn.functional import dropout as drop
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Request, Task, Weights, driver
-from gatefuse.models import traced
+from gatefuse.kernels.drivers import Outcome, Request, Task, Weights, driver
 from gatefuse.models.checks import autocast_on
 
 
@@ -58,7 +57,7 @@ def loop(
         lengths = lengths.to(x.device)
     rows = call.states[0].shape[0]
     D, n = 2 if bidirectional else 1, len(call.weights) // rows
-    run = traced.runner(driver_name) if whole else driver(driver_name).run
+    run = _runner(driver_name) if whole else driver(driver_name).run
     sequences: tuple[Tensor, ...] = ()
     finals: list[tuple[Tensor, ...]] = []
     for first in range(0, rows, D):
@@ -91,6 +90,15 @@ def loop(
         x = sequences[0]
     # stack copies, so that what the caller gets shares no memory with what a driver keeps
     return sequences, tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+
+
+def _runner(name: str) -> Callable[[Task], Outcome]:
+    """What runs a task by that driver: the driver, or while torch traces, an operator that stands for it."""
+    if not torch.compiler.is_compiling():
+        return driver(name).run
+    from gatefuse.models import traced  # operators take long to define
+
+    return traced.runner(name)
 
 
 def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:

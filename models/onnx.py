@@ -47,6 +47,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """
     from onnxscript import INT32, opset18
 
+    from gatefuse.models import traced  # noqa: F401  (defines the operator)
+
     op: Any = opset18  # typed for the bodies of its own functions, not for a translation's constants
 
     def translated(

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from gatefuse.bench import contenders as who
-from gatefuse.bench import race
+from gatefuse.bench import networks, race
 from gatefuse.bench.clocks import CpuClock
+from gatefuse.bench.contender import Contender, Network
 from gatefuse.bench.replay import Replay
+from gatefuse.bench.session import Session
 from gatefuse.bench.sweeps import FULL_BYTES, FULL_FLOP, REAL_CPU_FLOP, SWEEPS, Group, Shape, groups, shapes
 from gatefuse.bench.table import read
 
@@ -113,13 +115,13 @@ def test_a_contender_that_raises_or_errs_leaves_a_row(monkeypatch):
         raise RuntimeError("cannot build")
 
     def errs(group, source):
-        return who.Network(lambda x: torch.zeros(3, 2, 8), ())
+        return Network(lambda x: torch.zeros(3, 2, 8), ())
 
     def raises_late(group, source):
-        return who.Network(lambda x: x @ x, ())
+        return Network(lambda x: x @ x, ())
 
     built = {"raises": raises, "errs": errs, "raises late": raises_late}
-    extra = tuple(who.Contender(name, build) for name, build in built.items())
+    extra = tuple(Contender(name, build) for name, build in built.items())
     monkeypatch.setattr(who, "CONTENDERS", who.CONTENDERS + extra)
     rows = {name: row for name, (row, _) in race.race(SMALL, CpuClock(), CPU, budget=0.0).items()}
     assert {rows[name].status for name in built} == {"failed"}
@@ -133,7 +135,7 @@ def test_without_a_reference_nobody_is_timed(monkeypatch):
     def fail(group, source):
         raise MemoryError("too large")
 
-    monkeypatch.setattr(who, "make_oracle", fail)
+    monkeypatch.setattr(networks, "make_oracle", fail)
     found = race.race(SMALL, CpuClock(), CPU, budget=0.0)
     assert {row.note for row, _ in found.values()} == {"in the float64 reference: MemoryError: too large"}
 
@@ -169,12 +171,9 @@ def test_a_whole_run(tmp_path):
     assert "torch.nn" in said.stdout
 
 
-def test_a_contender_that_does_not_exist_is_a_usage_error(tmp_path):
-    command = [sys.executable, "-m", "pytest", "--benchmark", "--without=cudnn", f"--rows={tmp_path}/a.csv"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "a contender must be one of scratch 8 products, " in done.stderr
-    assert "Got 'cudnn'." in done.stderr
+def test_a_contender_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a contender must be one of scratch 8 products, .* Got 'cudnn'."):
+        Session("smoke", tmp_path, without=["cudnn"])
     assert not list(tmp_path.iterdir())
 
 

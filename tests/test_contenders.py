@@ -1,15 +1,13 @@
-"""Contenders other than gatefuse's: packed sequences, compiled steps, and other people's kernels by what they state."""
-
-import sys
-from types import ModuleType
+"""Contenders other than gatefuse's, packed sequences and compiled steps; who is named while it runs."""
 
 import pytest
 import torch
-from torch.nn.functional import linear
 
-from gatefuse.bench import compiled, optional, race
+from gatefuse.bench import compiled, networks, race
 from gatefuse.bench import contenders as who
 from gatefuse.bench.clocks import CpuClock
+from gatefuse.bench.contender import Contender, Network
+from gatefuse.bench.limits import Limits
 from gatefuse.bench.sweeps import SWEEPS, Group, Shape, groups
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -41,7 +39,7 @@ def test_contenders_agree_where_lengths_are_given(cell, mode, both):
     assert ("torch.nn" in ok) == (cell != "gru_reset_first")
     assert ("torch.nn padded" in ok) == (cell != "gru_reset_first" and not both)
     assert all(found[name].error < 1e-5 for name in ok)
-    assert {row.fill for row in found.values()} == {0.5}
+    assert {row.columns()["fill"] for row in found.values()} == {0.5}
     row = found["gatefuse eager"]
     assert row.tokens_per_second == pytest.approx(sum(shape.lengths) / row.p50)
     assert "torch.nn padded" not in {c.name for c in who.contenders(Group(Shape("lstm", 5, 4, 9, 3), "float32", mode))}
@@ -92,116 +90,26 @@ def test_a_compiled_step_runs_where_warnings_are_errors():
     assert row.compile_seconds > 100 * row.p50
 
 
+def named(name):
+    return next(c for c in who.CONTENDERS if c.name == name)
+
+
 def check(name, group):
     """A contender's output and gradient against the oracle's."""
-    source = who.make_source(group, CPU)
-    contender = next(c for c in who.CONTENDERS if c.name == name)
-    network = contender.build(group, source)
+    source = networks.make_source(group, CPU)
+    network = named(name).build(group, source)
     batch = race._draw(group, CPU)
-    truth = race._call(group, who.make_oracle(group, source), tuple(t.double() for t in batch))()
+    truth = race._call(group, networks.make_oracle(group, source), tuple(t.double() for t in batch))()
     assert race._error(race._call(group, network, batch)(), truth, network.batch_first) < 1e-5
 
 
-def fake_flashrnn(Wx, R, b, states=None, function="lstm", config=None, backend="cuda_fused", dtype="bfloat16"):
-    """The equations of flashrnn/vanilla, with R (G, heads, out, in) and one head."""
-    B, T, _, _, H = Wx.shape
-    h, c = Wx.new_zeros(B, H), Wx.new_zeros(B, H)
-    found = []
-    for t in range(T):
-        x, r, bias = Wx[:, t, :, 0], torch.einsum("gdp,bp->bgd", R[:, 0], h), b[:, 0]
-        if function == "lstm":
-            i, f, z, o = (x + r + bias).unbind(1)
-            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(z)
-            h = torch.sigmoid(o) * torch.tanh(c)
-        elif function == "elman":
-            h = torch.tanh((x + r + bias)[:, 0])
-        else:
-            g = r[:, 0] + bias[0]
-            reset, z = torch.sigmoid(x[:, 0] + r[:, 1] + bias[1]), torch.sigmoid(x[:, 1] + r[:, 2] + bias[2])
-            h = z * h + (1 - z) * torch.tanh(x[:, 2] + bias[3] + reset * g)
-        found.append(h)
-    return torch.stack(found, 1)[None, :, :, None], None
-
-
-class FakeHaste(torch.nn.Module):
-    """Haste's layers as its Python versions compute them: gates i, g, f, o and z, r, g."""
-
-    def __init__(self, input_size, hidden_size):
-        super().__init__()
-        self.hidden_size = hidden_size
-
-    def from_native_weights(self, *weights):
-        order = (0, 2, 1, 3) if isinstance(self, FakeHasteLSTM) else (1, 0, 2)
-        parts = [[w.chunk(len(order))[k] for k in order] for w in weights]
-        self.w, self.r, self.b, self.rb = (torch.nn.Parameter(torch.cat(p)) for p in parts)
-
-
-class FakeHasteLSTM(FakeHaste):
-    def forward(self, x):
-        h = c = x.new_zeros(x.shape[1], self.hidden_size)
-        found = []
-        for x_t in x:
-            i, g, f, o = (linear(x_t, self.w, self.b) + linear(h, self.r, self.rb)).chunk(4, 1)
-            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-            h = torch.sigmoid(o) * torch.tanh(c)
-            found.append(h)
-        return torch.stack(found), None
-
-
-class FakeHasteGRU(FakeHaste):
-    def forward(self, x):
-        h = x.new_zeros(x.shape[1], self.hidden_size)
-        found = []
-        for x_t in x:
-            a, b = linear(x_t, self.w, self.b).chunk(3, 1), linear(h, self.r, self.rb).chunk(3, 1)
-            z, r = torch.sigmoid(a[0] + b[0]), torch.sigmoid(a[1] + b[1])
-            h = z * h + (1 - z) * torch.tanh(a[2] + r * b[2])
-            found.append(h)
-        return torch.stack(found), None
-
-
-def fake_torchrl(kind):
-    def run(x, hidden, *rest, input_precision):
-        states = (hidden, rest[0]) if kind is torch.nn.LSTM else (hidden,)
-        *weights, is_init = rest[len(states) - 1 :]
-        assert all(s.shape == (*x.shape[:2], hidden.shape[2]) for s in states)
-        assert is_init.shape == x.shape[:2]
-        assert not is_init.any()
-        layer = kind(x.shape[2], hidden.shape[2], batch_first=True)
-        names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-        return torch.func.functional_call(layer, dict(zip(names, weights, strict=True)), (x,))
-
-    return run
-
-
-@pytest.fixture
-def installed(monkeypatch):
-    flashrnn, haste, torchrl = (ModuleType(name) for name in ("flashrnn", "haste_pytorch", optional._TRITON))
-    flashrnn.flashrnn = fake_flashrnn
-    haste.LSTM, haste.GRU = FakeHasteLSTM, FakeHasteGRU
-    torchrl.lstm_triton, torchrl.gru_triton = fake_torchrl(torch.nn.LSTM), fake_torchrl(torch.nn.GRU)
-    for module in (flashrnn, haste, torchrl):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-
-
-@pytest.mark.parametrize("mode", ["forward", "training"])
-@pytest.mark.parametrize(
-    ("name", "cell"),
-    [("FlashRNN", c) for c in ("lstm", "gru", "elman")]
-    + [(n, c) for n in ("Haste", "TorchRL") for c in ("lstm", "gru")],
-)
-def test_other_people_s_weights_are_laid_out_as_they_say(installed, name, cell, mode):
-    check(name, Group(Shape(cell, 5, 3, 4, 2), "float32", mode))
-
-
-def test_what_is_not_installed_is_left_out_with_a_word():
-    for name in ("FlashRNN", "Haste", "TorchRL"):
-        contender = next(c for c in who.CONTENDERS if c.name == name)
-        dtype = "float32" if contender.dtypes == ("float32",) else "bfloat16"
-        said = contender.refusal(Group(Shape("lstm", 5, 3, 4, 2), dtype, "forward"), CPU)
-        assert said.endswith(("is not installed", "need a GPU"))
-    contender = next(c for c in who.CONTENDERS if c.name == "FlashRNN")
-    assert contender.refusal(Group(Shape("lstm", 5, 3, 4, 2), "float32", "forward"), CPU) == "it has no float32"
+def test_whoever_runs_is_named_before_it_does():
+    seen = []
+    group = Group(Shape("lstm", 5, 3, 4, 2), "float32", "forward")
+    rows = race.race(group, CpuClock(), CPU, 0.0, Limits(CPU, CpuClock()), ["torch.nn"], begins=seen.append)
+    assert (seen[0], seen[-1]) == (race.REFERENCE, race.LIMIT)
+    assert set(seen[1:-1]) == {name for name, (row, _) in rows.items() if row.status == "ok"}
+    assert seen.count("gatefuse eager") == 1 + 1 + 5 + 1  # built, warmed up, sampled in each round, asked for a graph
 
 
 def test_one_that_can_t_is_left_out_and_one_that_errs_has_failed(monkeypatch):
@@ -209,8 +117,8 @@ def test_one_that_can_t_is_left_out_and_one_that_errs_has_failed(monkeypatch):
         raise ValueError("no tiling for H 5")
 
     extra = (
-        who.Contender("can't", lambda group, source: who.Network(raises, ()), optional=True),
-        who.Contender("errs", lambda group, source: who.Network(lambda x: torch.zeros(4, 3, 5), ()), optional=True),
+        Contender("can't", lambda group, source: Network(raises, ()), optional=True),
+        Contender("errs", lambda group, source: Network(lambda x: torch.zeros(4, 3, 5), ()), optional=True),
     )
     monkeypatch.setattr(who, "CONTENDERS", who.CONTENDERS + extra)
     rows = race.race(Group(Shape("lstm", 5, 3, 4, 2), "float32", "forward"), CpuClock(), CPU, 0.0, without=["torch.nn"])

@@ -2,22 +2,18 @@
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 import torch
 from _pytest.mark.expression import Expression
 
-from gatefuse.bench import digest, gpu
-from gatefuse.bench.jobs import Entry, Finished, Job, Record, execute, judge, outcomes
-from gatefuse.bench.measure import Samples
-from gatefuse.bench.rows import Row, compare, take_stamp
-from gatefuse.bench.sweeps import Group, Shape
-from gatefuse.bench.table import Table
+from gatefuse.bench import gpu
+from gatefuse.bench.jobs import Finished, Job, Record, execute, judge, outcomes
 
 
 class Machine:
-    """Commands by name: how long each takes, how it ends and what it prints. Time passes when one runs."""
+    """Commands by name: how long each takes, how it ends and what it prints; or a list of these, one a run."""
 
     def __init__(self, **ends):
         self.ends, self.now, self.ran = ends, 0.0, []
@@ -25,12 +21,14 @@ class Machine:
     def clock(self):
         return self.now
 
-    def execute(self, command, seconds):
+    def execute(self, command, seconds, silence):
         name, *arguments = command
-        takes, status, output = self.ends[name]
+        end = self.ends[name]
+        takes, status, output = end.pop(0) if isinstance(end, list) else end
         self.ran.append((name, arguments))
-        self.now += min(takes, seconds)
-        return Finished(status if takes <= seconds else None, output, min(takes, seconds))
+        took = min(takes, seconds, silence if status is None else takes)
+        self.now += took
+        return Finished(status if takes <= seconds else None, output, took, silent=took == silence)
 
 
 def make_run(machine, jobs, path, budget=100.0, commit="c0ffee", device="gpu"):
@@ -90,6 +88,39 @@ def test_a_hang_costs_its_own_time_and_is_named(tmp_path):
     )
     assert record.entries["hangs"].outcome == "failed"
     assert record.entries["hangs"].counts == "2 passed, 1 hung"
+
+
+def test_a_silent_test_is_stopped_before_its_job_s_time_and_the_rest_goes_on(tmp_path):
+    hangs = PASS + "tests/a.py::test_grid[y] "
+    machine = Machine(tests=[(1e9, None, hangs), (5, 0, "tests/a.py::test_three PASSED\n")])
+    each = replace(job("tests", seconds=60), silence=10.0)
+    record, _ = make_run(machine, [each], tmp_path)
+    assert machine.ran[1][1] == ["--deselect=tests/a.py::test_one[x]", "--deselect=tests/a.py::test_grid[y]"]
+    assert machine.now == 15
+    assert record.entries["tests"].outcome == "failed"
+    assert record.entries["tests"].counts == "2 passed, 1 hung"
+
+
+def test_a_contender_that_hangs_is_left_out_of_the_rest_of_its_sweep_and_of_others(tmp_path):
+    said = "now: lstm H8: gatefuse eager\nnow: lstm H8 (x: y): gatefuse block\n"
+    limit, fine = "now: lstm H8: the limit\n", (5, 0, "")
+    machine = Machine(quick=[(1e9, None, said), fine], real=[(1e9, None, limit), fine], full=fine)
+    jobs = [replace(job(name, "sweep", seconds=1e9), silence=10.0) for name in ("quick", "real", "full")]
+    record, _ = make_run(machine, jobs, tmp_path, budget=1000.0)
+    left_out = [[a for a in arguments if a.startswith("--without")] for _, arguments in machine.ran]
+    block, grid = "--without=gatefuse block", "--without=gatefuse grid"
+    assert left_out == [[], [block], [block], [block, grid], [block, grid]]
+    assert [name for name, _ in machine.ran] == ["quick", "quick", "real", "real", "full"]
+    assert record.entries["quick"].bad == ["lstm H8 (x: y): gatefuse block"]
+    assert [record.entries[name].outcome for name in ("quick", "real", "full")] == ["failed", "failed", "passed"]
+
+
+def test_a_silence_in_which_nothing_is_named_ends_the_job(tmp_path):
+    machine = Machine(sweep=(1e9, None, ""), next=(5, 0, PASS))
+    jobs = [replace(job("sweep", "sweep", seconds=1e9), silence=10.0), job("next")]
+    record, _ = make_run(machine, jobs, tmp_path)
+    assert [name for name, _ in machine.ran] == ["sweep", "next"]
+    assert record.entries["sweep"].note == "hung in its beginning"
 
 
 def test_what_the_budget_cuts_is_gone_on_with_and_blamed_when_it_happens_twice(tmp_path):
@@ -172,12 +203,14 @@ def test_a_sanitizer_that_can_t_is_recorded_as_such(status, output, outcome):
 def test_a_process_is_run_and_killed_with_what_it_started(tmp_path):
     done = execute([sys.executable, "-c", "print('there'); raise SystemExit(3)"], 60)
     assert (done.status, done.output) == (3, "there\n")
-    child = f"import time; time.sleep(3); open({str(tmp_path / 'late')!r}, 'w')"
-    code = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); print(1); time.sleep(9)"
-    done = execute([sys.executable, "-c", code], 1.5)
-    assert (done.status, done.output) == (None, "1\n")
-    assert execute([sys.executable, "-c", "import time; time.sleep(2.5)"], 60).status == 0
-    assert not (tmp_path / "late").exists()
+    late = tmp_path / "late"
+    child = f"sleep 2; touch {late}"
+    done = execute(["sh", "-c", f"({child}) & echo 1; sleep 9"], 0.5)
+    assert (done.status, done.output, done.silent) == (None, "1\n", False)
+    done = execute(["sh", "-c", "for k in 1 2 3; do echo $k; sleep 0.4; done; sleep 9"], 60, silence=1.0)
+    assert (done.status, done.output, done.silent) == (None, "1\n2\n3\n", True)
+    assert 1.8 < done.seconds < 5
+    assert not late.exists()
     assert execute(["no-such-program"], 1).status == 127
 
 
@@ -207,36 +240,6 @@ def test_without_a_gpu_it_says_so(tmp_path, capsys):
     assert gpu.main([f"--out={tmp_path / 'out'}"]) == 2
     assert capsys.readouterr().err == "make gpu needs a CUDA or ROCm device that torch can use. There is none.\n"
     assert not (tmp_path / "out").exists()
-
-
-def write_rows(path, **p50s):
-    stamp = {**asdict(take_stamp(torch.device("cpu"))), "commit": "c0ffee"}
-    rows = []
-    for name, seconds in p50s.items():
-        row = Row.of(Group(Shape("lstm", 8, 2, 3, 4), "bfloat16", "training"), name.replace("_", " "), "ok")
-        row.take(Samples([seconds] * 3))
-        row.floor_share, row.driver = 0.25, "step"
-        rows.append(row)
-    compare(rows, "gatefuse eager")
-    Table(path, stamp).append([asdict(row) for row in rows])
-
-
-def test_the_summary_says_who_wins_and_what_failed_in_40_lines(tmp_path):
-    write_rows(tmp_path / "quick.csv", gatefuse_eager=0.8, gatefuse_auto=0.2, **{"torch.nn": 0.1})
-    (tmp_path / "real.csv").write_text("")
-    bad = Entry("failed", tests={f"tests/a.py::test_{k}": "FAILED" for k in range(50)}, output="Traceback")
-    entries = {"one": Entry("passed", seconds=3.2, tests={"tests/a.py::test": "PASSED"}), "two": bad}
-    text = digest.summary("Some GPU", entries, {n: tmp_path / f"{n}.csv" for n in ("quick", "real", "full")})
-    lines = text.splitlines()
-    assert len(lines) <= 40
-    assert lines[0] == "Some GPU"
-    assert "  and 44 more, in tests.txt" in lines
-    assert any(line.split() == ["quick", "1", "0", "4.00x", "0.50x", "25%"] for line in lines)
-    assert any("must hold a header and rows" in line for line in lines)
-    assert lines[-1] == "  0.50x  quick: lstm H8 B2 T3 I4 bfloat16 training, by step"
-    sheet = digest.tests("Some GPU", entries)
-    assert sheet.count("FAILED tests/a.py") == 50
-    assert sheet.rstrip().endswith("Traceback")
 
 
 def test_the_record_is_readable(tmp_path):

@@ -79,12 +79,12 @@ def test_the_floor_is_the_larger_of_two_times_and_the_meetings(rates, seconds, b
     floor = make_limits(*rates).floor(LSTM)
     assert floor.floor_seconds == pytest.approx(seconds(traffic(LSTM)))
     assert floor.floor_by == by
-    row = Row.of(LSTM, "one", "ok")
+    row = Row(LSTM, "one", floor=floor)
     row.take(Samples([2 * floor.floor_seconds] * 3))
-    row.bound(floor)
-    assert row.floor_share == pytest.approx(0.5)
-    assert (row.flop, row.bytes) == traffic(LSTM)[:2]
-    assert (row.matrix_rate, row.copy_rate, row.floor_by) == (*rates[:2], by)
+    held = row.columns()
+    assert held["floor_share"] == pytest.approx(0.5)
+    assert (held["flop"], held["bytes"]) == traffic(LSTM)[:2]
+    assert (held["matrix_rate"], held["copy_rate"], held["floor_by"]) == (*rates[:2], by)
 
 
 def test_a_cpu_is_measured_once_and_has_no_barrier(monkeypatch):

@@ -1,8 +1,12 @@
 """Taking samples: in turns, within a budget, with failures apart; compile time, wall time and graphs."""
 
-import pytest
+from contextlib import contextmanager
+from types import SimpleNamespace
 
-from gatefuse.bench.clocks import CpuClock
+import pytest
+import torch
+
+from gatefuse.bench.clocks import CpuClock, GpuClock
 from gatefuse.bench.measure import GRAPH_CALL, measure
 
 
@@ -108,3 +112,110 @@ def test_a_replay_that_raises_costs_the_graph_alone():
 
     samples = measure({"a": lambda: 1e-3}, Clock(), budget=1.0)["a"]
     assert (samples.graph, samples.failure, len(samples.seconds)) == ([], "", 20)
+
+
+class FakeCuda:
+    """torch.cuda as far as GpuClock asks for it: a device whose calls take what ``work`` adds to its time."""
+
+    def __init__(self, capture_fails=False):
+        self.now, self.stream_now, self.capture_fails, self.log = 0.0, "first", capture_fails, []
+        self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: self.work(0.5e-3))
+
+    def work(self, seconds, result=None):
+        if self.log[-1:] == ["capture"] and self.capture_fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.now += seconds
+        return result
+
+    def Event(self, enable_timing):
+        event = SimpleNamespace()
+        event.record = lambda: setattr(event, "at", self.now)
+        event.elapsed_time = lambda end: (end.at - event.at) * 1e3
+        return event
+
+    def Stream(self):
+        return SimpleNamespace(wait_stream=lambda other: self.log.append("wait"))
+
+    def current_stream(self):
+        return SimpleNamespace(wait_stream=lambda other: self.log.append("wait"), name=self.stream_now)
+
+    def set_stream(self, stream):
+        self.stream_now = stream.name
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.stream_now = self.stream_now, "side"
+        yield
+        self.stream_now = before
+
+    @contextmanager
+    def graph(self, graph, stream):
+        self.log.append("capture")
+        self.stream_now = "side"
+        yield  # one that raises leaves its stream behind, as torch's does
+        self.stream_now = "first"
+        self.log.append("captured")
+
+    def synchronize(self):
+        if self.log[-1:] == ["capture"]:
+            self.log.append("failed")
+            raise RuntimeError("a dependency was created on uncaptured work")
+
+    def get_device_properties(self, device):
+        return SimpleNamespace(L2_cache_size=1 << 20)
+
+    def current_device(self):
+        return 0
+
+    def reset_peak_memory_stats(self):
+        self.log.append("reset")
+
+    def memory_allocated(self):
+        return 1000
+
+    def max_memory_allocated(self):
+        return 1750
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A factory of such a device in torch.cuda's place."""
+    empty = torch.empty
+
+    def make(**more):
+        found = FakeCuda(**more)
+        monkeypatch.setattr(torch, "cuda", found)
+        monkeypatch.setattr(torch, "empty", lambda *size, device, **kind: empty(1, **kind))
+        return found, GpuClock()
+
+    return make
+
+
+def test_a_gpu_s_sample_lies_between_its_events(cuda):
+    device, clock = cuda()
+    assert clock.sample(lambda: device.work(2e-3), 3) == pytest.approx(2e-3)
+    assert clock.peak_memory(lambda: device.work(1.0)) == 750.0
+    assert clock.repeats(1e-6) == 1
+    seconds, result = clock.first(lambda: device.work(1.0, "done"))
+    assert result == "done"
+    assert seconds < 1.0  # the host's own
+
+
+def test_a_gpu_s_call_is_captured_after_a_call_on_the_same_stream(cuda):
+    device, clock = cuda()
+    found = measure({"a": lambda: device.work(1e-3)}, clock, budget=1.0)["a"]
+    assert device.log.index("capture") > device.log.index("wait")
+    assert set(map(round_to_us, found.seconds)) == {1000}
+    assert set(map(round_to_us, found.graph)) == {500}
+
+
+def test_a_capture_that_fails_leaves_the_stream_as_it_was(cuda):
+    device, clock = cuda(capture_fails=True)
+    found = measure({"a": lambda: device.work(1e-3)}, clock, budget=1.0)["a"]
+    assert (found.graph, found.failure, device.stream_now) == ([], "", "first")
+    assert device.log[-2:] == ["capture", "failed"]
+    assert round_to_us(clock.sample(lambda: device.work(1e-3), 1)) == 1000
+
+
+def round_to_us(seconds):
+    return round(seconds * 1e6)

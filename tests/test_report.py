@@ -8,9 +8,10 @@ import torch
 from gatefuse.bench import report
 from gatefuse.bench.markdown import document
 from gatefuse.bench.measure import Samples
-from gatefuse.bench.rows import Row, compare, slug, take_stamp
+from gatefuse.bench.rows import Row, compare
+from gatefuse.bench.stamp import slug, take_stamp
 from gatefuse.bench.sweeps import Group, Shape
-from gatefuse.bench.table import Table, read
+from gatefuse.bench.table import Table
 
 from .rows_on_the_spot import CONTENDERS, make_rows, write
 
@@ -19,7 +20,7 @@ SMALL = Group(Shape("lstm", 8, 2, 3, 4), "float32", "forward")
 
 
 def make_row(contender, p50, group=SMALL, **more):
-    row = Row.of(group, contender, "ok")
+    row = Row(group, contender)
     row.take(Samples([p50 * 0.9, p50, p50 * 1.1], first_call=p50))
     return replace(row, **{"error": 1e-7, **more})
 
@@ -46,50 +47,11 @@ def test_a_stamp_says_where():
 
 
 def test_the_commit_comes_from_the_environment_where_git_is_not(monkeypatch):
-    monkeypatch.setattr("gatefuse.bench.rows._output", lambda *command: "")
+    monkeypatch.setattr("gatefuse.bench.stamp._output", lambda *command: "")
     monkeypatch.delenv("GATEFUSE_COMMIT", raising=False)
     assert (take_stamp(CPU).commit, take_stamp(CPU).tree) == ("unknown", "unknown")
     monkeypatch.setenv("GATEFUSE_COMMIT", "abc")
     assert take_stamp(CPU).commit == "abc"
-
-
-def test_rows_are_appended_with_their_stamp(tmp_path):
-    table = Table(tmp_path / "cpu" / "a.csv", make_stamp())
-    table.append([asdict(make_row("one", 0.1))])
-    table.append([asdict(make_row("two", 0.2, replace(SMALL, mode="training")))])
-    rows = read(table.path)
-    assert rows["contender"].tolist() == ["one", "two"]
-    assert set(rows["commit"]) == {"c0ffee"}
-    assert rows["p50"].tolist() == [0.1, 0.2]
-    assert rows["note"].tolist() == ["", ""]
-
-
-def test_a_new_run_replaces_the_file_with_its_first_rows(tmp_path):
-    path = tmp_path / "a.csv"
-    Table(path, make_stamp()).append([asdict(make_row("old", 0.1))])
-    table = Table(path, make_stamp())
-    assert read(path)["contender"].tolist() == ["old"]
-    table.append([asdict(make_row("new", 0.1))])
-    assert read(path)["contender"].tolist() == ["new"]
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "kept"),
-    [
-        ({}, {}, True),
-        ({"commit": "decade"}, {}, False),
-        ({"device": "gpu"}, {}, False),
-        ({"commit": "unknown"}, {"commit": "unknown"}, False),
-    ],
-)
-def test_a_resumed_run_keeps_what_this_commit_measured_on_this_device(tmp_path, before, now, kept):
-    path = tmp_path / "a.csv"
-    Table(path, make_stamp(**before)).append([asdict(make_row("one", 0.1))])
-    table = Table(path, make_stamp(**now), resume=True)
-    assert table.holds(asdict(Row.of(SMALL, "one", ""))) is kept
-    assert not table.holds(asdict(Row.of(SMALL, "two", "")))
-    table.append([asdict(make_row("two", 0.1))])
-    assert read(path)["contender"].tolist() == ["one", "two"][not kept :]
 
 
 @pytest.fixture
@@ -103,11 +65,11 @@ def made_up(tmp_path):
             make_row("scratch 2 products", 0.3, group),
             make_row("gatefuse auto", auto, group, driver="vendor"),
             make_row("torch.nn", vendor, group),
-            Row.of(group, "gatefuse step", "left out", "needs a GPU"),
-            Row.of(group, "gatefuse script", "failed", "RuntimeError: a | b"),
+            Row(group, "gatefuse step", "left out", "needs a GPU"),
+            Row(group, "gatefuse script", "failed", "RuntimeError: a | b"),
         ]
         compare(rows, "scratch 2 products")
-        table.append([asdict(row) for row in rows])
+        table.append([row.columns() for row in rows])
     return path
 
 
@@ -132,6 +94,7 @@ def test_the_report_opens_with_the_answer(made_up):
         "## First calls and compilation", "## Failures", "## Not measured", "## Measured with",
     ]  # fmt: skip
     assert text.index("Beside torch.nn") < text.index(heads[0])
+    assert "A group is a cell at one size (H hidden units, B sequences in a batch, T steps, I input features)" in text
 
 
 def test_the_report_lists_losses_and_every_shape(made_up):
@@ -148,9 +111,21 @@ def test_the_report_shows_failures_and_what_was_not_measured(made_up):
     assert "- commit: c0ffee" in text
 
 
+def test_the_report_says_where_auto_is_torch_s_own_loop(made_up):
+    assert "In 2 of these groups it runs torch's own loop itself." in report.write(made_up).read_text()
+
+
+def test_where_auto_took_the_fastest_the_report_says_to_leave_it_to_auto(tmp_path):
+    rows = make_rows(
+        H=(64,), contenders={"gatefuse vendor": ("vendor", 3.0, 0.03), "gatefuse auto": CONTENDERS["gatefuse auto"]}
+    )
+    text = report.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
+    assert "in 4; in 0 another driver is faster; leave it to auto." in text
+
+
 def test_overlapping_intervals_are_no_loss(tmp_path):
     table = Table(tmp_path / "a.csv", make_stamp())
-    table.append([asdict(make_row("gatefuse auto", 0.102)), asdict(make_row("torch.nn", 0.1))])
+    table.append([make_row("gatefuse auto", 0.102).columns(), make_row("torch.nn", 0.1).columns()])
     text = report.write(table.path).read_text()
     assert "slower in 0 and faster in 0" in text
     assert "Nowhere: gatefuse auto is slower than neither" in text
@@ -159,7 +134,7 @@ def test_overlapping_intervals_are_no_loss(tmp_path):
 @pytest.mark.parametrize(("load", "busy"), [(0.4, False), (1.9, True), (float("nan"), False)])
 def test_the_report_says_so_if_the_machine_was_busy(tmp_path, load, busy):
     table = Table(tmp_path / "a.csv", make_stamp(load=load))
-    table.append([asdict(make_row("gatefuse auto", 0.1))])
+    table.append([make_row("gatefuse auto", 0.1).columns()])
     text = report.write(table.path).read_text()
     assert ("**The machine was busy**: its load was 1.9 on 2 cores" in text) is busy
 
@@ -175,7 +150,7 @@ def test_the_report_says_so_if_intervals_are_wide(tmp_path, width, noisy):
 
 def test_a_report_of_failures_alone_is_still_one(tmp_path):
     table = Table(tmp_path / "a.csv", make_stamp(kind="cuda", gpu="Some GPU"))
-    table.append([asdict(Row.of(SMALL, "torch.nn", "failed", "OutOfMemoryError: out of memory"))])
+    table.append([Row(SMALL, "torch.nn", "failed", "OutOfMemoryError: out of memory").columns()])
     text = report.write(table.path).read_text()
     assert text.startswith("# a, on Some GPU\n\n**GPU report**")
     assert "Nothing could be measured." in text
@@ -186,7 +161,7 @@ def test_every_contender_has_its_mean_over_the_baseline(tmp_path):
     rows = [make_row("scratch 2 products", 0.4), make_row("gatefuse auto", 0.1), make_row("torch.nn", 0.2)]
     compare(rows, "scratch 2 products")
     table = Table(tmp_path / "a.csv", make_stamp())
-    table.append([asdict(row) for row in rows])
+    table.append([row.columns() for row in rows])
     text = report.write(table.path).read_text()
     assert "| cell | dtype | mode | shapes | scratch 2 products | gatefuse auto | torch.nn |" in text
     assert "| lstm | float32 | forward | 1 | * | 4.00x | 2.00x |" in text
@@ -200,7 +175,10 @@ def test_drivers_are_laid_out_by_size_where_shapes_make_a_grid(tmp_path):
     assert "| 1024 | 100 | grid 2.21x; auto vendor 2.21 |" in text
     assert "### lstm, forward, bfloat16: us a step" in text
     assert "| 1024 | 100 | 15.2 (13 %) |" in text
-    assert "Of 6 groups, what auto took is the fastest, or as fast within the intervals, in 3; in 3 another" in text
+    assert "of 6 groups, what auto took is the fastest, or as fast within the intervals, in 3; in 3 another" in text
+    assert "- lstm: `grid` in 3 of 6 groups, 2.21 times as fast as auto's" in text
+    assert text.index("**Which driver**") < text.index("## ")
+    assert "- `grid`: one Triton kernel for all steps, whose programs share the recurrent weights and wait" in text
 
 
 def test_named_shapes_are_laid_out_one_a_line(tmp_path):
@@ -241,3 +219,10 @@ def test_a_row_that_is_ok_without_times_counts_nowhere_and_is_named(tmp_path):
     assert "**Of the file's lines 1 can't be used**; they are named at the end." in text
     assert "- lstm H64 B1 T100, torch.nn: ok without times" in text
     assert "No shape was measured with both gatefuse and torch.nn." in text
+
+
+def test_a_row_of_an_unknown_status_counts_nowhere_and_is_named(tmp_path):
+    rows = make_rows(H=(64,), B=(1,), modes=("forward",))
+    rows.loc[rows["contender"] == "torch.nn", "status"] = "fine"
+    text = report.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
+    assert "- lstm H64 B1 T100, torch.nn: status must be one of ok, failed, left out. Got 'fine'" in text

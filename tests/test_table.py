@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from gatefuse.bench.measure import Samples
-from gatefuse.bench.rows import Row, take_stamp
+from gatefuse.bench.rows import Row
+from gatefuse.bench.stamp import take_stamp
 from gatefuse.bench.sweeps import Group, Shape
 from gatefuse.bench.table import FIGURES, Table, read
 
@@ -25,9 +26,9 @@ def make_stamp(**more):
 
 
 def make_row(contender, p50=0.1, group=SMALL):
-    row = Row.of(group, contender, "ok")
+    row = Row(group, contender)
     row.take(Samples([p50] * 3))
-    return asdict(row)
+    return row.columns()
 
 
 @pytest.fixture
@@ -82,6 +83,50 @@ def test_what_is_no_table_is_refused(path, tmp_path):
         read(path)
 
 
+def test_rows_are_appended_with_their_stamp(tmp_path):
+    table = Table(tmp_path / "cpu" / "a.csv", make_stamp())
+    table.append([make_row("one", 0.1)])
+    table.append([make_row("two", 0.2, replace(SMALL, mode="training"))])
+    rows = read(table.path)
+    assert rows["contender"].tolist() == ["one", "two"]
+    assert set(rows["commit"]) == {"c0ffee"}
+    assert rows["p50"].tolist() == [0.1, 0.2]
+    assert rows["note"].tolist() == ["", ""]
+
+
+def test_a_new_run_replaces_the_file_with_its_first_rows(tmp_path):
+    path = tmp_path / "a.csv"
+    Table(path, make_stamp()).append([make_row("old", 0.1)])
+    table = Table(path, make_stamp())
+    assert read(path)["contender"].tolist() == ["old"]
+    table.append([make_row("new", 0.1)])
+    assert read(path)["contender"].tolist() == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "kept"),
+    [
+        ({}, {}, True),
+        ({"commit": "decade"}, {}, False),
+        ({"device": "gpu"}, {}, False),
+        ({"commit": "unknown"}, {"commit": "unknown"}, False),
+    ],
+)
+def test_a_resumed_run_keeps_what_this_commit_measured_on_this_device(tmp_path, before, now, kept):
+    path = tmp_path / "a.csv"
+    Table(path, make_stamp(**before)).append([make_row("one", 0.1)])
+    table = Table(path, make_stamp(**now), resume=True)
+    assert table.holds(Row(SMALL, "one").columns()) is kept
+    assert not table.holds(Row(SMALL, "two").columns())
+    table.append([make_row("two", 0.1)])
+    assert read(path)["contender"].tolist() == ["one", "two"][not kept :]
+
+
+def test_a_folder_is_no_file_for_rows(tmp_path):
+    with pytest.raises(ValueError, match=r"rows must go to a file. Got the folder"):
+        Table(tmp_path, make_stamp())
+
+
 def test_columns_that_older_files_lack_are_there(path):
     later = ("fill", "wall_p50", "graph_p50", "compile_seconds", "flop", "bytes", "matrix_rate", "copy_rate")
     later += ("barrier_seconds", "floor_seconds", "floor_share", "floor_by", "gpu_clocks")
@@ -94,7 +139,7 @@ def test_columns_that_older_files_lack_are_there(path):
         writer.writeheader()
         writer.writerows(lines)
     rows = read(path)
-    assert list(rows) == list(whole)
+    assert sorted(rows) == sorted(whole)
     assert set(rows["fill"]) == {1.0}
     assert rows[[n for n in later if n in FIGURES and n != "fill"]].isna().all(axis=None)
     assert set(rows["floor_by"]) == set(rows["gpu_clocks"]) == {""}

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.operators import TranslationError
 
 DRIVERS = ("eager", "script", "step", "block", "grid", "vendor")
 
@@ -132,16 +131,6 @@ class Request:
     lengths: bool = False
     resets: bool = False
     all_states: bool = False
-
-
-@torch.compiler.assume_constant_result
-def untranslatable(key: str) -> str:
-    """Why a cell's equations can't be made into kernels, by its key; torch.compile calls this while it traces."""
-    try:
-        _ = Cell.by_key(key).program
-    except TranslationError as error:
-        return str(error)
-    return ""
 
 
 def driver(name: str) -> ModuleType:

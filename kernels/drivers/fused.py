@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gatefuse.kernels.directions import join
-from gatefuse.kernels.drivers import Outcome, Request, Task, untranslatable
+from gatefuse.kernels.drivers import Outcome, Request, Task
 from gatefuse.kernels.ops import FLOATS, sequence_forward
+from gatefuse.kernels.translatable import untranslatable
 
 
 def interpreted() -> bool:

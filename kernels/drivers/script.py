@@ -12,8 +12,9 @@ from typing import Any
 import torch
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Outcome, Request, Task, untranslatable
+from gatefuse.kernels.drivers import Outcome, Request, Task
 from gatefuse.kernels.torchscript import torchscript_source
+from gatefuse.kernels.translatable import untranslatable
 
 name = "script"
 
