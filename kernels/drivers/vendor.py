@@ -1,8 +1,8 @@
 """torch's own time loop: torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu, behind which cuDNN, MIOpen, oneDNN
 or torch's native code do the work.
 
-Lengths go through packed sequences. Those know no empty sequence, so that one runs a step and its results are replaced
-by what the contract says: output zero, final states the first ones.
+Lengths go through packed sequences only where padding costs more (see padded.py). Packed ones know no empty sequence;
+such a one runs a step, and its results are replaced by what the contract says: output zero, final states the first.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
 from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
-from gatefuse.kernels.drivers import Outcome, Request, Task
+from gatefuse.kernels.drivers import Outcome, Request, Task, padded
 
 name = "vendor"
 
+# The part of the longest sample's steps that samples must have for padding to pay: 0.36 lost by 1.2 times and 0.74 won
+# by 1.4 (H 256, B 32), 0.44 won by more (H 64, B 16), forward and training, on two cores of an AMD EPYC.
+_FULL = 0.5
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -43,17 +46,27 @@ def refusal(request: Request) -> str:
     return ""
 
 
+def unwise(request: Request) -> str:
+    """Why auto had better not take it where it can run; "" where there is no reason."""
+    if request.device.type != "cpu" or request.cell is not lstm or request.T != 1:
+        return ""
+    # reports/cpu/real.md: H 128 to 640, B 1 and 8, two cores of an AMD EPYC.
+    if request.B < 8 or request.needs_grad:
+        return "on a CPU oneDNN lays an LSTM's weights out anew in each call, which a single step doesn't pay"
+    return ""
+
+
 def run(task: Task) -> Outcome:
     """One direction of one layer; backwards, each sample is turned round within its length before and after."""
     weights = task.weights
     tensors = [weights.input, weights.recurrent]
     if weights.input_bias is not None and weights.recurrent_bias is not None:
         tensors += [weights.input_bias, weights.recurrent_bias]
-    x = _turn(task.x, task.lengths) if task.reverse else task.x
+    x = padded.turn(task.x, task.lengths) if task.reverse else task.x
     states = [state.unsqueeze(0) for state in task.states]
     output, finals = stack(task.cell, x, states, tensors, lengths=task.lengths)
     if task.reverse:
-        output = _turn(output, task.lengths)
+        output = padded.turn(output, task.lengths)
     return Outcome((output,), tuple(state.squeeze(0) for state in finals))
 
 
@@ -78,7 +91,7 @@ def stack(
         weights: of each layer and direction in turn, input, recurrent and, with bias, both biases.
         bias: whether weights hold biases; by default read off their number.
         dropout: the probability of zeroing the output of every layer but the last; pass 0 when not training.
-        lengths: (B,) integers on any device, or None; they are needed on the host, so on a GPU that waits for it.
+        lengths: (B,) integers on any device, or None; for an LSTM on a GPU they are needed on the host, which waits.
 
     Returns:
         The output (T, B, D * H), or (B, T, D * H), and the final states (L * D, B, H): none is a view of an argument.
@@ -96,6 +109,12 @@ def stack(
         return found[0], found[1:]
 
     T = x.shape[1] if batch_first else x.shape[0]
+    if _pad(cell, x, lengths):
+        output, finals = padded.stack(
+            loop, x.transpose(0, 1) if batch_first else x, states, weights, lengths.to(x.device), num_layers=num_layers,
+            directions=2 if bidirectional else 1, bias=bias, dropout=dropout, train=train,
+        )  # fmt: skip
+        return output.transpose(0, 1) if batch_first else output, finals
     lengths = lengths.cpu()
     packed = pack_padded_sequence(x, lengths.clamp(min=1), batch_first, enforce_sorted=False)
     order, back = packed.sorted_indices, packed.unsorted_indices
@@ -115,6 +134,17 @@ def stack(
         finals = [torch.where(empty[:, None], before, after) for before, after in zip(states, finals, strict=True)]
         output = output.masked_fill(empty[:, None, None] if batch_first else empty[:, None], 0.0)
     return output, tuple(finals)
+
+
+def _pad(cell: Cell, x: Tensor, lengths: Tensor) -> bool:
+    """Whether samples run as many steps as the longest, rather than packed.
+
+    On a GPU packing waits for the lengths; but cuDNN wants an LSTM's weights as they lie, and padding adds a column.
+    On a CPU oneDNN runs LSTMs unless they are packed, and torch's slower native loop all others.
+    """
+    if x.device.type != "cpu":
+        return cell is not lstm
+    return cell is lstm and int(lengths.sum()) >= _FULL * int(lengths.max()) * len(lengths)
 
 
 def flatten(
@@ -161,15 +191,6 @@ def _loop(cell: Cell) -> Callable[..., Any]:
     if cell is gru:
         return torch.gru
     return torch.rnn_tanh if cell is elman else torch.rnn_relu
-
-
-def _turn(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """(T, B, N) with each sample reversed within its length; the padding stays where it is."""
-    if lengths is None:
-        return sequence.flip(0)
-    steps = torch.arange(sequence.shape[0], device=sequence.device)[:, None]
-    source = torch.where(steps < lengths, lengths - 1 - steps, steps)
-    return sequence.gather(0, source[:, :, None].expand_as(sequence))
 
 
 def _nothing(

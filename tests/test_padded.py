@@ -1,0 +1,73 @@
+"""Lengths for torch's own loops without packing, against packed sequences and the eager loop."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from gatefuse import find_cell
+from gatefuse.kernels.drivers import eager, padded, vendor
+from tests.oracle import cast, check, make_task, results
+
+CELLS = ["lstm", "gru", "elman", "elman_relu"]
+
+
+@pytest.fixture(params=[True, False], ids=["padded", "packed"])
+def way(request, monkeypatch):
+    """Either way for every call."""
+    monkeypatch.setattr(vendor, "_pad", lambda *_: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("cell", CELLS)
+def test_either_way_is_right(way, cell, bias, reverse):
+    task = make_task(find_cell(cell), 6, 5, 7, bias=bias, reverse=reverse, lengths=True)
+    assert 0 in task.lengths or task.lengths.min() < 6
+    check(vendor, task, torch.float32)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_samples_without_steps_and_no_full_one(way, cell):
+    task = cast(make_task(find_cell(cell), 6, 3, 4), torch.float64)
+    for lengths in ([0, 3, 1], [0, 0, 0], [6, 6, 6]):
+        object.__setattr__(task, "lengths", torch.tensor(lengths))
+        found, expected = results(vendor, task), results(eager, task)
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_lstm_s_cell_state_is_held_exactly(dtype):
+    task = cast(make_task(find_cell("lstm"), 6, 3, 4), dtype)
+    inputs = [t.detach() for t in (task.x, *task.states)]
+    weights = [w.detach() * 30 for w in task.weights[:4]]  # gates far from zero
+    lengths = torch.tensor([2, 6, 4])
+
+    def run(x, lengths):
+        states = [s.unsqueeze(0) for s in inputs[1:]]
+        options = {"num_layers": 1, "directions": 1, "bias": True, "dropout": 0.0, "train": True}
+        return padded.stack(torch.lstm, x, states, weights, lengths, **options)
+
+    _, (h, c) = run(inputs[0], lengths)
+    for b, length in enumerate(lengths.tolist()):
+        _, (h_alone, c_alone) = run(inputs[0][:length], torch.full((3,), length))
+        assert torch.equal(h[:, b], h_alone[:, b])
+        assert torch.equal(c[:, b], c_alone[:, b])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_what_lies_in_the_padding_reaches_nothing(way, cell):
+    task = cast(make_task(find_cell(cell), 5, 2, 3), torch.float64)
+    object.__setattr__(task, "lengths", torch.tensor([2, 5]))
+    expected = results(vendor, task)
+    task.x.data[2:, 0] = torch.nan
+    found = results(vendor, task)
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("cell", "lengths", "pads"),
+    [("lstm", [9, 9, 5], True), ("lstm", [9, 1, 2], False), ("lstm", [3, 3, 2], True), ("gru", [9, 9, 9], False)],
+)
+def test_padding_is_picked_where_it_pays(cell, lengths, pads):
+    assert vendor._pad(find_cell(cell), torch.zeros(9, 3, 4), torch.tensor(lengths)) is pads
