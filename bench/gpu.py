@@ -51,6 +51,8 @@ def make_jobs(out: Path) -> list[Job]:
         _tests("what only a GPU shows, by grid", "tests/test_gpu.py", "grid", 120, 0.5),
         Job("memcheck", "sanitizer", (*memcheck, "tests/test_drivers.py", "-k", sanitized), 90, 0.55),
         _sweep("quick", out),
+        _tests("recorded steps", "tests/test_recording.py", "", 60, 0.6),
+        _tests("both directions", "tests/test_directions.py", "", 120, 0.6),
         *(_tests(f"{d}, all cells", "tests/test_drivers.py", f"cuda-{d}", 300, 0.6) for d in ("block", "step")),
         _tests("grid, all cells", "tests/test_drivers.py", "cuda-grid or programs_share", 300, 0.6),
         _tests("script, all cells", "tests/test_drivers.py", "cuda-script", 300, 0.6),
