@@ -8,6 +8,7 @@ from gatefuse.kernels.plan import Plan
 from gatefuse.models.accelerate import accelerate, restore
 from gatefuse.models.recurrent import Recurrent
 from gatefuse.models.torchlike import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from gatefuse.models.torchscript import scripted
 from gatefuse.models.warmup import warmup
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "cell_names",
     "find_cell",
     "restore",
+    "scripted",
     "source",
     "warmup",
 ]

@@ -18,7 +18,7 @@ from torch import nn
 from gatefuse.models.checks import check_driver
 from gatefuse.models.torchlike import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
-_PAIRS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
+PAIRS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
     (nn.LSTM, LSTM),
     (nn.GRU, GRU),
     (nn.RNN, RNN),
@@ -26,7 +26,7 @@ _PAIRS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
     (nn.GRUCell, GRUCell),
     (nn.RNNCell, RNNCell),
 )
-_OURS = dict(_PAIRS)
+_OURS = dict(PAIRS)
 _NAMES = frozenset(theirs.__name__ for theirs in _OURS)
 # in the layer's own dictionary, so that copies and pickles of an accelerated layer can be restored too
 _MARK = "_accelerated"
@@ -63,8 +63,8 @@ def accelerate(model: nn.Module, driver: str = "auto") -> Exchange:
 
     The modules and their parameters stay the same objects; the model may be such a layer itself. Results are those of
     before. Layers that can't be changed safely stay untouched; the answer names them, with the reason. A model that was
-    compiled sees the change at its next call. What asks for torch.nn's very classes, as torch.jit.script and dynamic
-    quantization do, wants the model restored first.
+    compiled sees the change at its next call. torch.jit.script can't read the layers; ``gatefuse.scripted`` scripts a
+    copy with layers that it can. Dynamic quantization knows torch.nn's very classes alone: restore the model before.
 
     Args:
         model: any module.
@@ -98,7 +98,7 @@ def restore(model: nn.Module) -> Exchange:
     Raises:
         TypeError: the model is no module.
     """
-    back = {ours: theirs for theirs, ours in _PAIRS}
+    back = {ours: theirs for theirs, ours in PAIRS}
 
     def change(module: nn.Module) -> tuple[bool, str] | None:
         if not isinstance(module, tuple(back)):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import DRIVERS
+from gatefuse.models.transforms import transforming
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -112,7 +113,7 @@ def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what:
 
 def check_lengths(lengths: Tensor | Sequence[int], T: int, B: int, device: torch.device) -> Tensor:
     """The lengths as (B,) int64, on the device where they were. Values are checked on the CPU alone: reading them on
-    another device would wait for it.
+    another device would wait for it, and within vmap they can't be read.
 
     Raises:
         TypeError: not integers.
@@ -130,7 +131,7 @@ def check_lengths(lengths: Tensor | Sequence[int], T: int, B: int, device: torch
     if lengths.device.type != "cpu":
         if lengths.device != device:
             raise RuntimeError(f"lengths must be on x's device {device} or on the CPU. Got {lengths.device}.")
-    elif B and not torch.compiler.is_compiling():
+    elif B and not torch.compiler.is_compiling() and not transforming():
         low, high = (int(n) for n in lengths.aminmax())
         if low < 0 or high > T:
             raise ValueError(f"lengths must be from 0 to T = {T}. Got {low if low < 0 else high}.")

@@ -14,6 +14,7 @@ from gatefuse.kernels.drivers import Request, vendor
 from gatefuse.kernels.plan import Plan, choose, explain
 from gatefuse.models.checks import check_input, check_lengths, check_resets, check_state
 from gatefuse.models.loop import Call, loop, request_of
+from gatefuse.models.transforms import PLAN, transforming
 
 
 class Stack:
@@ -76,7 +77,7 @@ class Stack:
         if isinstance(x, PackedSequence):
             x, lengths = _unpack(x, lengths, resets, self.batch_first)
         call = self._prepare(x, state, lengths, resets, reset_state, all_states)
-        return explain(Request(*request_of(self.cell, call)), self.driver)
+        return PLAN if transforming() else explain(Request(*request_of(self.cell, call)), self.driver)
 
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
@@ -109,7 +110,9 @@ class Stack:
         else:
             if batch_first:
                 call = call._replace(x=call.x.transpose(0, 1))
-            sequences, finals = loop(self.cell, how.driver, call, self.bias, self.bidirectional, dropout)
+            # No transform can look into an operator for all steps, which torch.compile would get.
+            whole = not transforming()
+            sequences, finals = loop(self.cell, how.driver, call, self.bias, self.bidirectional, dropout, whole=whole)
             if batch_first:
                 sequences = tuple([s.transpose(0, 1) for s in sequences])
         if not call.batched:
@@ -127,13 +130,15 @@ def first_states(cell: Cell, x: Tensor, *shape: int) -> tuple[Tensor, ...]:
 
 def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
     """The plan for the Request of these arguments; looked up where it was made before."""
+    if transforming():
+        return PLAN
     if torch.compiler.is_compiling():  # a tracer can't see through the cache
         return choose(Request(*request), wanted)
-    return _plan_of(request, wanted)
+    return _plan_of(request, wanted, torch.backends.cudnn.allow_tf32)
 
 
 @lru_cache(maxsize=4096)
-def _plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
+def _plan_of(request: tuple[Any, ...], wanted: str, tf32: bool) -> Plan:
     return choose(Request(*request), wanted)
 
 

@@ -1,6 +1,7 @@
 """torch.nn's recurrent layers and cells with a choice of driver: same arguments, parameters, state dicts and results.
 
-With driver auto or vendor and no additions, torch.nn's own forward runs.
+With driver auto or vendor and no additions, torch.nn's own forward runs; not within torch.func's transforms, and not
+where cuDNN would refuse the backward.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gatefuse.kernels.plan import Plan, explain
 from gatefuse.models.checks import check_driver, check_input, check_state
 from gatefuse.models.loop import Call, loop, request_of
 from gatefuse.models.stack import Stack, first_states, plan_of
+from gatefuse.models.transforms import PLAN, transforming
 
 
 class _Layer(Stack, nn.RNNBase):
@@ -77,9 +79,20 @@ class _Layer(Stack, nn.RNNBase):
     def _is_torchs(self, input: Tensor | PackedSequence) -> bool:
         if torch.compiler.is_compiling():  # torch's own loop would be unrolled
             return bool(self.proj_size)
-        if self.driver != "auto":
-            return self.driver == "vendor"
-        if self.proj_size or not input.is_cuda or isinstance(input, PackedSequence) or input.dim() not in (2, 3):
+        if self.driver not in ("auto", "vendor"):
+            return False
+        if self.proj_size:
+            return True
+        if transforming():
+            return False
+        if not input.is_cuda:
+            # packed, an LSTM misses oneDNN, which gatefuse lets run where that is faster; oneDNN knows no float64
+            misses = isinstance(input, PackedSequence) and self.cell is lstm and input.data.dtype != torch.float64
+            return not misses
+        # torch.nn tells cuDNN that nothing is trained in eval mode, and cuDNN then refuses the backward.
+        if not self.training and torch.is_grad_enabled():
+            return False
+        if self.driver == "vendor" or isinstance(input, PackedSequence) or input.dim() not in (2, 3):
             return True
         a, b = (*input.shape[:-1], 1)[:2]
         T, B = (b, a) if self.batch_first and input.dim() == 3 else (a, b)
@@ -133,21 +146,23 @@ class _Step(nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """As torch.nn's forward; with another driver than auto and vendor, that driver runs a sequence of one step.
+        Within a transform of torch.func that is the eager driver.
 
         Raises:
             What torch.nn raises, and RuntimeError: the driver can't run the call.
         """
-        if self.driver in ("auto", "vendor"):
+        if self.driver in ("auto", "vendor") and not transforming():
             return super().forward(input, hx)
         call = self._prepare(input, hx)
-        plan_of(request_of(self.cell, call), self.driver)
-        _, finals = loop(self.cell, self.driver, call, self.bias, False, 0.0, whole=False)
+        how = plan_of(request_of(self.cell, call), self.driver)
+        _, finals = loop(self.cell, how.driver, call, self.bias, False, 0.0, whole=False)
         finals = tuple([(s.squeeze(0) if call.batched else s.squeeze((0, 1))).clone() for s in finals])
         return finals if len(finals) > 1 else finals[0]
 
     def plan(self, input: Tensor, hx: Any = None) -> Plan:
         """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""
-        return explain(Request(*request_of(self.cell, self._prepare(input, hx))), self.driver)
+        call = self._prepare(input, hx)
+        return PLAN if transforming() else explain(Request(*request_of(self.cell, call)), self.driver)
 
     def _prepare(self, input: Tensor, hx: Any) -> Call:
         weights: list[Tensor] = [self.weight_ih, self.weight_hh]

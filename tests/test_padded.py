@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import gatefuse
 from gatefuse import find_cell
 from gatefuse.kernels.drivers import eager, padded, vendor
 from tests.oracle import cast, check, make_task, results
@@ -71,3 +72,17 @@ def test_what_lies_in_the_padding_reaches_nothing(way, cell):
 )
 def test_padding_is_picked_where_it_pays(cell, lengths, pads):
     assert vendor._pad(find_cell(cell), torch.zeros(9, 3, 4), torch.tensor(lengths)) is pads
+    assert not vendor._pad(find_cell(cell), torch.zeros(9, 3, 4).double(), torch.tensor(lengths))
+
+
+def test_packed_lstms_run_padded_too(monkeypatch):
+    seen = []
+    stack = padded.stack
+    monkeypatch.setattr(padded, "stack", lambda *args, **kwargs: seen.append(1) or stack(*args, **kwargs))
+    theirs = torch.nn.LSTM(4, 5, 2, bidirectional=True)
+    ours = gatefuse.LSTM(4, 5, 2, bidirectional=True)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.nn.utils.rnn.pack_padded_sequence(torch.randn(7, 3, 4), torch.tensor([4, 7, 6]), enforce_sorted=False)
+    (a, states), (b, expected) = ours(x), theirs(x)
+    assert_close((a.data, states), (b.data, expected))
+    assert seen == [1]

@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_programs_run_and_give_the_shapes_they_say():
+def test_programs_run_and_give_the_shapes_they_say(capsys):
     names: dict = {}
-    own, known = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    own, known, model = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     exec(own, names)
     assert names["output"].shape == (35, 32, 512)
     assert names["h_n"].shape == (4, 32, 256)
@@ -22,6 +22,9 @@ def test_programs_run_and_give_the_shapes_they_say():
     exec(known, names)
     assert names["output"].shape == (35, 32, 256)
     assert names["c_n"].shape == (1, 32, 256)
+    exec(model, names)
+    assert capsys.readouterr().out.splitlines()[0] in model
+    assert names["output"].shape == (35, 32, 256)
 
 
 def test_table_names_the_shipped_cells():

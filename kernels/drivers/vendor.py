@@ -122,29 +122,27 @@ def stack(
     assert back is not None
     arranged = tuple(state.index_select(1, order) for state in states)
     first = arranged if cell is lstm else arranged[0]
-    data, *finals = loop(
-        packed.data, packed.batch_sizes, first, weights, bias, num_layers, dropout, train, bidirectional
-    )
+    data, *last = loop(packed.data, packed.batch_sizes, first, weights, bias, num_layers, dropout, train, bidirectional)
     packed = PackedSequence(data, packed.batch_sizes, order, back)
     output, _ = pad_packed_sequence(packed, batch_first, total_length=T)
-    finals = [state.index_select(1, back) for state in finals]
+    finals = tuple(state.index_select(1, back) for state in last)
     empty = lengths == 0
     if empty.any():
         empty = empty.to(x.device)
-        finals = [torch.where(empty[:, None], before, after) for before, after in zip(states, finals, strict=True)]
+        finals = tuple(torch.where(empty[:, None], old, new) for old, new in zip(states, finals, strict=True))
         output = output.masked_fill(empty[:, None, None] if batch_first else empty[:, None], 0.0)
-    return output, tuple(finals)
+    return output, finals
 
 
 def _pad(cell: Cell, x: Tensor, lengths: Tensor) -> bool:
     """Whether samples run as many steps as the longest, rather than packed.
 
     On a GPU packing waits for the lengths; but cuDNN wants an LSTM's weights as they lie, and padding adds a column.
-    On a CPU oneDNN runs LSTMs unless they are packed, and torch's slower native loop all others.
+    On a CPU oneDNN runs LSTMs unless they are packed or in float64, and torch's slower native loop all others.
     """
     if x.device.type != "cpu":
         return cell is not lstm
-    return cell is lstm and int(lengths.sum()) >= _FULL * int(lengths.max()) * len(lengths)
+    return cell is lstm and x.dtype != torch.float64 and int(lengths.sum()) >= _FULL * int(lengths.max()) * len(lengths)
 
 
 def flatten(

@@ -1,0 +1,33 @@
+"""torch.func's transforms and forward-mode differentiation: within them, every layer runs its equations as written.
+
+They work by looking at each operator. torch's own loops and gatefuse's kernels are one operator for all steps, for
+which they have no rule; the Python loop is made of operators that they know.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+from gatefuse.kernels.drivers import DRIVERS
+from gatefuse.kernels.plan import Plan
+
+PLAN = Plan(
+    "eager",
+    "a transform of torch.func or forward-mode differentiation is at work, which needs the equations themselves",
+    dict.fromkeys((name for name in DRIVERS if name != "eager"), "no transform can look into it"),
+)
+
+
+def transforming() -> bool:
+    """Whether vmap, another transform of torch.func, or forward-mode differentiation is at work around this call.
+
+    torch.compile, which can't look into it, takes the answer of the moment; its graphs are for one stack of transforms.
+    """
+    # torch has no public way to ask. The first is functorch's own record of the transforms that it is within, None
+    # outside of all; the second is -1 outside of dual_level.
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+# As torch.compiler.assume_constant_result does, which would import the compiler with gatefuse.
+transforming._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -1,0 +1,72 @@
+"""Mixed precision and tf32: as torch.nn's layers have them."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+import gatefuse
+from gatefuse import find_cell
+from gatefuse.kernels.drivers import Request, block, fused, grid
+from tests.layers import flat
+
+T, B, I, H = 5, 3, 4, 6
+
+
+def train(model, dtype, steps=3):
+    """Steps of mixed-precision training with scaled losses: the outputs of the last, and the parameters."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype):
+            results = flat(model(torch.randn(T, B, I)))
+            loss = sum(r.float().square().sum() for r in results)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    return results, list(model.parameters())
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("LSTM", torch.bfloat16), ("RNN", torch.bfloat16), ("RNN", torch.float16)])
+def test_autocast_and_scaled_gradients(name, dtype):
+    theirs = getattr(nn, name)(I, H, 2)
+    layers = [copy.deepcopy(theirs) for _ in range(2)]
+    gatefuse.accelerate(layers[0])
+    gatefuse.accelerate(layers[1], driver="eager")
+    start = copy.deepcopy(list(theirs.parameters()))
+    expected, weights = train(theirs, dtype)
+    for layer, close in zip(layers, ({"rtol": 0, "atol": 0}, {"rtol": 0.05, "atol": 0.05}), strict=True):
+        results, trained = train(layer, dtype)
+        assert {r.dtype for r in results} == {r.dtype for r in expected} == {dtype}
+        assert {p.dtype for p in trained} == {torch.float32}
+        assert_close(results, expected, **close)
+        assert_close(trained, weights, **close)
+        assert all(not torch.equal(a, b) for a, b in zip(trained, start, strict=True))
+
+
+def test_autocast_where_torch_has_none_on_a_cpu():
+    """torch's GRU stays in float32, and so does ours by torch's own loop; the eager driver casts."""
+    theirs, ours = nn.GRU(I, H), gatefuse.GRU(I, H)
+    ours.load_state_dict(theirs.state_dict())
+    assert_close(train(ours, torch.bfloat16), train(theirs, torch.bfloat16), rtol=0, atol=0)
+    for build in (gatefuse.GRU, gatefuse.LSTM):  # oneDNN has no float16 for an LSTM on every CPU
+        results, _ = train(build(I, H, driver="eager"), torch.float16)
+        assert {r.dtype for r in results} == {torch.float16}
+    assert {r.dtype for r in train(ours, torch.bfloat16)[0]} == {torch.float32}
+
+
+@pytest.mark.parametrize("driver", [block, grid])
+def test_float32_on_the_matrix_unit_needs_the_flag_of_cudnns_layers(monkeypatch, driver):
+    """On a GPU; steps, whose products are torch's, run in any case."""
+    monkeypatch.setattr(fused, "interpreted", lambda: False)
+    request = Request(find_cell("lstm"), torch.device("cuda"), torch.float32, 4, 8, 64)
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        why = driver.refusal(request)
+        assert why == "float32 on the matrix unit is tf32, which torch.backends.cudnn.allow_tf32 forbids"
+        assert fused.refusal(request) == ""
+        assert driver.refusal(replace(request, dtype=torch.float64)) != why
