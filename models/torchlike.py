@@ -50,7 +50,7 @@ class _Layer(Stack, nn.RNNBase):
         Raises:
             What torch.nn and Recurrent raise, and ValueError: a projection where torch's own forward can't run.
         """
-        if lengths is resets is reset_state is None and not all_states and self._is_torchs(input):
+        if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
             return super().forward(input, hx)
         self._refuse_projection()
         # as torch.nn does, where Recurrent gives an empty output
@@ -76,7 +76,7 @@ class _Layer(Stack, nn.RNNBase):
         self._refuse_projection()
         return self._explain(input, hx, lengths, resets, reset_state, all_states)
 
-    def _is_torchs(self, input: Tensor | PackedSequence) -> bool:
+    def _is_torchs(self, input: Tensor | PackedSequence, hx: Any) -> bool:
         if torch.compiler.is_compiling():  # torch's own loop would be unrolled
             return bool(self.proj_size)
         if self.driver not in ("auto", "vendor"):
@@ -86,9 +86,7 @@ class _Layer(Stack, nn.RNNBase):
         if transforming():
             return False
         if not input.is_cuda:
-            # packed, an LSTM misses oneDNN, which gatefuse lets run where that is faster; oneDNN knows no float64
-            misses = isinstance(input, PackedSequence) and self.cell is lstm and input.data.dtype != torch.float64
-            return not misses
+            return self.driver == "vendor" or not self._misses_onednn(input, hx)
         # torch.nn tells cuDNN that nothing is trained in eval mode, and cuDNN then refuses the backward.
         if not self.training and torch.is_grad_enabled():
             return False
@@ -99,6 +97,15 @@ class _Layer(Stack, nn.RNNBase):
         grad = torch.is_grad_enabled()
         request = (self.cell, input.device, input.dtype, T, B, self.hidden_size, grad, False, False, False)
         return plan_of(request, "auto").driver == "vendor"
+
+    def _misses_onednn(self, input: Tensor | PackedSequence, hx: Any) -> bool:
+        """Whether torch's own loop, because the input is packed, can't use the library that gatefuse can.
+
+        oneDNN knows no float64. What torch.nn refuses, it refuses itself.
+        """
+        if self.cell is not lstm or not isinstance(input, PackedSequence) or input.data.dtype == torch.float64:
+            return False
+        return hx is None or (isinstance(hx, tuple) and all(isinstance(s, Tensor) and s.dim() == 3 for s in hx))
 
     def _refuse_projection(self) -> None:
         if self.proj_size:
