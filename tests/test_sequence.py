@@ -1,0 +1,76 @@
+"""The kinds of sequence work: each small model learns its task, whose answers are known."""
+
+import pytest
+import torch
+
+from gatefuse.models import sequence_tasks as tasks
+from gatefuse.models.sequence import (
+    END,
+    IGNORED,
+    EncoderDecoder,
+    ManyToMany,
+    ManyToOne,
+    OneToMany,
+    OneToOne,
+    accuracy,
+    fit,
+)
+from gatefuse.models.sequence_tasks import DIGITS
+
+KINDS = {
+    "one to one": (lambda: OneToOne("lstm", 2, 16, 2), tasks.same_sign, 300, 0.95),
+    "one to many": (lambda: OneToMany("gru", DIGITS, 32, DIGITS, 6), tasks.counting, 150, 0.99),
+    "many to one": (lambda: ManyToOne("gru_reset_first", DIGITS, 16, 2), tasks.majority, 200, 0.95),
+    "many to many in step": (lambda: ManyToMany("lstm", 1, 24, 2), tasks.peaks, 900, 0.97),
+    "many to many of another length": (lambda: EncoderDecoder("gru", 9, 48, 7), tasks.spelling, 600, 0.98),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_learns_its_task(kind):
+    make, task, steps, least = KINDS[kind]
+    torch.manual_seed(0)
+    model = make()
+    before = accuracy(model, task)
+    losses = fit(model, task, steps)
+    assert len(losses) == steps
+    assert before < 0.7
+    assert accuracy(model, task) >= least
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes(kind):
+    make, task, _, _ = KINDS[kind]
+    model = make()
+    inputs, target = task(5, torch.Generator().manual_seed(0))
+    assert model(*inputs).shape[:-1] == target.shape
+    again, _ = task(5, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(inputs, again, strict=True))
+
+
+def test_answers_of_the_tasks():
+    draw = torch.Generator().manual_seed(0)
+    (x,), target = tasks.same_sign(4, draw)
+    assert target.tolist() == [int(a * b > 0) for a, b in x.tolist()]
+    (x,), target = tasks.counting(3, draw)
+    assert target[:3].T.tolist() == [[d, (d + 1) % DIGITS, (d + 2) % DIGITS] for d in x.argmax(1).tolist()]
+    (words, lengths), target = tasks.majority(20, draw)
+    texts = [words[:n, b].tolist() for b, n in enumerate(lengths.tolist())]
+    assert target.tolist() == [int(text.count(1) > text.count(2)) for text in texts]
+    (x,), target = tasks.peaks(1, draw)
+    x, tags = x.flatten().tolist(), target.flatten().tolist()
+    assert tags[1:-1] == [int(a < b > c) for a, b, c in zip(x, x[1:], x[2:], strict=False)]
+    assert tags[0] == tags[-1] == 0
+    (digits, lengths, before), target = tasks.spelling(6, draw)
+    for b, n in enumerate(lengths.tolist()):
+        spelled = [letter for d in digits[:n, b].tolist() for letter in (1 + d // 3, 4 + d % 3)]
+        assert target[:, b].tolist() == [*spelled, END, *[IGNORED] * (6 - 2 * n)]
+        assert before[: 2 * n + 1, b].tolist() == [END, *spelled]
+
+
+def test_an_encoder_decoder_writes_without_being_told():
+    """What it answers doesn't depend on the tokens that it learns with."""
+    inputs, _ = tasks.spelling(5, torch.Generator().manual_seed(0))
+    model = EncoderDecoder("gru", 9, 8, 7)
+    digits, lengths, before = inputs
+    assert torch.equal(model.answer(digits, lengths, before), model.answer(digits, lengths, before.flip(1)))
