@@ -6,7 +6,7 @@ where cuDNN would refuse the backward.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -86,17 +86,29 @@ class _Layer(Stack, nn.RNNBase):
         if transforming():
             return False
         if not input.is_cuda:
-            return self.driver == "vendor" or not self._misses_onednn(input, hx)
+            if self.driver == "vendor" or not self._is_tensor(input):
+                return self.driver == "vendor" or not self._misses_onednn(input, hx)
+            # of the cells that torch knows, auto runs but single steps of an LSTM by another driver
+            return self.cell is not lstm or self._steps(input)[0] != 1 or self._plan_for(input).driver == "vendor"
         # torch.nn tells cuDNN that nothing is trained in eval mode, and cuDNN then refuses the backward.
         if not self.training and torch.is_grad_enabled():
             return False
-        if self.driver == "vendor" or isinstance(input, PackedSequence) or input.dim() not in (2, 3):
-            return True
+        return self.driver == "vendor" or not self._is_tensor(input) or self._plan_for(input).driver == "vendor"
+
+    def _is_tensor(self, input: Tensor | PackedSequence) -> TypeGuard[Tensor]:
+        """Whether the input is a tensor of a layer's form; what it isn't, torch.nn refuses."""
+        return isinstance(input, Tensor) and input.dim() in (2, 3)
+
+    def _steps(self, input: Tensor) -> tuple[int, int]:
+        """T and B."""
         a, b = (*input.shape[:-1], 1)[:2]
-        T, B = (b, a) if self.batch_first and input.dim() == 3 else (a, b)
+        return (b, a) if self.batch_first and input.dim() == 3 else (a, b)
+
+    def _plan_for(self, input: Tensor) -> Plan:
+        T, B = self._steps(input)
         grad = torch.is_grad_enabled()
         request = (self.cell, input.device, input.dtype, T, B, self.hidden_size, grad, False, False, False)
-        return plan_of(request, "auto").driver == "vendor"
+        return plan_of(request, "auto")
 
     def _misses_onednn(self, input: Tensor | PackedSequence, hx: Any) -> bool:
         """Whether torch's own loop, because the input is packed, can't use the library that gatefuse can.

@@ -86,3 +86,10 @@ def test_packed_lstms_run_padded_too(monkeypatch):
     (a, states), (b, expected) = ours(x), theirs(x)
     assert_close((a.data, states), (b.data, expected))
     assert seen == [1]
+
+
+def test_full_samples_take_the_loop_as_it_is(monkeypatch):
+    monkeypatch.setattr(vendor, "_pad", lambda *_: pytest.fail("nothing is to be padded or packed."))
+    task = make_task(find_cell("lstm"), 4, 3, 5)
+    object.__setattr__(task, "lengths", torch.full((3,), 4))
+    check(vendor, task, torch.float32)

@@ -207,3 +207,16 @@ def test_additions_are_keywords_only(name):
     parameters = inspect.signature(getattr(gatefuse, name).forward).parameters
     assert list(parameters)[:3] == ["self", "input", "hx"]
     assert all(parameters[p].kind == inspect.Parameter.KEYWORD_ONLY for p in ("lengths", "resets", "all_states"))
+
+
+@pytest.mark.parametrize(("steps", "driver"), [(1, "eager"), (2, "vendor")])
+def test_what_runs_is_what_the_plan_says(monkeypatch, steps, driver):
+    seen = []
+    for name in ("eager", "vendor"):
+        module = gatefuse.kernels.drivers.driver(name)
+        run = module.run
+        monkeypatch.setattr(module, "run", lambda task, name=name, run=run: seen.append(name) or run(task))
+    layer, x = gatefuse.LSTM(I, H), torch.randn(steps, B, I)
+    layer(x)
+    assert layer.plan(x).driver == driver
+    assert seen == (["eager"] if driver == "eager" else [])  # torch.nn's own forward runs for vendor

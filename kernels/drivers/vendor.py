@@ -48,7 +48,7 @@ def refusal(request: Request) -> str:
 
 def unwise(request: Request) -> str:
     """Why auto had better not take it where it can run; "" where there is no reason."""
-    if request.device.type != "cpu" or request.cell is not lstm or request.T != 1:
+    if request.device.type != "cpu" or request.cell is not lstm or request.T != 1 or request.dtype == torch.float64:
         return ""
     # reports/cpu/real.md: H 128 to 640, B 1 and 8, two cores of an AMD EPYC.
     if request.B < 8 or request.needs_grad:
@@ -103,12 +103,13 @@ def stack(
     # cuDNN keeps what its backward needs only in training mode; without dropout the mode changes nothing else.
     train = dropout > 0 or torch.is_grad_enabled()
     loop = _loop(cell)
-    if lengths is None:
+    T = x.shape[1] if batch_first else x.shape[0]
+    # On a GPU one would wait to know.
+    if lengths is None or (x.device.type == lengths.device.type == "cpu" and int(lengths.min()) == T):
         first = states if cell is lstm else states[0]
         found = loop(x, first, weights, bias, num_layers, dropout, train, bidirectional, batch_first)
         return found[0], found[1:]
 
-    T = x.shape[1] if batch_first else x.shape[0]
     if _pad(cell, x, lengths):
         output, finals = padded.stack(
             loop, x.transpose(0, 1) if batch_first else x, states, weights, lengths.to(x.device), num_layers=num_layers,
