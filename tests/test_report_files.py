@@ -183,7 +183,9 @@ def test_committed_reports_and_readmes_say_what_their_rows_say(tmp_path, monkeyp
     changed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if changed.stdout:
         pytest.skip("reports/ holds a run that is not committed")
-    kept = [path for path in sorted((ROOT / "reports").glob("*/*")) if path.suffix in (".csv", ".md", ".svg")]
+    # models/language_report.py writes the language models', which tests/test_language_report.py looks at.
+    folders = [path for path in sorted((ROOT / "reports").iterdir()) if path.is_dir() and path.name != "language"]
+    kept = [path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in (".csv", ".md", ".svg")]
     kept.append(ROOT / "reports/README.md")
     assert ROOT / "reports/cpu/quick.csv" in kept
     for path in (*(p for p in kept if p.suffix == ".csv"), ROOT / "README.md"):
