@@ -58,6 +58,7 @@ def loop(
     rows = call.states[0].shape[0]
     D, n = 2 if bidirectional else 1, len(call.weights) // rows
     run = _runner(driver_name) if whole else driver(driver_name).run
+    both = D == 2 and both_at_once(cell, driver_name, call)
     sequences: tuple[Tensor, ...] = ()
     finals: list[tuple[Tensor, ...]] = []
     for first in range(0, rows, D):
@@ -77,7 +78,7 @@ def loop(
             )
             for k in range(first, first + D)
         ]
-        if D == 2 and both_at_once(cell, driver_name, call):
+        if both:
             outcome = driver(driver_name).run_both((tasks[0], tasks[1]))
             sequences = outcome.sequences
             finals += zip(*[s.chunk(2, -1) for s in outcome.finals], strict=True)
