@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Request, vendor
+from gatefuse.kernels.drivers.packing import Packing
 from gatefuse.kernels.plan import Plan, choose, explain
 from gatefuse.models.checks import check_input, check_lengths, check_resets, check_state
 from gatefuse.models.loop import Call, loop, request_of
@@ -73,26 +74,33 @@ class Stack:
             found = tuple([s.unsqueeze(1) for s in found])
         return tuple(map(Tensor.contiguous, found))
 
+    def _unpack(self, x: PackedSequence, lengths: Any, resets: Any) -> tuple[Packing, Tensor, Tensor]:
+        """How x is packed, and it in padded form, batch first where the layer is, with its lengths."""
+        if lengths is not None or resets is not None:
+            name = "lengths" if lengths is not None else "resets"
+            raise ValueError(f"{name} must be None with a PackedSequence: give a padded tensor with lengths instead.")
+        packing = Packing.like(x)
+        padded = packing.unpack(x.data)
+        return packing, padded.transpose(0, 1) if self.batch_first else padded, packing.lengths
+
     def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Plan:
         if isinstance(x, PackedSequence):
-            x, lengths = _unpack(x, lengths, resets, self.batch_first)
+            _, x, lengths = self._unpack(x, lengths, resets)
         call = self._prepare(x, state, lengths, resets, reset_state, all_states)
         return PLAN if transforming() else explain(Request(*request_of(self.cell, call)), self.driver)
 
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
     ) -> tuple[Any, Any]:
+        packed = packing = None
         if isinstance(x, PackedSequence):
-            padded, lengths = _unpack(x, lengths, resets, self.batch_first)
-            output, state = self._run(padded, state, lengths, None, reset_state, all_states)
-            if all_states:
-                return tuple([_repack(o, lengths, x, self.batch_first) for o in output]), state
-            return _repack(output, lengths, x, self.batch_first), state
+            packed = x
+            packing, x, lengths = self._unpack(x, lengths, resets)
         call = self._prepare(x, state, lengths, resets, reset_state, all_states)
         how = plan_of(request_of(self.cell, call), self.driver)
         batch_first = self.batch_first and call.batched
         dropout = self.dropout if self.training else 0.0
-        sequences: tuple[Tensor, ...]
+        sequences: tuple[Any, ...]
         if how.driver == "vendor" and not torch.compiler.is_compiling():
             output, finals = vendor.stack(
                 self.cell,
@@ -105,6 +113,7 @@ class Stack:
                 bias=self.bias,
                 dropout=dropout,
                 lengths=call.lengths,
+                packing=packing,
             )
             sequences = (output,)
         else:
@@ -115,6 +124,9 @@ class Stack:
             sequences, finals = loop(self.cell, how.driver, call, self.bias, self.bidirectional, dropout, whole=whole)
             if batch_first:
                 sequences = tuple([s.transpose(0, 1) for s in sequences])
+        if packed is not None and packing is not None:
+            steps = [s.transpose(0, 1) if batch_first else s for s in sequences]
+            sequences = tuple([packed._replace(data=packing.pack(s)) for s in steps])
         if not call.batched:
             sequences = tuple([s.squeeze(1) for s in sequences])
             finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
@@ -140,18 +152,3 @@ def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
 @lru_cache(maxsize=4096)
 def _plan_of(request: tuple[Any, ...], wanted: str, tf32: bool) -> Plan:
     return choose(Request(*request), wanted)
-
-
-def _unpack(x: PackedSequence, lengths: Any, resets: Any, batch_first: bool) -> tuple[Tensor, Tensor]:
-    if lengths is not None or resets is not None:
-        name = "lengths" if lengths is not None else "resets"
-        raise ValueError(f"{name} must be None with a PackedSequence: give a padded tensor with lengths instead.")
-    return pad_packed_sequence(x, batch_first)
-
-
-def _repack(padded: Tensor, lengths: Tensor, like: PackedSequence, batch_first: bool) -> PackedSequence:
-    if like.sorted_indices is not None:
-        padded = padded.index_select(0 if batch_first else 1, like.sorted_indices)
-        lengths = lengths[like.sorted_indices.cpu()]
-    data = pack_padded_sequence(padded, lengths, batch_first).data
-    return PackedSequence(data, like.batch_sizes, like.sorted_indices, like.unsorted_indices)

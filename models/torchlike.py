@@ -16,7 +16,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
 from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
-from gatefuse.kernels.drivers import Request
+from gatefuse.kernels.drivers import Request, twice
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.models.checks import check_driver, check_input, check_state
 from gatefuse.models.loop import Call, loop, request_of
@@ -47,11 +47,28 @@ class _Layer(Stack, nn.RNNBase):
     ) -> tuple[Any, Any]:
         """As torch.nn's forward, with lengths, resets, reset_state and all_states as in Recurrent's.
 
+        Args:
+            input: (T, B, I), with batch_first (B, T, I), or one sequence (T, I); or a PackedSequence.
+            hx: first states, (L * D, B, H), without a batch (L * D, H): of an LSTM a pair (h, c); zeros where None.
+            lengths: (B,) integers from 0 to T; beyond a sample's end its output is zero and its states stay.
+            resets: bool, of input's shape without the features; a step where it is true begins a new sequence.
+            reset_state: the states that such a sequence begins with, in the form of ``hx``; zeros where None.
+            all_states: whether sequences of all states of the last layer are wanted, not only of its output.
+
+        Returns:
+            The output (T, B, D * H), batch first or without a batch as the input was, packed where that was, or with
+            all_states a tuple of such sequences; and the final states, in the form of ``hx``.
+
         Raises:
-            What torch.nn and Recurrent raise, and ValueError: a projection where torch's own forward can't run.
+            TypeError: an argument is of the wrong type.
+            ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong; proj_size is
+                set where torch's own loop can't run.
+            RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
         if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
-            return super().forward(input, hx)
+            output, state = super().forward(input, hx)
+            self._differentiable_twice(input, hx, output, state)
+            return output, state
         self._refuse_projection()
         # as torch.nn does, where Recurrent gives an empty output
         if isinstance(input, Tensor) and input.dim() > 1:
@@ -90,10 +107,28 @@ class _Layer(Stack, nn.RNNBase):
                 return self.driver == "vendor" or not self._misses_onednn(input, hx)
             # of the cells that torch knows, auto runs but single steps of an LSTM by another driver
             return self.cell is not lstm or self._steps(input)[0] != 1 or self._plan_for(input).driver == "vendor"
-        # torch.nn tells cuDNN that nothing is trained in eval mode, and cuDNN then refuses the backward.
-        if not self.training and torch.is_grad_enabled():
+        # torch.nn tells cuDNN that nothing is trained in eval mode, and cuDNN then refuses the backward; and it hands
+        # on another form of what has no batch, and of packed states, which second derivatives would not find.
+        if torch.is_grad_enabled() and (not self.training or self._changes_form(input, hx)):
             return False
         return self.driver == "vendor" or not self._is_tensor(input) or self._plan_for(input).driver == "vendor"
+
+    def _changes_form(self, input: Tensor | PackedSequence, hx: Any) -> bool:
+        return hx is not None if isinstance(input, PackedSequence) else input.dim() == 2
+
+    def _differentiable_twice(self, input: Any, hx: Any, output: Any, state: Any) -> None:
+        """What vendor.stack sees to, for what torch.nn's own forward has run."""
+        if self.proj_size or (self.dropout and self.training and self.num_layers > 1) or torch.compiler.is_compiling():
+            return
+
+        def given() -> twice.Given:
+            data, sizes = (input.data, input.batch_sizes) if isinstance(input, PackedSequence) else (input, None)
+            states = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
+            batch_first = self.batch_first and sizes is None
+            return twice.Given(self.cell, data, states, self._flat(), self.bias, self.bidirectional, batch_first, sizes)
+
+        data = output.data if isinstance(output, PackedSequence) else output
+        twice.differentiable((data, *(state if isinstance(state, tuple) else (state,))), given)
 
     def _is_tensor(self, input: Tensor | PackedSequence) -> TypeGuard[Tensor]:
         """Whether the input is a tensor of a layer's form; what it isn't, torch.nn refuses."""
@@ -135,19 +170,53 @@ class _Layer(Stack, nn.RNNBase):
 
 
 class LSTM(_Layer, nn.LSTM):
-    """torch.nn.LSTM, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward."""
+    """torch.nn.LSTM, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward.
+
+    The cell is ``lstm``: S. Hochreiter and J. Schmidhuber (1997), with the forget gate of F. A. Gers et al. (2000).
+    Parameters of layer k, gates i, f, g, o: ``weight_ih_lk`` (4 * H, I), ``weight_hh_lk`` (4 * H, H), ``bias_ih_lk``
+    and ``bias_hh_lk`` (4 * H,); in layers after the first I is D * H, and with proj_size torch.nn's shapes hold.
+
+    Args:
+        driver: who runs the time loop, as Recurrent's; all other arguments are torch.nn.LSTM's.
+
+    Raises:
+        ValueError: no driver has that name, or proj_size is set with one that can't run it; and what torch.nn raises.
+    """
 
     cell = lstm
 
 
 class GRU(_Layer, nn.GRU):
-    """torch.nn.GRU, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward."""
+    """torch.nn.GRU, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward.
+
+    The cell is ``gru``, with the reset gate after the product (K. Cho et al. 2014, arXiv:1406.1078, version 1);
+    ``Recurrent("gru_reset_first", ...)`` is the other. Parameters of layer k, gates r, z, n: ``weight_ih_lk``
+    (3 * H, I), ``weight_hh_lk`` (3 * H, H), ``bias_ih_lk`` and ``bias_hh_lk`` (3 * H,); in layers after the first I is
+    D * H.
+
+    Args:
+        driver: who runs the time loop, as Recurrent's; all other arguments are torch.nn.GRU's.
+
+    Raises:
+        ValueError: no driver has that name; and what torch.nn raises.
+    """
 
     cell = gru
 
 
 class RNN(_Layer, nn.RNN):
-    """torch.nn.RNN, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward."""
+    """torch.nn.RNN, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward.
+
+    The cell is ``elman`` (J. L. Elman 1990), or with nonlinearity "relu" ``elman_relu``. Parameters of layer k:
+    ``weight_ih_lk`` (H, I), ``weight_hh_lk`` (H, H), ``bias_ih_lk`` and ``bias_hh_lk`` (H,); in layers after the first
+    I is D * H.
+
+    Args:
+        driver: who runs the time loop, as Recurrent's; all other arguments are torch.nn.RNN's.
+
+    Raises:
+        ValueError: no driver has that name; and what torch.nn raises.
+    """
 
     @property
     def cell(self) -> Cell:  # type: ignore[override]
@@ -167,8 +236,17 @@ class _Step(nn.RNNCellBase):
         """As torch.nn's forward; with another driver than auto and vendor, that driver runs a sequence of one step.
         Within a transform of torch.func that is the eager driver.
 
+        Args:
+            input: (B, I), or (I,) without a batch.
+            hx: the state before the step, (B, H) or (H,); of an LSTMCell a pair (h, c); zeros where None.
+
+        Returns:
+            The state after the step, in the form of ``hx``.
+
         Raises:
-            What torch.nn raises, and RuntimeError: the driver can't run the call.
+            TypeError: the state has the wrong form.
+            ValueError: a state's rank is wrong.
+            RuntimeError: a shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
         if self.driver in ("auto", "vendor") and not transforming():
             return super().forward(input, hx)
@@ -208,19 +286,40 @@ class _Step(nn.RNNCellBase):
 
 
 class LSTMCell(_Step, nn.LSTMCell):
-    """torch.nn.LSTMCell, with the keyword ``driver``."""
+    """torch.nn.LSTMCell, one step of the cell ``lstm``, with the keyword ``driver``.
+
+    Args:
+        driver: who runs the step, as Recurrent's; all other arguments are torch.nn.LSTMCell's.
+
+    Raises:
+        ValueError: no driver has that name.
+    """
 
     cell = lstm
 
 
 class GRUCell(_Step, nn.GRUCell):
-    """torch.nn.GRUCell, with the keyword ``driver``."""
+    """torch.nn.GRUCell, one step of the cell ``gru``, with the keyword ``driver``.
+
+    Args:
+        driver: who runs the step, as Recurrent's; all other arguments are torch.nn.GRUCell's.
+
+    Raises:
+        ValueError: no driver has that name.
+    """
 
     cell = gru
 
 
 class RNNCell(_Step, nn.RNNCell):
-    """torch.nn.RNNCell, with the keyword ``driver``."""
+    """torch.nn.RNNCell, one step of the cell ``elman`` or, with nonlinearity "relu", ``elman_relu``, with ``driver``.
+
+    Args:
+        driver: who runs the step, as Recurrent's; all other arguments are torch.nn.RNNCell's.
+
+    Raises:
+        ValueError: no driver has that name.
+    """
 
     @property
     def cell(self) -> Cell:  # type: ignore[override]

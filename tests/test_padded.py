@@ -46,8 +46,8 @@ def test_an_lstm_s_cell_state_is_held_exactly(dtype):
 
     def run(x, lengths):
         states = [s.unsqueeze(0) for s in inputs[1:]]
-        options = {"num_layers": 1, "directions": 1, "bias": True, "dropout": 0.0, "train": True}
-        return padded.stack(torch.lstm, x, states, weights, lengths, **options)
+        options = {"num_layers": 1, "bidirectional": False, "bias": True, "dropout": 0.0}
+        return padded.stack(find_cell("lstm"), x, states, weights, lengths, **options)
 
     _, (h, c) = run(inputs[0], lengths)
     for b, length in enumerate(lengths.tolist()):

@@ -7,18 +7,19 @@ such a one runs a step, and its results are replaced by what the contract says: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.cells.elman import elman, elman_relu
+from gatefuse.kernels.cells.elman import elman
 from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
-from gatefuse.kernels.drivers import Outcome, Request, Task, padded
+from gatefuse.kernels.drivers import Outcome, Request, Task, padded, torch_loop
+from gatefuse.kernels.drivers.packing import Packing
+from gatefuse.kernels.drivers.torch_loop import knows
 
 name = "vendor"
 
@@ -26,11 +27,6 @@ name = "vendor"
 # by 1.4 (H 256, B 32), 0.44 won by more (H 64, B 16), forward and training, on two cores of an AMD EPYC.
 _FULL = 0.5
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def knows(cell: Cell) -> bool:
-    """Whether torch has a loop for this very cell; a cell that only shares a name with one is another."""
-    return cell is lstm or cell is gru or cell is elman or cell is elman_relu
 
 
 def refusal(request: Request) -> str:
@@ -82,6 +78,7 @@ def stack(
     bias: bool | None = None,
     dropout: float = 0.0,
     lengths: Tensor | None = None,
+    packing: Packing | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All layers and directions in one call, which lets the library behind it overlap them.
 
@@ -92,6 +89,7 @@ def stack(
         bias: whether weights hold biases; by default read off their number.
         dropout: the probability of zeroing the output of every layer but the last; pass 0 when not training.
         lengths: (B,) integers on any device, or None; for an LSTM on a GPU they are needed on the host, which waits.
+        packing: how samples of these lengths lie packed, where it is known already.
 
     Returns:
         The output (T, B, D * H), or (B, T, D * H), and the final states (L * D, B, H): none is a view of an argument.
@@ -100,39 +98,28 @@ def stack(
         bias = len(weights) == 4 * num_layers * (2 if bidirectional else 1)
     if x.numel() == 0:
         return _nothing(x, states, weights, bidirectional)
-    # cuDNN keeps what its backward needs only in training mode; without dropout the mode changes nothing else.
-    train = dropout > 0 or torch.is_grad_enabled()
-    loop = _loop(cell)
     T = x.shape[1] if batch_first else x.shape[0]
+    form: Any = {"bias": bias, "num_layers": num_layers, "bidirectional": bidirectional, "dropout": dropout}
     # On a GPU one would wait to know.
     if lengths is None or (x.device.type == lengths.device.type == "cpu" and int(lengths.min()) == T):
-        first = states if cell is lstm else states[0]
-        found = loop(x, first, weights, bias, num_layers, dropout, train, bidirectional, batch_first)
-        return found[0], found[1:]
+        return torch_loop.call(cell, x, states, weights, batch_first=batch_first, **form)
 
     if _pad(cell, x, lengths):
-        output, finals = padded.stack(
-            loop, x.transpose(0, 1) if batch_first else x, states, weights, lengths.to(x.device), num_layers=num_layers,
-            directions=2 if bidirectional else 1, bias=bias, dropout=dropout, train=train,
-        )  # fmt: skip
+        x = x.transpose(0, 1) if batch_first else x
+        output, finals = padded.stack(cell, x, states, weights, lengths.to(x.device), **form)
         return output.transpose(0, 1) if batch_first else output, finals
-    lengths = lengths.cpu()
-    packed = pack_padded_sequence(x, lengths.clamp(min=1), batch_first, enforce_sorted=False)
-    order, back = packed.sorted_indices, packed.unsorted_indices
-    assert order is not None
-    assert back is not None
-    arranged = tuple(state.index_select(1, order) for state in states)
-    first = arranged if cell is lstm else arranged[0]
-    data, *last = loop(packed.data, packed.batch_sizes, first, weights, bias, num_layers, dropout, train, bidirectional)
-    packed = PackedSequence(data, packed.batch_sizes, order, back)
-    output, _ = pad_packed_sequence(packed, batch_first, total_length=T)
-    finals = tuple(state.index_select(1, back) for state in last)
-    empty = lengths == 0
-    if empty.any():
-        empty = empty.to(x.device)
+    empty = None
+    if packing is None:
+        lengths = lengths.cpu()
+        empty = (lengths == 0).to(x.device) if int(lengths.min()) == 0 else None
+        packing = Packing.of(lengths.clamp(min=1), x.device)
+    data = packing.pack(x.transpose(0, 1) if batch_first else x)
+    data, last = torch_loop.call(cell, data, packing.arrange(states), weights, sizes=packing.sizes, **form)
+    output, finals = packing.unpack(data, T), packing.restore(last)
+    if empty is not None:
         finals = tuple(torch.where(empty[:, None], old, new) for old, new in zip(states, finals, strict=True))
-        output = output.masked_fill(empty[:, None, None] if batch_first else empty[:, None], 0.0)
-    return output, finals
+        output = output.masked_fill(empty[:, None], 0.0)
+    return output.transpose(0, 1) if batch_first else output, finals
 
 
 def _pad(cell: Cell, x: Tensor, lengths: Tensor) -> bool:
@@ -182,14 +169,6 @@ def flatten(
             batch_first,
             bidirectional,
         )
-
-
-def _loop(cell: Cell) -> Callable[..., Any]:
-    if cell is lstm:
-        return torch.lstm
-    if cell is gru:
-        return torch.gru
-    return torch.rnn_tanh if cell is elman else torch.rnn_relu
 
 
 def _nothing(

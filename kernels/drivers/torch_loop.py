@@ -1,0 +1,67 @@
+"""torch.lstm, torch.gru, torch.rnn_tanh and torch.rnn_relu behind one signature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cells.elman import elman, elman_relu
+from gatefuse.kernels.cells.gru import gru
+from gatefuse.kernels.cells.lstm import lstm
+from gatefuse.kernels.drivers import twice
+
+
+def knows(cell: Cell) -> bool:
+    """Whether torch has a loop for this very cell; a cell that only shares a name with one is another."""
+    return cell is lstm or cell is gru or cell is elman or cell is elman_relu
+
+
+def call(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    *,
+    bias: bool,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    batch_first: bool = False,
+    sizes: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All layers and directions.
+
+    Args:
+        x: (T, B, I), or (B, T, I) with batch_first; or the rows of a PackedSequence whose batch_sizes are sizes.
+        states: (L * D, B, H) each, in the order of packing.
+        weights: of each layer and direction in turn, input, recurrent and, with bias, both biases.
+        dropout: of every layer's output but the last's; 0 where nothing is trained.
+
+    Returns:
+        The output in the form of x, and the final states in that of states.
+    """
+    # cuDNN keeps what its backward needs only in training mode; without dropout the mode changes nothing else.
+    train = dropout > 0 or torch.is_grad_enabled()
+    loop = _loop(cell)
+    first = states if cell is lstm else states[0]
+    if sizes is None:
+        output, *finals = loop(x, first, weights, bias, num_layers, dropout, train, bidirectional, batch_first)
+    else:
+        output, *finals = loop(x, sizes, first, weights, bias, num_layers, dropout, train, bidirectional)
+    if output.requires_grad and (num_layers == 1 or not dropout):
+        given = partial(twice.Given, cell, x, states, weights, bias, bidirectional, batch_first, sizes)
+        twice.differentiable((output, *finals), given)
+    return output, tuple(finals)
+
+
+def _loop(cell: Cell) -> Any:
+    if cell is lstm:
+        return torch.lstm
+    if cell is gru:
+        return torch.gru
+    return torch.rnn_tanh if cell is elman else torch.rnn_relu
