@@ -66,17 +66,19 @@ def loop(
     R = Recurrence(cell.gates, weight, bias)
     named = dict(zip(cell.parameters, parameters, strict=True))
     T = x.shape[0]
+    # all steps' slices at once, since an operator costs more than what it does here
+    inputs = x.unbind(0)
+    begins = None if restarts is None else restarts.unsqueeze(2).unbind(0)
+    lives = None if live is None else live.unsqueeze(2).unbind(0)
     history: list[tuple[Tensor, ...]] = []
     now = tuple(states)
     for t in range(T - 1, -1, -1) if reverse else range(T):
         before = now
-        if restarts is not None and fresh is not None:
-            at = restarts[t].unsqueeze(1)
-            now = tuple(torch.where(at, first, s) for first, s in zip(fresh, now, strict=True))
-        now = cell.step(Gates(cell.gates, x[t]), R, now, named)
-        if live is not None:
-            at = live[t].unsqueeze(1)
-            now = tuple(torch.where(at, new, old) for new, old in zip(now, before, strict=True))
+        if begins is not None and fresh is not None:
+            now = tuple(torch.where(begins[t], first, s) for first, s in zip(fresh, now, strict=True))
+        now = cell.step(Gates(cell.gates, inputs[t]), R, now, named)
+        if lives is not None:
+            now = tuple(torch.where(lives[t], new, old) for new, old in zip(now, before, strict=True))
         history.append(now)
     if reverse:
         history.reverse()
