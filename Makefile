@@ -9,19 +9,26 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS := $(VENV)/.docs
 
-.PHONY: help test bench check gpu clean
+.PHONY: help test bench check docs gpu clean
 
 help:
 	@echo 'make test    all tests that need no GPU; ARGS="-k lstm" goes to pytest'
 	@echo 'make bench   the benchmark; SWEEP=name picks the shapes, ARGS goes to pytest'
 	@echo 'make check   ruff, the format and mypy'
+	@echo 'make docs    the documentation in site/, beginning at site/index.html; a warning is an error'
 	@echo 'make gpu     tests, sanitizer and sweeps on this GPU, with its own python3; BUDGET=seconds, OUT=folder'
 	@echo 'make clean   removes the environment and what tools left behind'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check,clients]'
+	@touch $@
+
+$(DOCS): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@
 
 test: $(READY)
@@ -35,11 +42,16 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The variable is the theme's, which else says at each build that mkdocs will be followed by something else.
+docs: $(DOCS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo site/index.html
+
 # A GPU machine is often without a network: it runs the bare checkout with the torch and triton that it has. What was
 # found lies in OUT, and a later run goes on from there; where there is no git, GATEFUSE_COMMIT says what is measured.
 gpu:
 	@python3 -m gatefuse.bench.gpu --budget=$(BUDGET) $(if $(OUT),--out=$(OUT)) $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build dist site .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

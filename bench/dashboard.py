@@ -1,4 +1,4 @@
-"""reports/README.md: one line for each device and sweep, regenerated from the CSVs."""
+"""reports/README.md: one line for each device and sweep, regenerated from the CSVs, and the other reports."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ from .markdown import mean, times
 from .report import AGAIN, load
 from .results import AUTO, TORCH, Results, duels
 
+# Reports that something else writes, where they are there.
+OTHERS = {
+    "language/language.md": (
+        "what language models over gatefuse's layers and over networks from scratch learn and how fast, beside the "
+        "perplexities that Dive into Deep Learning prints; written by `python -m gatefuse.models.language report`"
+    ),
+    "clients.md": (
+        "programs of others before and after `gatefuse.accelerate`: which layers it replaced, and by how much results "
+        "differ; written by `python -m tests.clients`"
+    ),
+}
 RESOURCES = "resources"  # the folder whose rows are of kernels that were compiled, not of calls
 
 
@@ -35,7 +46,7 @@ def write(reports: Path) -> Path:
 
 
 def index(reports: Path) -> Iterator[Block]:
-    """The page: measured sweeps, then kernels that were only compiled."""
+    """The page: measured sweeps, then kernels that were only compiled, then reports of other kinds."""
     yield Heading("Reports", 1)
     yield (
         "Written by `python -m gatefuse.bench report` from the CSVs beside them; no figure is typed. A report opens "
@@ -54,6 +65,10 @@ def index(reports: Path) -> Iterator[Block]:
         yield Heading("Compiled, not run")
         yield "Registers, stack, shared memory and barriers of each whole-sequence kernel, by architecture:"
         yield Items(tuple(f"[{csv.stem}]({RESOURCES}/{csv.with_suffix('.md').name})" for csv in compiled))
+    others = [f"[{Path(name).stem}]({name}): {what}." for name, what in OTHERS.items() if (reports / name).exists()]
+    if others:
+        yield Heading("Other reports")
+        yield Items(tuple(others))
 
 
 def table(found: list[Path], prefix: str = "") -> pd.DataFrame:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 class Gates:
     """Values by gate: ``a.f`` is gate f's, ``i, f, g, o = a`` unpacks them, ``x + R(h)`` adds gate by gate.
 
-    Made from one tensor of shape (..., G * H), cut only when a gate is asked for, or from G tensors of shape (..., H).
+    Args:
+        names: the G gates.
+        packed: one tensor of shape (..., G * H), cut only when a gate is asked for.
+        parts: in its place, G tensors of shape (..., H).
     """
 
     def __init__(self, names: Sequence[str], packed: Tensor | None = None, parts: Sequence[Tensor] | None = None):
@@ -100,7 +103,7 @@ class Recurrence:
 
 
 class Cell:
-    """A recurrent cell, known by its equations. Made by :func:`cell`.
+    """A recurrent cell, known by its equations. Made by ``gatefuse.cell``.
 
     Attributes:
         name: the function's name.
@@ -177,11 +180,18 @@ class Cell:
 
 
 def cell(gates: str, init: Mapping[str, float] | None = None) -> Callable[[Callable[..., Any]], Cell]:
-    """Make a cell of a function ``f(x, R, *states, **parameters)`` that holds its equations.
+    """Make a cell of a function ``f(x, R, state, ..., *, parameter, ...)`` that holds its equations.
+
+    In the function ``x.f`` is gate f of W_ih x_t + b_ih, (B, H); ``R.f(v)`` is gate f of W_hh v + b_hh for any vector v
+    (B, H), and ``R(v)`` are all gates; states are (B, H) each, parameters (H,). It returns the new states in their
+    order, the output first. It is traced later, when somebody asks for code; if none can be made, it runs eagerly.
 
     Args:
         gates: the gates' names, separated by blanks, in the order of the weights' rows.
         init: first values of states that don't start from zero.
+
+    Returns:
+        A decorator that makes the Cell.
 
     Raises:
         TypeError: the signature is not ``(x, R, state, ..., *, parameter, ...)``.

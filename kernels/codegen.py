@@ -34,7 +34,11 @@ def source(cell: str | Cell, language: str = "triton") -> str:
         cell: a cell or the name of one.
         language: "triton" for the device functions, "torchscript" for the loop.
 
+    Returns:
+        The text of a module: in Triton the pointwise parts of a step and of its gradient, in TorchScript the loops.
+
     Raises:
+        TypeError: neither a name nor a cell.
         ValueError: unknown cell or language.
         TranslationError: the equations can't be translated; says which operator, or which rule.
     """

@@ -26,13 +26,14 @@ _UNPROVEN = "its barrier between programs was not measured on this device; drive
 
 @dataclass(frozen=True)
 class Plan:
-    """A driver and the reasons: ``str(plan)`` is a sentence for people.
+    """A driver and the reasons: ``str(plan)`` is text for people.
 
     Attributes:
         driver: what runs.
         reason: why it was picked.
         refused: every driver that can't run this call, or that auto leaves out, with the reason.
-        costs: of drivers that can run it, on a GPU, what is known: microseconds a step, measured or predicted.
+        costs: of drivers that can run it, on a GPU, what is known: microseconds a step, measured or predicted, with the
+            backward where gradients are wanted.
         tiles: how its kernels cut the work, forward and backward; empty where there is nothing to cut.
     """
 

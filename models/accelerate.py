@@ -70,6 +70,9 @@ def accelerate(model: nn.Module, driver: str = "auto") -> Exchange:
         model: any module.
         driver: the driver of the layers that are changed; see ``gatefuse.Recurrent``.
 
+    Returns:
+        Which layers were changed, and which were left and why; ``print`` it.
+
     Raises:
         TypeError: the model is no module.
         ValueError: neither auto nor a driver's name.
@@ -94,6 +97,12 @@ def restore(model: nn.Module) -> Exchange:
     """Undo accelerate: the layers that it changed are torch.nn's again, the same objects as before.
 
     Layers that were made as gatefuse's stay, and the answer says so.
+
+    Args:
+        model: any module.
+
+    Returns:
+        Which layers were changed, and which were left and why; ``print`` it.
 
     Raises:
         TypeError: the model is no module.

@@ -6,10 +6,11 @@ A checkpoint is a dictionary of numbers, texts and tensors, which torch loads wi
 from __future__ import annotations
 
 import os
+import zipfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -25,7 +26,11 @@ class Checkpoint:
     """What a file holds.
 
     Attributes:
+        settings: the model's and its training's.
+        vocabulary: of the text.
+        kind: of token, char or word.
         text: the text's name; ``sha1`` and ``tokens`` say which text it was, and how much of it.
+        curve: a point for each epoch done.
         weights: the model's state_dict.
         optimizer: the optimizer's.
     """
@@ -50,6 +55,10 @@ class Checkpoint:
 def save(path: Path, trainer: Trainer) -> None:
     """Write the checkpoint; whoever is killed meanwhile leaves the one before.
 
+    Args:
+        path: of the file, in a folder that is there.
+        trainer: between two epochs.
+
     Raises:
         OSError: it can't be written.
     """
@@ -66,7 +75,7 @@ def save(path: Path, trainer: Trainer) -> None:
         "weights": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
     }
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     try:
         with part.open("wb") as file:
             torch.save(contents, file)
@@ -80,8 +89,27 @@ def save(path: Path, trainer: Trainer) -> None:
             part.unlink()
 
 
+def check_place(path: Path) -> None:
+    """Find out whether a checkpoint can be written there, before an epoch is trained for nothing.
+
+    Raises:
+        OSError: it can't.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(path)
+    part.open("wb").close()
+    part.unlink()
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
+
+
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint.
+
+    Args:
+        path: of a file that ``save`` wrote.
 
     Raises:
         OSError: the file can't be read.
@@ -89,6 +117,7 @@ def load(path: Path) -> Checkpoint:
     """
     with path.open("rb") as file:
         try:
+            _check_sums(file)
             found = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file makes torch raise nearly anything
             raise ValueError(
@@ -112,6 +141,14 @@ def load(path: Path) -> Checkpoint:
         first = str(error).partition("\n")[0]
         raise ValueError(f"checkpoint must hold a model that fits together. Got {path}: {first}") from None
     return checkpoint
+
+
+def _check_sums(file: BinaryIO) -> None:
+    """Raises BadZipFile: a part isn't what was written. torch itself reads weights with a flipped bit as they are."""
+    with zipfile.ZipFile(file) as parts:
+        if damaged := parts.testzip():
+            raise zipfile.BadZipFile(damaged)
+    file.seek(0)
 
 
 def resume(trainer: Trainer, checkpoint: Checkpoint, path: Path) -> None:

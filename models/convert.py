@@ -24,6 +24,9 @@ ScratchNetwork = NaiveLSTM | FusedLSTM | D2LLSTM | D2LGRU
 def to_layer_state(network: ScratchNetwork) -> dict[str, Tensor]:
     """Copies of the network's weights by a layer's names; G gates i, f, g, o or r, z, n.
 
+    Args:
+        network: one from scratch, of I inputs and H units.
+
     Returns:
         weight_ih_l0 (G * H, I), weight_hh_l0 (G * H, H), bias_ih_l0 (G * H,), bias_hh_l0 (G * H,) of zeros.
     """
@@ -41,6 +44,7 @@ def load_layer_state(network: ScratchNetwork, state: Mapping[str, Tensor]) -> No
     """Write a layer's weights into the network, in the network's dtype and on its device.
 
     Args:
+        network: one from scratch, of I inputs and H units.
         state: one layer, one direction, with the names and shapes that to_layer_state returns; the state_dict of a
             torch.nn.LSTM is one. Both biases may be missing, as in a layer without bias: then they are zeros.
 

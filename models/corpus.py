@@ -25,7 +25,12 @@ _SECONDS = 10  # that the network may take to answer
 
 @dataclass(frozen=True)
 class Text:
-    """A text, and what a program calls it."""
+    """A text, and what a program calls it.
+
+    Attributes:
+        content: all of it.
+        name: for people, such as a file's path.
+    """
 
     content: str
     name: str
@@ -44,6 +49,7 @@ class Corpus:
         tokens: (N,) int64, the first N of the text.
         vocabulary: of the whole text, even where N tokens are less than it has.
         kind: of token, char or word.
+        text: that they are of.
     """
 
     tokens: Tensor
@@ -56,19 +62,25 @@ def prepare(text: Text, kind: str = "char", max_tokens: int = -1, min_freq: int 
     """The text as numbers, by d2l's rules.
 
     Args:
+        text: any.
         kind: char or word.
         max_tokens: how many tokens from the beginning; all where -1.
         min_freq: how often a token must occur not to become unknown.
 
     Raises:
-        ValueError: an unknown kind, max_tokens neither -1 nor above 0, or a text without letters.
+        ValueError: an unknown kind, max_tokens neither -1 nor above 0, a text without letters, or a min_freq that is
+            negative or leaves no token.
     """
     if max_tokens != -1 and max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, or -1 for all. Got {max_tokens}.")
+    if min_freq < 0:
+        raise ValueError(f"min_freq must not be negative. Got {min_freq}.")
     tokens = tokenize(letters(text.content), kind)
     if not tokens:
         raise ValueError(f"text must have letters. Got none in {text.name}.")
     vocabulary = Vocabulary(tokens, min_freq)
+    if len(vocabulary) == 1:
+        raise ValueError(f"min_freq must leave a token. Got {min_freq}, and no {kind} is so frequent in {text.name}.")
     return Corpus(vocabulary.encode(tokens if max_tokens == -1 else tokens[:max_tokens]), vocabulary, kind, text)
 
 

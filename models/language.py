@@ -151,9 +151,18 @@ def generate(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> str:
-    """The prefix and what the model writes after it. Arguments and errors as stream's.
+    """The prefix and what the model writes after it. Errors are stream's.
 
     Tokens of the prefix that the vocabulary lacks are read, and stand in the answer, as ``<unk>``.
+
+    Args:
+        model: one that reads in one direction.
+        vocabulary: that it was trained with.
+        prefix: text, of at least one token.
+        count: how many tokens to write.
+        kind: of token, char or word.
+        temperature: 0 for the likeliest token each time; else tokens are drawn, the logits divided by it.
+        generator: draws them; on the CPU.
     """
     tokens = split_prefix(prefix, kind)
     known = vocabulary.decode(vocabulary.encode(tokens))
@@ -171,18 +180,20 @@ def stream(
     """The tokens that the model writes after a prefix, one by one: each costs one step, since the state is kept.
 
     Args:
+        model: one that reads in one direction.
+        vocabulary: that it was trained with.
         prefix: tokens.
         count: how many to write.
         temperature: 0 for the likeliest token each time; else tokens are drawn, the logits divided by it.
         generator: draws them; on the CPU.
 
     Raises:
-        ValueError: no prefix, a temperature or count below zero, or a model that reads in both directions.
+        ValueError: no prefix, a temperature or count below zero or without end, or a model that reads both ways.
     """
     if not prefix:
         raise ValueError("prefix must have at least one token. Got none.")
     if count < 0 or not 0 <= temperature < float("inf"):
-        raise ValueError(f"count and temperature must not be negative. Got {count} and {temperature}.")
+        raise ValueError(f"count and temperature must be finite and not negative. Got {count} and {temperature}.")
     if getattr(model.network, "bidirectional", False):
         raise ValueError("a model that writes must read in one direction. Got one of both.")
     return _stream(model, vocabulary, prefix, count, temperature, generator)
@@ -203,7 +214,9 @@ def _stream(
         logits, state = model(tokens.view(1, -1).to(device), state)
         last = logits[0, -1].cpu()
         if temperature:
-            tokens = torch.multinomial(softmax(last.double() / temperature, 0), 1, generator=generator)
+            # The largest becomes 0, so that no temperature, however low, makes infinities whose difference is none.
+            scaled = (last - last.max()).double() / temperature
+            tokens = torch.multinomial(softmax(scaled, 0), 1, generator=generator)
         else:
             tokens = last.argmax()
         yield vocabulary.names[int(tokens)]

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from gatefuse.models import checkpoint as checkpoints
 from gatefuse.models.corpus import find_text, prepare
 from gatefuse.models.language import generate, network_names, split_prefix, stream, unknown_tokens
-from gatefuse.models.text import KINDS, ORDERS, join
-from gatefuse.models.training import Point, Settings, Trainer
+from gatefuse.models.text import KINDS, ORDERS, UNKNOWN, Vocabulary, join
+from gatefuse.models.training import Point, Settings, Trainer, check_seed
 from gatefuse.models.training_progress import Progress
 
 NAME = "gatefuse.models.language"
@@ -30,8 +30,19 @@ def main(arguments: list[str] | None = None) -> None:
     found = _parser().parse_args(arguments)
     try:
         found.run(found)
+    except BrokenPipeError:  # as `| head` does; what is left must not be flushed into it either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
     except (OSError, ValueError, ModuleNotFoundError) as error:
         print(f"{NAME}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        said = str(error).partition("\n")[0]
+        print(
+            f"{NAME}: memory must hold the model and a batch; try a lower --hidden or --batch. {said}", file=sys.stderr
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{NAME}: interrupted", file=sys.stderr)
@@ -39,6 +50,10 @@ def main(arguments: list[str] | None = None) -> None:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +123,7 @@ def _train(given: argparse.Namespace) -> None:
     first = not dist.is_initialized() or dist.get_rank() == 0
     names = ("network", "hidden", "layers", "embedding", "batch", "steps", "lr", "clip", "order", "seed", "driver")
     settings = Settings(**{name: getattr(given, name) for name in names})
-    split_prefix(given.prefix, given.tokens)  # before anything takes long
+    prefix = split_prefix(given.prefix, given.tokens)  # before anything takes long
     corpus = prepare(find_text(given.text), given.tokens, given.max_tokens, given.min_freq)
     if first:
         size = f"{len(corpus.tokens)} {corpus.kind}s, vocabulary of {len(corpus.vocabulary)}"
@@ -120,7 +135,9 @@ def _train(given: argparse.Namespace) -> None:
         checkpoints.resume(trainer, before, path)
         if first:
             print(f"{path}: goes on after epoch {len(trainer.curve)}", flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if first:
+        _say_unknown(prefix, corpus.vocabulary)
+        checkpoints.check_place(path)
     with Progress(len(trainer.curve), given.epochs, quiet=not first) as progress:
         while len(trainer.curve) < given.epochs:
             progress.show(_epoch(trainer))
@@ -138,7 +155,7 @@ def _epoch(trainer: Trainer) -> Point:
     try:
         return trainer.epoch()
     except RuntimeError as error:
-        if trainer.settings.driver == "auto":
+        if trainer.settings.driver == "auto" or _is_lack_of_memory(error):
             raise
         raise ValueError(f"driver must be one that can run this. {error}") from None
 
@@ -157,9 +174,10 @@ def _connect(device: str | None) -> torch.device:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         found = torch.device(device)
-        torch.empty(0, device=found)
+        torch.zeros(1, device=found).item()  # which meta has not
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device must be one that torch has here. Got {device}: {error}") from None
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"device must be one that torch has here. Got {device}: {said}") from None
     if launched:
         if found.type == "cuda":
             torch.cuda.set_device(found)
@@ -170,8 +188,8 @@ def _connect(device: str | None) -> torch.device:
 def _generate(given: argparse.Namespace) -> None:
     found = checkpoints.load(given.checkpoint)
     tokens = split_prefix(given.prefix, found.kind)
-    if unknown := unknown_tokens(tokens, found.vocabulary):
-        print(f"{NAME}: read as <unk>, since the vocabulary lacks them: {' '.join(unknown)}", file=sys.stderr)
+    check_seed(given.seed)
+    _say_unknown(tokens, found.vocabulary)
     generator = torch.Generator().manual_seed(given.seed)
     new = stream(found.model(), found.vocabulary, tokens, given.count, given.temperature, generator)
     known = found.vocabulary.decode(found.vocabulary.encode(tokens))
@@ -181,10 +199,17 @@ def _generate(given: argparse.Namespace) -> None:
     print()
 
 
+def _say_unknown(prefix: list[str], vocabulary: Vocabulary) -> None:
+    if unknown := unknown_tokens(prefix, vocabulary):
+        print(f"{NAME}: read as {UNKNOWN}, since the vocabulary lacks them: {' '.join(unknown)}", file=sys.stderr)
+
+
 def _measure(given: argparse.Namespace) -> None:
     from gatefuse.models.language_report import measure, measure_speed, report
+    from gatefuse.models.language_runs import check
 
     text = find_text(given.text)
+    check(text, given.epochs, given.word_epochs)  # before the speeds of the last measurement are written over
     measure_speed(given.reports, text)
     if not given.speed:
         measure(given.reports, text, given.epochs, given.word_epochs, given.seconds)

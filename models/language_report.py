@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +22,8 @@ import torch
 from gatefuse.models import language_speed
 from gatefuse.models.corpus import Text, prepare
 from gatefuse.models.language import generate
-from gatefuse.models.training import Settings, Trainer
+from gatefuse.models.language_runs import CHARACTERS, LAYERS, MAX_TOKENS, SCRATCH, WORDS, Run, check
+from gatefuse.models.training import Trainer
 from gatefuse.models.training_progress import Progress
 
 if TYPE_CHECKING:
@@ -30,35 +31,7 @@ if TYPE_CHECKING:
 
     from gatefuse.bench.blocks import Block
 
-MAX_TOKENS = 10_000  # what d2l trains on
 PREFIX = "time traveller"
-
-
-@dataclass(frozen=True)
-class Run:
-    """One network of the report.
-
-    Attributes:
-        goal: the perplexity that it is to reach.
-        published: the one that Dive into Deep Learning, chapter 9, prints for it; 0.0 where it prints none.
-    """
-
-    name: str
-    settings: Settings
-    goal: float
-    published: float = 0.0
-    kind: str = "char"
-    max_tokens: int = MAX_TOKENS
-
-
-SCRATCH = Run("LSTM from scratch", Settings("scratch-d2l-lstm"), goal=1.3, published=1.3)
-LAYERS = (
-    Run("LSTM layer", Settings("lstm"), goal=1.1, published=1.1),
-    Run("GRU layer", Settings("gru"), goal=1.1, published=1.0),
-)
-WORDS = Run(
-    "LSTM layer, words", Settings("lstm", embedding=64, steps=10), goal=2.0, kind="word", max_tokens=MAX_TOKENS // 2
-)
 
 
 def measure(folder: Path, text: Text, epochs: int, word_epochs: int, seconds: float = float("inf")) -> None:
@@ -73,14 +46,12 @@ def measure(folder: Path, text: Text, epochs: int, word_epochs: int, seconds: fl
         OSError: the rows can't be written.
         ValueError: fewer than one epoch, or a text too short.
     """
-    for name, count in (("epochs", epochs), ("word_epochs", word_epochs)):
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1. Got {count}.")
+    check(text, epochs, word_epochs)
     (folder / "rows").mkdir(parents=True, exist_ok=True)
     stamp = _stamp()
     until = time.process_time() + seconds
     words = _train([WORDS], text, word_epochs, until)
-    done = _train([*LAYERS, SCRATCH], text, epochs, until) | words
+    done = _train([*CHARACTERS], text, epochs, until) | words
     curves = pd.concat([pd.DataFrame(trainer.curve).assign(name=run.name) for run, trainer in done.items()])
     runs = pd.DataFrame([_row(run, trainer) | stamp for run, trainer in done.items()])
     for name, frame in (("curve", curves[["name", "epoch", "perplexity", "tokens_per_second"]]), ("runs", runs)):
@@ -189,6 +160,9 @@ def _blocks(runs: pd.DataFrame, curves: pd.DataFrame, speeds: pd.DataFrame) -> I
         "Perplexity is that of the last epoch, and in brackets the lowest of any. Published is what the book prints "
         "after 500 epochs."
     )
+    other = runs[(runs["token"] == first["token"]) & (runs["lr"] != first["lr"])]
+    for row in other.to_dict("records"):
+        yield f"{row['name']}: as the book does, at a learning rate of {row['lr']:g}."
     if (done := first["epochs"]) < 500:
         yield f"The run had time for {done} of the book's 500 epochs."
     yield from _plot(runs, curves)

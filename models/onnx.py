@@ -67,19 +67,17 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
         inputs = [x, arranged(w_ih), arranged(w_hh), None if b_ih is None else arranged(b_ih, b_hh)]
         inputs.append(None if lengths is None else op.Cast(lengths, to=INT32.dtype))
-        two = standard.name == "LSTM"
-        inputs += [rows(states, 0, 1), rows(states, 1, 1)] if two else [states]
+        inputs += [op.Unsqueeze(state, [0]) for state in states]
         if standard.parameters:
-            inputs.append(op.Concat(*[rows(parameters, k, 1) for k in standard.parameters], axis=1))
+            inputs.append(op.Unsqueeze(op.Concat(*[parameters[k] for k in standard.parameters], axis=0), [0]))
         output, *parts = getattr(op, standard.name)(
             *inputs, hidden_size=H, direction="reverse" if reverse else "forward", **standard.attributes
         )
-        finals = op.Concat(*parts, axis=0) if two else parts[0]
+        finals = [op.Squeeze(part, [0]) for part in parts]
         if lengths is not None:  # runtimes give zeros where a sample has no steps, for its first states
-            empty = op.Equal(lengths, op.CastLike([0], lengths))
-            finals = op.Where(op.Unsqueeze(empty, [0, 2]), states, finals)
-        rest = op.ConstantOfShape([0])  # nothing reads it
-        return op.Squeeze(output, [1]), rest, finals
+            empty = op.Unsqueeze(op.Equal(lengths, op.CastLike([0], lengths)), [1])
+            finals = [op.Where(empty, old, new) for old, new in zip(states, finals, strict=True)]
+        return [op.Squeeze(output, [1]), *finals]
 
     return {torch.ops.gatefuse.sequence.default: translated}
 

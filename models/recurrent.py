@@ -40,7 +40,9 @@ class Recurrent(Stack, nn.Module):
         dtype: a floating type.
 
     Raises:
-        TypeError, ValueError, RuntimeError: an argument is of the wrong type, or out of its range, or no dtype of use.
+        TypeError: a size is no int, a flag no bool, or the cell neither a name nor a cell.
+        ValueError: a size, dropout, the cell's or the driver's name is out of its range.
+        RuntimeError: dtype is no floating type.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Recurrent(Stack, nn.Module):
         self.flatten_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew."""
+        """Draw all parameters anew, from U(-1/sqrt(H), 1/sqrt(H))."""
         bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
@@ -126,8 +128,9 @@ class Recurrent(Stack, nn.Module):
             sequences, one a state; and the final states, in the form of ``state``.
 
         Raises:
-            TypeError, ValueError, RuntimeError: an argument has the wrong type, shape, dtype or device, where possible
-                of the type that torch.nn raises; RuntimeError too if the driver asked for can't run the call.
+            TypeError: an argument is of the wrong type.
+            ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong.
+            RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
         return self._run(x, state, lengths, resets, reset_state, all_states)
 
@@ -141,7 +144,10 @@ class Recurrent(Stack, nn.Module):
         reset_state: Tensor | tuple[Tensor, ...] | None = None,
         all_states: bool = False,
     ) -> Plan:
-        """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""
+        """Which driver would run this call, and why the others would not; ``print`` it. Nothing is run.
+
+        Arguments and errors are forward's.
+        """
         return self._explain(x, state, lengths, resets, reset_state, all_states)
 
     def flatten_parameters(self) -> None:

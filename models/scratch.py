@@ -20,7 +20,9 @@ Three = tuple[Tensor, Tensor, Tensor]  # a gate's input weights (I, H), recurren
 
 
 class NaiveLSTM(nn.Module):
-    """LSTM with eight matrix products a step. U_* multiply the input, V_* the hidden state; gates i, f, c, o.
+    """LSTM with eight matrix products a step. U_* (I, H) multiply the input, V_* (H, H) the state; gates i, f, c, o.
+
+    Source: P. Esposito, Building an LSTM by hand on PyTorch (2020), class NaiveCustomLSTM.
 
     Args:
         input_size: I.
@@ -68,6 +70,8 @@ class NaiveLSTM(nn.Module):
 
 class FusedLSTM(nn.Module):
     """LSTM with two matrix products a step. W (I, 4H), U (H, 4H), bias (4H,); gates i, f, g, o.
+
+    Source: P. Esposito, Building an LSTM by hand on PyTorch (2020), class CustomLSTM.
 
     Args:
         input_size: I.
@@ -120,6 +124,8 @@ class FusedLSTM(nn.Module):
 
 class D2LLSTM(nn.Module):
     """LSTM with an output layer, as the book writes it. W_x* (V, H), W_h* (H, H), b_* (H,); gates i, f, o, c.
+
+    Source: A. Zhang et al., Dive into Deep Learning, Long Short-Term Memory (edition 2.0 beta, section 9.2).
 
     Args:
         num_inputs: V, the vocabulary where inputs are one-hot.
@@ -180,7 +186,14 @@ class D2LLSTM(nn.Module):
 class D2LGRU(nn.Module):
     """GRU with an output layer, as the book writes it: the reset gate acts before the product, unlike torch.nn.GRU's.
 
-    W_x* (V, H), W_h* (H, H), b_* (H,); gates z, r and the candidate h. Arguments as D2LLSTM's.
+    W_x* (V, H), W_h* (H, H), b_* (H,); gates z, r and the candidate h.
+
+    Source: A. Zhang et al., Dive into Deep Learning, Gated Recurrent Units (edition 2.0 beta, section 9.1).
+
+    Args:
+        num_inputs: V, the vocabulary where inputs are one-hot.
+        num_hiddens: H. Weights start from N(0, 0.01²), biases from zero.
+        num_outputs: O, values a step of the output layer; None for none.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ Importing this module trains nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,7 +38,14 @@ Task = Callable[[int, torch.Generator], Example]
 
 
 class OneToOne(nn.Module):
-    """One answer of C classes to one input of I features: (B, I) -> logits (B, C)."""
+    """One answer of C classes to one input of I features: (B, I) -> logits (B, C).
+
+    Args:
+        cell: a cell or the name of one, as Recurrent's.
+        I: features of the input.
+        H: hidden units.
+        C: classes.
+    """
 
     def __init__(self, cell: str | Cell, I: int, H: int, C: int):
         super().__init__()
@@ -49,10 +57,23 @@ class OneToOne(nn.Module):
 
 
 class OneToMany(nn.Module):
-    """T answers to one input: (B, I) -> logits (T, B, C)."""
+    """T answers to one input: (B, I) -> logits (T, B, C). The input is the first step, zeros are the others.
+
+    Args:
+        cell: a cell or the name of one, as Recurrent's.
+        I: features of the input.
+        H: hidden units.
+        C: classes.
+        T: answers.
+
+    Raises:
+        ValueError: T is below 1.
+    """
 
     def __init__(self, cell: str | Cell, I: int, H: int, C: int, T: int):
         super().__init__()
+        if T < 1:
+            raise ValueError(f"T must be at least 1. Got {T}.")
         self.rnn, self.head, self.T = Recurrent(cell, I, H), nn.Linear(H, C), T
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +83,14 @@ class OneToMany(nn.Module):
 
 
 class ManyToOne(nn.Module):
-    """One answer to a sequence of tokens, such as the class of a text: (T, B) and lengths (B,) -> logits (B, C)."""
+    """One answer to a sequence of tokens, such as the class of a text: (T, B) and lengths (B,) -> logits (B, C).
+
+    Args:
+        cell: a cell or the name of one, as Recurrent's.
+        V: tokens in the vocabulary, each a learned vector of H numbers.
+        H: hidden units.
+        C: classes.
+    """
 
     def __init__(self, cell: str | Cell, V: int, H: int, C: int):
         super().__init__()
@@ -74,7 +102,14 @@ class ManyToOne(nn.Module):
 
 
 class ManyToMany(nn.Module):
-    """An answer at each step, such as a tag: (T, B, I) -> logits (T, B, C)."""
+    """An answer at each step, such as a tag, from both directions: (T, B, I) -> logits (T, B, C).
+
+    Args:
+        cell: a cell or the name of one, as Recurrent's.
+        I: features of a step.
+        H: hidden units of each direction.
+        C: classes.
+    """
 
     def __init__(self, cell: str | Cell, I: int, H: int, C: int):
         super().__init__()
@@ -88,6 +123,12 @@ class EncoderDecoder(nn.Module):
     """A sequence of another length, such as a translation, which ends with the token END.
 
     forward learns: it is given the right token before each answer. answer writes: it reads its own.
+
+    Args:
+        cell: a cell or the name of one, as Recurrent's.
+        V: tokens of what is read.
+        H: hidden units, and numbers in the learned vector of a token.
+        C: tokens of what is written, END among them.
     """
 
     def __init__(self, cell: str | Cell, V: int, H: int, C: int):
@@ -122,12 +163,21 @@ def fit(model: nn.Module, task: Task, steps: int, B: int = 64, lr: float = 1e-2,
 
     Args:
         model: one whose forward takes the task's inputs.
+        task: draws B samples by a generator.
         steps: of training, each with B samples.
+        B: samples of a step.
+        lr: Adam's step.
         seed: of the examples.
 
     Returns:
         The loss of each step.
+
+    Raises:
+        ValueError: steps or B is below 1, or the loss is no longer finite.
     """
+    for name, size in (("steps", steps), ("B", B)):
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1. Got {size}.")
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     losses = []
@@ -140,14 +190,25 @@ def fit(model: nn.Module, task: Task, steps: int, B: int = 64, lr: float = 1e-2,
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"loss must stay finite. Got {losses[-1]} at step {len(losses)} with lr {lr:g}.")
     return losses
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, task: Task, B: int = 1000, seed: int = 1) -> float:
-    """The part of B samples, drawn by another seed than fit's, whose whole answer is right."""
+    """The part, from 0 to 1, of B samples whose whole answer is right, in eval mode; not drawn by fit's seed.
+
+    Args:
+        model: one whose forward takes the task's inputs; an EncoderDecoder is asked for what it writes.
+        task: draws B samples by a generator.
+        B: samples.
+        seed: of the samples.
+    """
     inputs, target = task(B, torch.Generator().manual_seed(seed))
+    training = model.training
     model.eval()
     found = model.answer(*inputs) if isinstance(model, EncoderDecoder) else model(*inputs).argmax(-1)
+    model.train(training)
     right = (found == target) | (target == IGNORED)
     return (right if right.dim() == 1 else right.all(0)).double().mean().item()

@@ -21,12 +21,16 @@ Batch = tuple[Tensor, Tensor]
 
 
 def letters(text: str) -> list[str]:
-    """The lines in lower case, with one blank for whatever is no letter between letters."""
+    """The lines of a text in lower case, with one blank for whatever is no letter between letters."""
     return [_NO_LETTERS.sub(" ", line.lower()).strip() for line in text.split("\n")]
 
 
 def tokenize(lines: Iterable[str], kind: str) -> list[str]:
     """The tokens of all lines: characters, or words, which blanks part.
+
+    Args:
+        lines: as ``letters`` gives them, for example.
+        kind: char or word.
 
     Raises:
         ValueError: a kind that isn't in KINDS.
@@ -37,7 +41,7 @@ def tokenize(lines: Iterable[str], kind: str) -> list[str]:
 
 
 def join(tokens: Iterable[str], kind: str) -> str:
-    """The tokens as text: words with a blank between."""
+    """The tokens as text: words with a blank between, where ``kind`` is word, and characters with nothing."""
     return ("" if kind == "char" else " ").join(tokens)
 
 
@@ -121,9 +125,19 @@ def sequential_batches(corpus: Tensor, batch: int, steps: int, generator: torch.
 
 
 def random_batches(corpus: Tensor, batch: int, steps: int, generator: torch.Generator | None = None) -> list[Batch]:
-    """The batches of one pass over sequences in random order. Arguments, results and errors as sequential_batches'.
+    """The batches of one pass over sequences in random order, which don't overlap.
 
-    The pass begins at a place from 0 to T - 1; sequences don't overlap.
+    Args:
+        corpus: (N,) tokens.
+        batch: sequences B in a batch.
+        steps: T of each sequence.
+        generator: draws where the pass begins, from 0 to T - 1, and the order.
+
+    Returns:
+        Inputs and targets, (B, T) each; a target is the token after.
+
+    Raises:
+        ValueError: too few tokens for a batch.
     """
     check_size(len(corpus), batch, steps)
     begin = int(torch.randint(steps, (), generator=generator))

@@ -118,7 +118,7 @@ class _Layer(Stack, nn.RNNBase):
 
     def _differentiable_twice(self, input: Any, hx: Any, output: Any, state: Any) -> None:
         """What vendor.stack sees to, for what torch.nn's own forward has run."""
-        if self.proj_size or (self.dropout and self.training and self.num_layers > 1) or torch.compiler.is_compiling():
+        if self.proj_size or (self.dropout and self.training and self.num_layers > 1):
             return
 
         def given() -> twice.Given:

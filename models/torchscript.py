@@ -47,11 +47,14 @@ def scripted(model: nn.Module) -> torch.jit.ScriptModule:
     Args:
         model: any module that TorchScript can read but for gatefuse's layers; or such a layer.
 
+    Returns:
+        The script; its forward takes and gives what the model's does.
+
     Raises:
         TypeError: the model is no module.
         ValueError: a layer is of a class derived from gatefuse's, as by a parametrization; its cell can't be
             translated; it is called with an argument that a script has no form for.
-        RuntimeError and others of torch.jit.script's: TorchScript can't read the rest of the model.
+        RuntimeError: TorchScript can't read the rest of the model; torch.jit.script has others for that, too.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module. Got {type(model).__name__}.")

@@ -22,6 +22,8 @@ from gatefuse.models.corpus import Corpus
 from gatefuse.models.language import LanguageModel, detach, make_network
 from gatefuse.models.text import ORDERS, check_size
 
+SEEDS = 2**32  # an epoch's own seed, a million times as large, then still is one of torch's
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -55,8 +57,9 @@ class Settings:
         for name in ("hidden", "layers", "batch", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1. Got {getattr(self, name)}.")
-        if self.embedding < 0 or self.seed < 0:
-            raise ValueError(f"embedding and seed must not be negative. Got {self.embedding} and {self.seed}.")
+        if self.embedding < 0:
+            raise ValueError(f"embedding must not be negative. Got {self.embedding}.")
+        check_seed(self.seed)
         for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0. Got {getattr(self, name)}.")
@@ -69,6 +72,12 @@ class Settings:
         return ", ".join(f"{name} {old} where {new} is asked for" for name, old, new in pairs if old != new)
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError: a seed from which torch could not draw."""
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"seed must be from 0 to {SEEDS - 1}. Got {seed}.")
+
+
 class Point(NamedTuple):
     """One epoch: its number from 1, exp of the mean cross-entropy of a token in it, and tokens a second."""
 
@@ -79,6 +88,10 @@ class Point(NamedTuple):
 
 def build(settings: Settings, V: int) -> LanguageModel:
     """The model of V tokens, with first weights drawn by the seed.
+
+    Args:
+        settings: of which network, hidden, layers, embedding, seed and driver count.
+        V: tokens in the vocabulary.
 
     Raises:
         ValueError: an unknown network, or sizes that don't fit it.
@@ -97,6 +110,8 @@ class Trainer:
     """A model in training; where torch.distributed runs, each process takes its part of every batch.
 
     Attributes:
+        corpus: what it learns.
+        settings: what it is, and how it learns.
         curve: a point for each epoch done.
 
     Raises:

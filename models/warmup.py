@@ -34,9 +34,12 @@ def warmup(
 
     Args:
         layer: a Recurrent, LSTM, GRU or RNN of gatefuse's, on its device.
-        T, B: steps and samples.
+        T: steps of the calls to come.
+        B: samples.
         backward: whether gradients will be wanted; by default where grad mode is on and a parameter wants one.
-        lengths, resets, all_states: whether calls will have them.
+        lengths: whether calls will have lengths.
+        resets: whether they will have resets.
+        all_states: whether they will ask for sequences of all states.
 
     Returns:
         The plan of such a call; ``print`` it.

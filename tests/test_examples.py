@@ -32,6 +32,7 @@ SAYS = {
     ],
     "read_report.py": ["tokens_per_second", "between the fastest and the slowest lies a factor of "],
     "resets.py": ["the second episode knows nothing of the first: True", "or begins from a state of your own: True"],
+    "scripted.py": ["same results without gatefuse: True"],
     "streaming.py": ["in chunks as in one: True", "bytes kept between two chunks: 256"],
     "two_grus.py": [
         "gru is torch.nn.GRU: True",

@@ -8,6 +8,7 @@ import torch
 from torch import nn, tanh
 from torch.export import Dim
 from torch.testing import assert_close
+from torch.utils._pytree import tree_leaves
 
 import gatefuse
 from gatefuse import Recurrent
@@ -152,14 +153,16 @@ def test_the_operator_is_sound(cell, resets, reverse):
     cell = gatefuse.find_cell(cell)
     G, S = len(cell.gates), len(cell.states)
     arguments = (
-        torch.randn(T, B, I), torch.randn(S, B, H), torch.randn(G * H, I), torch.randn(G * H, H), torch.randn(G * H),
-        torch.randn(G * H), torch.randn(len(cell.parameters), H), torch.tensor([T, 0, 2]),
-        torch.rand(T, B) < 0.3 if resets else None, torch.randn(S, B, H) if resets else None,
+        torch.randn(T, B, I), [torch.randn(B, H) for _ in range(S)], torch.randn(G * H, I), torch.randn(G * H, H),
+        torch.randn(G * H), torch.randn(G * H), [torch.randn(H) for _ in cell.parameters], torch.tensor([T, 0, 2]),
+        torch.rand(T, B) < 0.3 if resets else None, [torch.randn(B, H) for _ in range(S)] if resets else [],
         cell.key, "auto", reverse, resets,
     )  # fmt: skip
     torch.library.opcheck(traced.sequence, arguments)
-    leaves = [a.requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments]
-    torch.library.opcheck(traced.sequence, tuple(leaves))
+    for tensor in tree_leaves(arguments):
+        if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+            tensor.requires_grad_()
+    torch.library.opcheck(traced.sequence, arguments)
 
 
 def test_an_exported_program_trains():

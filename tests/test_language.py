@@ -97,7 +97,8 @@ def test_embeddings_take_the_place_of_one_hot_tokens():
         (lambda: Settings(hidden=0), ValueError, "hidden must be at least 1. Got 0"),
         (lambda: Settings(lr=0), ValueError, "lr must be above 0. Got 0"),
         (lambda: Settings(clip=math.nan), ValueError, "clip must be above 0. Got nan"),
-        (lambda: Settings(seed=-1), ValueError, "embedding and seed must not be negative. Got 0 and -1"),
+        (lambda: Settings(embedding=-1), ValueError, "embedding must not be negative. Got -1"),
+        (lambda: Settings(seed=-1), ValueError, "seed must be from 0 to 4294967295. Got -1"),
         (lambda: Settings(order="none"), ValueError, "order must be one of sequential, random. Got 'none'"),
         (lambda: Trainer(corpus(1), Settings()), ValueError, "text must have at least 1156 tokens .* Got 8"),
         (
@@ -194,7 +195,7 @@ def test_sampling_follows_the_seed_and_the_temperature(model):
 
     assert write(1.0) == write(1.0)
     assert write(1.0) != write(1.0, seed=1)
-    assert write(1e-6) == write(0.0) == generate(model, vocabulary, "ab", 40)
+    assert write(1e-320) == write(1e-6) == write(0.0) == generate(model, vocabulary, "ab", 40)
     assert write(1.0).startswith("ab")
 
 
@@ -216,8 +217,8 @@ def test_unknown_tokens_of_a_prefix_are_unk(model):
     ("arguments", "message"),
     [
         ({"prefix": ""}, r"prefix must have at least one token\. Got ''\."),
-        ({"count": -1}, r"count and temperature must not be negative\. Got -1 and 0\.0\."),
-        ({"temperature": math.nan}, r"count and temperature must not be negative\. Got 5 and nan\."),
+        ({"count": -1}, r"count and temperature must be finite and not negative\. Got -1 and 0\.0\."),
+        ({"temperature": math.nan}, r"count and temperature must be finite and not negative\. Got 5 and nan\."),
     ],
 )
 def test_what_generation_refuses(model, arguments, message):

@@ -1,70 +1,20 @@
-"""The language model's command line: training, stopping, going on, writing, and all that can be wrong with a file."""
+"""The language model's command line: training, stopping, going on, writing, and all that can be wrong with a call."""
 
-import os
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from gatefuse.models import checkpoint as checkpoints
-from gatefuse.models.corpus import PLACE
 from gatefuse.models.language_command import main
+from gatefuse.models.training import Trainer
+from tests import language_commands
+from tests.language_commands import SMALL, finals, refused, run, train
 
-ROOT = Path(__file__).resolve().parents[1]
-SMALL = ["--hidden", "16", "--batch", "4", "--steps", "6", "--network", "gru", "--device", "cpu"]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """Where each test runs: with a text, an empty cache, and no network."""
-
-    def urlopen(*args, **options):
-        raise URLError("no route to host")
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv(PLACE, raising=False)
-    monkeypatch.setenv("GATEFUSE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    Path("text.txt").write_text("The quick brown fox jumps over the lazy dog.\n" * 20)
-    return tmp_path
-
-
-def train(*options, epochs=3):
-    main(["train", "--text", "text.txt", *SMALL, "--epochs", str(epochs), *options])
-
-
-def run(*arguments, launch=("-m", "gatefuse.models.language"), **options):
-    """The command as a process of one thread, with warnings as errors."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
-    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):
-        environment[name] = "http://127.0.0.1:9"  # where nobody answers
-    return subprocess.Popen(
-        [sys.executable, *launch, *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def refused(capsys, *arguments):
-    """What the command says on its way out."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        main(list(arguments))
-    said = capsys.readouterr().err
-    assert stop.value.code == 2
-    assert said.startswith("gatefuse.models.language: ")
-    assert "Traceback" not in said
-    assert len(said.splitlines()) == 1
-    return said
+folder = language_commands.folder
 
 
 def test_trains_and_writes(capsys):
@@ -99,11 +49,6 @@ def test_words_are_joined_by_blanks(capsys):
 def test_the_default_text_without_a_network(capsys):
     main(["train", *SMALL, "--epochs", "1", "--max-tokens", "300"])
     assert "Python's own documentation (pydoc_data.topics), for want of The Time Machine (" in capsys.readouterr().out
-
-
-def finals(path="language.pt"):
-    found = checkpoints.load(Path(path))
-    return [point.perplexity for point in found.curve], found.weights
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(capsys):
@@ -144,83 +89,6 @@ def test_a_killed_run_loses_no_epoch():
     assert sorted(path.name for path in Path.cwd().iterdir()) == ["language.pt", "text.txt", "whole.pt"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), RuntimeError("full")])
-def test_who_is_stopped_while_writing_keeps_the_checkpoint_before(monkeypatch, error):
-    train(epochs=2)
-    before = Path("language.pt").read_bytes()
-
-    def save(contents, file):
-        file.write(b"half")
-        raise error
-
-    monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(SystemExit) as stop:
-        train(epochs=4)
-    assert stop.value.code == (130 if isinstance(error, KeyboardInterrupt) else 2)
-    assert Path("language.pt").read_bytes() == before
-    assert not Path("language.pt.part").exists()
-
-
-def test_a_damaged_checkpoint_is_refused_and_kept(capsys):
-    train(epochs=1)
-    whole = Path("language.pt").read_bytes()
-    for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
-        Path("language.pt").write_bytes(whole[:size])
-        for command in (["generate"], ["train", "--text", "text.txt", *SMALL]):
-            said = refused(capsys, *command)
-            assert "checkpoint must be a whole file that train wrote. Got language.pt" in said
-        assert Path("language.pt").read_bytes() == whole[:size]
-
-
-def test_a_checkpoint_of_something_else_is_refused(capsys):
-    for contents in ({"weight": torch.zeros(3)}, [1, 2], torch.nn.LSTM(3, 4).state_dict()):
-        torch.save(contents, "other.pt")
-        said = refused(capsys, "generate", "--checkpoint", "other.pt")
-        assert "checkpoint must be of a gatefuse language model. Got other.pt, which holds something else." in said
-    torch.save(torch.nn.LSTM(3, 4), "other.pt")  # a pickle, which is not run
-    assert "a whole file that train wrote" in refused(capsys, "generate", "--checkpoint", "other.pt")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"curve": None}, "'NoneType' object is not iterable"),
-        ({"vocabulary": ["a", "b"]}, "its vocabulary is none"),
-        ({"vocabulary": ["<unk>", "b"]}, "Error(s) in loading state_dict for LanguageModel:"),
-        ({"settings": {"hidden": 0}}, "hidden must be at least 1. Got 0."),
-        ({"settings": {"colour": 1}}, "colour"),
-        ({"weights": {}}, "Error(s) in loading state_dict"),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_together(capsys, change, message):
-    train(epochs=1)
-    torch.save({**torch.load("language.pt"), **change}, "language.pt")
-    said = refused(capsys, "generate")
-    assert "checkpoint must hold a model that fits together. Got language.pt: " in said
-    assert message in said
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--hidden", "8"], "hidden 16 where 8 is asked for"),
-        (["--network", "lstm", "--seed", "3"], "network gru where lstm is asked for, seed 0 where 3 is asked for"),
-        (["--max-tokens", "200"], "860 chars where 200 chars are asked for"),
-        (["--tokens", "word"], "860 chars where 180 words are asked for"),
-        (["--text", "other.txt"], "the text text.txt where other.txt is asked for"),
-        (["--min-freq", "30"], "a vocabulary of 28 where another of "),
-    ],
-)
-def test_a_checkpoint_of_another_run_is_kept(capsys, options, message):
-    train(epochs=1)
-    Path("other.txt").write_text("the quick brown fox jumps over the lazy dot " * 20 + "x" * 3)
-    before = Path("language.pt").read_bytes()
-    said = refused(capsys, "train", "--text", "text.txt", *SMALL, *options)
-    assert "checkpoint must be of the same run to go on, or --checkpoint another file. Got language.pt with " in said
-    assert Path("language.pt").read_bytes() == before
-    assert message in said
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -231,10 +99,15 @@ def test_a_checkpoint_of_another_run_is_kept(capsys, options, message):
         (["--text", "time-machine"], "The Time Machine must be at https:"),
         (["--batch", "400"], "text must have at least 2407 tokens for one batch of 400 sequences of 6 steps. Got 860."),
         (["--epochs", "0"], "epochs must be at least 1. Got 0."),
+        (["--min-freq", "-1"], "min_freq must not be negative. Got -1."),
+        (["--min-freq", "999"], "min_freq must leave a token. Got 999, and no char is so frequent in text.txt."),
+        (["--seed", "-1"], "seed must be from 0 to 4294967295. Got -1."),
+        (["--seed", "99999999999999999999999"], "seed must be from 0 to 4294967295. Got 9999"),
         (["--prefix", ""], "prefix must have at least one token. Got ''."),
         (["--network", "nothing"], "cell must be one of "),
         (["--lr", "1e38", "--clip", "1e38"], "loss and weights must stay finite. Got a loss of "),
         (["--device", "nothing"], "device must be one that torch has here. Got nothing"),
+        (["--device", "meta"], "device must be one that torch has here. Got meta"),
         (["--driver", "nothing"], "driver must be one of auto, "),
         (["--driver", "vendor", "--network", "slstm"], "driver must be one that can run this. "),
         (["--checkpoint", "."], "Is a directory"),
@@ -253,7 +126,43 @@ def test_what_generate_refuses(capsys):
     train(epochs=1)
     capsys.readouterr()
     assert "prefix must have at least one token. Got ''." in refused(capsys, "generate", "--prefix", "")
-    assert "count and temperature must not be negative." in refused(capsys, "generate", "--count", "-1")
+    said = "count and temperature must be finite and not negative. Got "
+    assert said + "-1 and 0.0." in refused(capsys, "generate", "--count", "-1")
+    assert said + "50 and inf." in refused(capsys, "generate", "--temperature", "inf")
+    assert "seed must be from 0 to 4294967295. Got -1." in refused(capsys, "generate", "--seed", "-1")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nMore."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError(),
+    ],
+)
+def test_who_asks_for_more_memory_than_there_is_hears_so(capsys, monkeypatch, error):
+    train(epochs=1)
+    before = Path("language.pt").read_bytes()
+
+    def epoch(trainer):
+        raise error
+
+    monkeypatch.setattr(Trainer, "epoch", epoch)
+    said = refused(capsys, "train", "--text", "text.txt", *SMALL)
+    assert "memory must hold the model and a batch; try a lower --hidden or --batch." in said
+    assert str(error).partition("\n")[0] in said
+    assert Path("language.pt").read_bytes() == before
+
+
+def test_who_reads_no_further_hears_nothing():
+    """As with `| head`."""
+    train(epochs=1)
+    process = run("generate", "--count", "1000000")
+    assert process.stdout.read(20).startswith("time traveller")
+    process.stdout.close()
+    assert process.wait(timeout=60) == 1
+    assert process.stderr.read().splitlines() == []
+    process.stderr.close()
 
 
 def test_the_program_without_a_network():

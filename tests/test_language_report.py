@@ -11,7 +11,8 @@ from gatefuse.bench.drawing import drawn_by
 from gatefuse.bench.markdown import times
 from gatefuse.models.corpus import Text
 from gatefuse.models.language_command import main
-from gatefuse.models.language_report import LAYERS, SCRATCH, WORDS, measure, measure_speed, report
+from gatefuse.models.language_report import measure, measure_speed, report
+from gatefuse.models.language_runs import CHARACTERS, SCRATCH, WORDS
 
 FOLDER = Path(__file__).resolve().parents[1] / "reports" / "language"
 
@@ -30,14 +31,15 @@ def test_rows_and_page(measured, capsys):
     main(["report", "--reports", str(measured)])
     assert capsys.readouterr().out == f"{measured / 'language.md'}\n"
     runs = pd.read_csv(measured / "rows" / "runs.csv")
-    assert list(runs["name"]) == [LAYERS[0].name, LAYERS[1].name, SCRATCH.name, WORDS.name]
-    assert list(runs["epochs"]) == [2, 2, 2, 1]
+    assert list(runs["name"]) == [*(run.name for run in CHARACTERS), WORDS.name]
+    assert list(runs["epochs"]) == [2, 2, 2, 2, 2, 1]
     curve = pd.read_csv(measured / "rows" / "curve.csv")
-    assert len(curve) == 7
+    assert len(curve) == 11
     assert (curve["perplexity"] > 1).all()
     page = (measured / "language.md").read_text()
     assert "Text: a | fox." in page
-    assert page.count(", missed |") + page.count(", met |") == 4
+    assert page.count(", missed |") + page.count(", met |") == 6
+    assert "LSTM of 2 layers: as the book does, at a learning rate of 2." in page
     assert "The run had time for 2 of the book's 500 epochs." in page
     assert "![Perplexity over epochs, by characters and by words](language.svg)" in page
     (line,) = [line for line in page.splitlines() if re.match(r"\| LSTM layer \| \d", line)]
@@ -65,8 +67,28 @@ def test_rows_that_are_none(tmp_path, capsys):
             main(["report", "--reports", str(tmp_path)])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"word_epochs must be at least 1\. Got 0\."):
-        measure(tmp_path, Text("a", "a"), 1, 0)
+
+
+def test_what_cant_be_measured_leaves_the_rows_of_before(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "speed.csv").write_text("as it was")
+    (tmp_path / "short.txt").write_text("too short")
+    (tmp_path / "words.txt").write_text("letters" * 1000)
+    for options, message in (
+        (["--text", "python", "--epochs", "0"], "epochs must be at least 1. Got 0."),
+        (["--text", "python", "--word-epochs", "0"], "word_epochs must be at least 1. Got 0."),
+        (["--text", "short.txt"], "text must have at least 1156 tokens "),
+        (
+            ["--text", "words.txt"],
+            "text must have at least 331 tokens for one batch of 32 sequences of 10 steps. Got 1",
+        ),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["measure", "--reports", str(tmp_path), *options])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+        assert (tmp_path / "rows" / "speed.csv").read_text() == "as it was"
 
 
 def test_a_measurement_stops_when_its_time_is_spent(tmp_path):

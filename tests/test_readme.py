@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from gatefuse import cell_names
+from tests.programs import ROOT, programs
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_programs_run_and_give_the_shapes_they_say(capsys):
     names: dict = {}
-    own, known, model = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    own, known, model = programs(ROOT / "README.md")
     exec(own, names)
     assert names["output"].shape == (35, 32, 512)
     assert names["h_n"].shape == (4, 32, 256)

@@ -74,3 +74,28 @@ def test_an_encoder_decoder_writes_without_being_told():
     model = EncoderDecoder("gru", 9, 8, 7)
     digits, lengths, before = inputs
     assert torch.equal(model.answer(digits, lengths, before), model.answer(digits, lengths, before.flip(1)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_accuracy_leaves_the_mode(training):
+    model = OneToOne("lstm", 2, 4, 2).train(training)
+    accuracy(model, tasks.same_sign, B=3)
+    assert model.training is training
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: OneToMany("gru", DIGITS, 4, DIGITS, 0), r"T must be at least 1\. Got 0\."),
+        (lambda: OneToOne("nothing", 2, 4, 2), r"cell must be one of .* Got 'nothing'\."),
+        (lambda: fit(OneToOne("lstm", 2, 4, 2), tasks.same_sign, 0), r"steps must be at least 1\. Got 0\."),
+        (lambda: fit(OneToOne("lstm", 2, 4, 2), tasks.same_sign, 1, B=0), r"B must be at least 1\. Got 0\."),
+        (
+            lambda: fit(OneToOne("elman_relu", 2, 4, 2), tasks.same_sign, 20, lr=1e30),
+            r"loss must stay finite\. Got \w+ at step \d+ with lr 1e\+30\.",
+        ),
+    ],
+)
+def test_what_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -26,6 +26,9 @@ def cell_names() -> tuple[str, ...]:
 def find_cell(cell: str | Cell) -> Cell:
     """The cell of that name, or the cell itself.
 
+    Args:
+        cell: one of ``cell_names()``, or what ``gatefuse.cell`` made.
+
     Raises:
         ValueError: no shipped cell has that name.
         TypeError: neither a name nor a cell.

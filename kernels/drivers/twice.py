@@ -45,15 +45,18 @@ def differentiable(results: Sequence[Tensor], given: Callable[[], Given]) -> Non
 
     Where each comes of its own, the loop is made of torch's operators, which have second derivatives.
     """
+    if torch.compiler.is_compiling():  # here, since this may be the frame that torch's compiler comes to
+        return
     node = results[0].grad_fn
-    if node is not None and all(_source(r) is node for r in results):
+    for result in results[1:]:
+        source = result.grad_fn
+        # torch.nn arranges the states of a PackedSequence after its loop
+        if source is not None and source.name() == "IndexSelectBackward0":
+            source = source.next_functions[0][0]
+        if source is not node:
+            return
+    if node is not None:
         node.register_hook(partial(_hook, [given()]))
-
-
-def _source(result: Tensor) -> torch.autograd.graph.Node | None:
-    """The node that the result comes from; torch.nn arranges the states of a PackedSequence after that."""
-    node = result.grad_fn
-    return node.next_functions[0][0] if node is not None and node.name() == "IndexSelectBackward0" else node
 
 
 def _hook(

@@ -1,0 +1,114 @@
+"""Hook of mkdocs: what docs say of cells is read off the cells, and who can run them is what the drivers answer."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+
+from gatefuse.kernels import operators
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cells import cell_names, find_cell
+from gatefuse.kernels.drivers import DRIVERS, Request, driver
+from gatefuse.kernels.limits import of_arch
+from gatefuse.kernels.plan import choose
+
+# A call that asks for nothing special, of a size for which every driver has room.
+T, B, H = 35, 32, 64
+CPU, GPU = (torch.device("cpu"), torch.float32), (torch.device("cuda", 0), torch.float16)
+ARCH = "sm_90"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Put what is generated in the place of its marks, in any page."""
+    for mark, make in MARKS.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, make())
+    return markdown
+
+
+@contextmanager
+def made_up_gpu() -> Iterator[None]:
+    """Drivers are asked as on a machine with that GPU and without Triton's interpreter, whatever this one has."""
+    with (
+        mock.patch("gatefuse.kernels.limits._read", return_value=of_arch(ARCH)),
+        mock.patch("gatefuse.kernels.drivers.fused.interpreted", return_value=False),
+    ):
+        yield
+
+
+def request(cell: Cell, where: tuple[torch.device, torch.dtype]) -> Request:
+    """A training call of that cell on that device in that dtype."""
+    return Request(cell, *where, T, B, H, needs_grad=True)
+
+
+def refusals(cell: Cell, where: tuple[torch.device, torch.dtype]) -> dict[str, str]:
+    """Each driver's answer: why it can't run the call, "" where it can."""
+    with made_up_gpu():
+        return {name: driver(name).refusal(request(cell, where)) for name in DRIVERS}
+
+
+def auto(cell: Cell) -> str:
+    """The driver that auto takes on a CPU."""
+    with made_up_gpu():
+        return choose(request(cell, CPU)).driver
+
+
+def table() -> str:
+    """A row for each shipped cell."""
+    head = ("cell", "gates", "states", "parameters", "products in a row", "drivers on a CPU", "drivers on a GPU")
+    rows = [head, ("---",) * len(head)]
+    for name in cell_names():
+        cell = find_cell(name)
+        able = [[k for k, why in refusals(cell, where).items() if not why] for where in (CPU, GPU)]
+        on_cpu = ", ".join(f"**{k}**" if k == auto(cell) else k for k in able[0])
+        names = map(_names, (cell.gates, cell.states, cell.parameters))
+        rows.append((f"[`{name}`](#{name})", *names, str(cell.program.stages), on_cpu, ", ".join(able[1])))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def everywhere() -> str:
+    """The answers that are the same for all cells, and so are about the device."""
+    return "\n".join(f"- not `{name}` on a CPU: {why}." for name, why in _common().items())
+
+
+def _common() -> dict[str, str]:
+    first, *others = [refusals(find_cell(name), CPU) for name in cell_names()]
+    return {name: why for name, why in first.items() if why and all(other[name] == why for other in others)}
+
+
+def details() -> str:
+    """A section for each shipped cell: its equations as they are run, where they are from, who can't run them."""
+    return "\n\n".join("\n\n".join(_section(find_cell(name))) for name in cell_names())
+
+
+def _section(cell: Cell) -> Iterator[str]:
+    yield f"### {cell.name} {{ #{cell.name} }}"
+    yield f"{cell.__doc__}."
+    yield f"```{{.python .generated}}\n{inspect.getsource(cell.equations).strip()}\n```"
+    about = inspect.getdoc(sys.modules[cell.__module__]) or ""
+    yield f"*Source*: {' '.join(about.partition('Source: ')[2].split())}"
+    asked = refusals(cell, GPU) | refusals(cell, CPU)
+    yield "\n".join(f"- not `{name}`: {why}." for name, why in asked.items() if why and name not in _common())
+
+
+def operators_list() -> str:
+    """The operators that kernels can be made of, by their names in ATen."""
+    return _names(tuple(operators.names()))
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return " ".join(f"`{name}`" for name in names) or "none"
+
+
+MARKS: dict[str, Callable[[], str]] = {
+    "<!-- cells: table -->": table,
+    "<!-- cells: refusals -->": everywhere,
+    "<!-- cells: details -->": details,
+    "<!-- cells: operators -->": operators_list,
+}
