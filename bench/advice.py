@@ -15,6 +15,7 @@ from .results import AUTO, TORCH, Results
 _WHAT = {
     "eager": "a Python loop over the equations",
     "script": "the same loop as TorchScript, which torch has deprecated",
+    "aten": "a Python loop of torch operators generated from the equations, with a backward of its own",
     "step": "a matrix product and a fused Triton kernel for each step",
     "block": "one Triton kernel for all steps, each of whose programs holds all the recurrent weights",
     "grid": "one Triton kernel for all steps, whose programs share the recurrent weights and wait for each other",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gatefuse.bench.sweeps import Group
 from gatefuse.kernels import drivers, plan
 from gatefuse.kernels.cells import find_cell
-from gatefuse.kernels.ops import LOOPS
+from gatefuse.kernels.ops import KERNELS
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Contender:
             return "backwards it would begin in what lies beyond a sample's end"
         if why := self.why(group, device):
             return why
-        if self.driver in LOOPS and device.type == "cpu":
+        if self.driver in KERNELS and device.type == "cpu":
             return "needs a GPU; on a CPU its kernels run in Triton's interpreter, which is for tests"
         if self.driver and self.driver != "auto":
             return drivers.driver(self.driver).refusal(_request(group, device))

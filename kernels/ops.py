@@ -20,10 +20,11 @@ from torch import Tensor
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.directions import dense
 
-LOOPS = ("step", "block", "grid")
+KERNELS = ("step", "block", "grid")  # loops that launch Triton's
+LOOPS = ("aten", *KERNELS)
 # "both" is two directions side by side, the second in reverse.
 ORDERS = ("forward", "reverse", "both")
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # that kernels compute with
 
 
 def computed_products(cell: Cell) -> list[int]:
@@ -43,17 +44,26 @@ def buffer_shapes(
     return rest, saved, fed
 
 
+def saved_layout(sums: Tensor, W: int) -> Tensor:
+    """What the aten loop saves, (T, B, columns * W), in saved's form, (columns, T, B, W); by column, not by slot."""
+    return sums.unflatten(2, (-1, W)).permute(2, 0, 1, 3)
+
+
 def _check(
     cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
-    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None, order: str,
+    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None, loop: str, order: str,
 ) -> None:  # fmt: skip
+    if loop not in LOOPS:
+        raise ValueError(f"loop must be one of {', '.join(LOOPS)}. Got {loop!r}.")
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}. Got {order!r}.")
+    if (loop, order) == ("aten", "both"):
+        raise ValueError("order must be forward or reverse for the loop aten. Got 'both'.")
     if (restarts is None) != (fresh is None):
         given, missing = ("fresh", "restarts") if restarts is None else ("restarts", "fresh")
         raise ValueError(f"restarts and fresh must be given together. Got {given} without {missing}.")
-    if x.dtype not in FLOATS:
-        raise TypeError(f"x must be float32, float16 or bfloat16. Got {x.dtype}.")
+    if x.dtype not in FLOATS and (loop, x.dtype) != ("aten", torch.float64):
+        raise TypeError(f"x must be float32, float16 or bfloat16, or float64 for the loop aten. Got {x.dtype}.")
     D = 2 if order == "both" else 1
     if x.dim() != 3 or x.shape[2] % (len(cell.gates) * D):
         raise ValueError(f"x must have shape (T, B, {len(cell.gates) * D} * H). Got {tuple(x.shape)}.")
@@ -92,7 +102,7 @@ def sequence_forward(
             message states both.
     """
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
-    _check(Cell.by_key(cell), *inputs, order)
+    _check(Cell.by_key(cell), *inputs, loop, order)
     with torch.cuda.device_of(x):
         kept = _run(loop, "forward", _sequence(cell, inputs, order), save, all_states)
     return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
@@ -126,12 +136,13 @@ def _sequence(cell: str, inputs: tuple[Any, ...], order: str) -> Any:
 
 def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
     """A loop's forward or backward; by the step loop, which keeps the same buffers, where its kernel doesn't fit."""
+    run = getattr(import_module(f"gatefuse.kernels.{loop}_loop"), way)
+    if loop == "aten":
+        return run(sequence, *args)
     from triton.runtime.errors import OutOfResources
 
-    if loop not in LOOPS:
-        raise ValueError(f"loop must be one of {', '.join(LOOPS)}. Got {loop!r}.")
     try:
-        return getattr(import_module(f"gatefuse.kernels.{loop}_loop"), way)(sequence, *args)
+        return run(sequence, *args)
     except OutOfResources as error:
         _say_once(
             f"{sequence.cell.name}: the {loop} driver's {way} kernel does not fit, step runs in its place: {error}"
@@ -148,7 +159,10 @@ def _say_once(text: str) -> None:
 def _(x, states, weight, bias, parameters, restarts, fresh, live, cell, loop, order, save, all_states):
     T, B, W = x.shape[0], x.shape[1], states.shape[2]
     rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, W, save, all_states)
-    return x.new_empty(T, B, W), x.new_empty(rest), torch.empty_like(states), x.new_empty(saved), x.new_empty(fed)
+    kept = x.new_empty(saved)
+    if loop == "aten" and save:
+        kept = saved_layout(x.new_empty(T, B, saved[0] * W), W)
+    return x.new_empty(T, B, W), x.new_empty(rest), torch.empty_like(states), kept, x.new_empty(fed)
 
 
 @sequence_backward.register_fake

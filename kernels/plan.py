@@ -9,16 +9,17 @@ import torch
 
 from gatefuse.kernels import costs, tiles
 from gatefuse.kernels.costs import Cost
-from gatefuse.kernels.drivers import DRIVERS, Request, driver, vendor
+from gatefuse.kernels.drivers import DRIVERS, Request, driver
 from gatefuse.kernels.limits import limits
 
 # What auto considers, best first where nothing is known of costs. script is for those who ask for it.
-_PREFERENCE = {"cpu": ("vendor", "eager"), "gpu": ("vendor", "block", "step", "eager", "grid")}
+_PREFERENCE = {"cpu": ("vendor", "aten", "eager"), "gpu": ("vendor", "block", "step", "eager", "grid")}
 _WHY = {
     "vendor": "torch has its own compiled loop for this cell",
     "block": "one kernel for all steps, with the recurrent weights on the chip",
     "grid": "one kernel for all steps, of programs that share the recurrent weights on the chip",
     "step": "one product and one fused kernel a step",
+    "aten": "torch operators generated from the equations, with a backward of their own",
     "eager": "the Python loop runs everything; driver='script' asks for a TorchScript loop",
 }
 _UNPROVEN = "its barrier between programs was not measured on this device; driver='grid' asks for it"
@@ -73,8 +74,8 @@ def choose(request: Request, wanted: str = "auto") -> Plan:
         why = driver(name).refusal(request)
         if not why and name == "grid" and not costs.proven(name, request.device):
             why = _UNPROVEN
-        if not why and name == "vendor":
-            why = vendor.unwise(request)
+        if not why and name in ("vendor", "aten"):
+            why = driver(name).unwise(request)
         if why:
             refused[name] = why
         else:

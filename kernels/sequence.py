@@ -190,7 +190,7 @@ def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tenso
         columns = loop.columns(d_r, k).unflatten(2, (len(p.gates), D, H))
         for d in range(D):
             vectors = (
-                kept.fed[fed.index(k)][..., d * H : (d + 1) * H] if k in fed else _multiplied(loop, kept, p.state, d)
+                kept.fed[fed.index(k)][..., d * H : (d + 1) * H] if k in fed else state_before(loop, kept, p.state, d)
             )
             rows = columns[..., d, :].flatten(2).flatten(0, 1)
             product = torch.mm(rows.t(), vectors.flatten(0, 1))
@@ -205,8 +205,8 @@ def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tenso
     return d_weight, d_bias.flatten()
 
 
-def _multiplied(loop: Sequence, kept: Forward, state: int, d: int) -> Tensor:
-    """A state before each step of a direction, (T, B, H)."""
+def state_before(loop: Sequence, kept: Forward, state: int, d: int) -> Tensor:
+    """A state before each step of direction d, where it begins anew the fresh one, (T, B, H)."""
     units = slice(d * loop.H, (d + 1) * loop.H)
     sequence = (kept.output if state == 0 else kept.rest[state - 1])[..., units]
     parts = [loop.states[state : state + 1, :, units], sequence[:-1]]

@@ -6,7 +6,7 @@ import torch
 import gatefuse
 from gatefuse import find_cell
 from gatefuse.kernels.drivers import eager, step
-from gatefuse.kernels.ops import buffer_shapes, sequence_backward, sequence_forward
+from gatefuse.kernels.ops import LOOPS, buffer_shapes, sequence_backward, sequence_forward
 from tests import cells_on_the_spot
 from tests.oracle import cast, make_task
 
@@ -40,7 +40,7 @@ def arguments(cell, *, order="forward", T=3, B=2, H=4, masks=True, save=True, lo
     ]
 
 
-@pytest.mark.parametrize("loop", ["step", "block", "grid"])
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_torch_checks_the_forward_operator(cell, masks, loop):
@@ -100,7 +100,12 @@ def test_without_save_there_is_no_backward():
 @pytest.mark.parametrize(
     ("index", "value", "error", "match"),
     [
-        (0, torch.zeros(3, 2, 16, dtype=torch.float64), TypeError, "x must be float32, float16 or bfloat16"),
+        (
+            0,
+            torch.zeros(3, 2, 16, dtype=torch.float64),
+            TypeError,
+            "x must be float32, float16 or bfloat16, or float64 for the loop aten. Got torch.float64.",
+        ),
         (0, torch.zeros(3, 2, 15), ValueError, r"x must have shape \(T, B, 4 \* H\). Got \(3, 2, 15\)."),
         (1, torch.zeros(1, 2, 4), ValueError, r"states must have shape \(2, 2, 4\). Got \(1, 2, 4\)."),
         (2, torch.zeros(4, 16), ValueError, r"weight must have shape \(16, 4\). Got \(4, 16\)."),
@@ -113,7 +118,7 @@ def test_without_save_there_is_no_backward():
         (10, "sideways", ValueError, "order must be one of forward, reverse, both. Got 'sideways'."),
         (10, "both", ValueError, r"weight must have shape \(16, 2\). Got \(16, 4\)."),
         (0, torch.zeros(3, 2, 24), ValueError, r"states must have shape \(2, 2, 6\). Got \(2, 2, 4\)."),
-        (9, "slow", ValueError, "loop must be one of step, block, grid. Got 'slow'."),
+        (9, "slow", ValueError, "loop must be one of aten, step, block, grid. Got 'slow'."),
         (8, "nobody", ValueError, "cell must be the key of a cell defined in this process. Got 'nobody'."),
     ],
 )

@@ -192,7 +192,7 @@ def test_a_subclass(name, driver):
 
 
 @modules
-@pytest.mark.parametrize("driver", ["auto", "eager", "script"])
+@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_results_are_fresh(name, driver, steps):
     """Changed and detached in place, without a trace in what the next call gets."""

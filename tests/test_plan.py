@@ -139,3 +139,17 @@ def test_single_steps_of_an_lstm_on_a_cpu(cell, T, B, training, driver):
     plan = choose(Request(find_cell(cell), torch.device("cpu"), torch.float32, T, B, 64, needs_grad=training))
     assert plan.driver == driver
     assert ("vendor" in plan.refused) == (driver == "eager")
+
+
+@pytest.mark.parametrize(
+    ("T", "B", "H", "driver", "why"),
+    [
+        (16, 8, 256, "aten", ""),
+        (15, 8, 64, "eager", "in so few steps it doesn't make up for what it costs to begin"),
+        (16, 9, 256, "eager", "at this size products take nearly all of the time"),
+    ],
+)
+def test_on_a_cpu_generated_operators_run_what_they_are_faster_at(T, B, H, driver, why):
+    plan = choose(Request(find_cell("peephole_lstm"), torch.device("cpu"), torch.float32, T, B, H))
+    assert plan.driver == driver
+    assert plan.refused.get("aten", "").startswith(why)

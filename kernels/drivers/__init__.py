@@ -9,8 +9,9 @@ A driver that can run both directions of a layer at once also has
     both_refusal(request: Request) -> str            why it can't in this call, which it doesn't refuse
     run_both(tasks: tuple[Task, Task]) -> Outcome    sequences (T, B, 2 * H) and finals (B, 2 * H)
 
-eager is the oracle, script a TorchScript loop, step one product and one fused kernel a step, block one kernel for all
-steps, grid one kernel of many programs that share the weights, vendor torch's own.
+eager is the oracle, script a TorchScript loop, aten a Python loop of generated torch operators with a backward of its
+own, step one product and one fused kernel a step, block one kernel for all steps, grid one kernel of many programs that
+share the weights, vendor torch's own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 
-DRIVERS = ("eager", "script", "step", "block", "grid", "vendor")
+DRIVERS = ("eager", "script", "aten", "step", "block", "grid", "vendor")
 
 
 class Weights(NamedTuple):
@@ -148,6 +149,10 @@ def driver(name: str) -> ModuleType:
         from gatefuse.kernels.drivers import script
 
         return script
+    if name == "aten":
+        from gatefuse.kernels.drivers import aten
+
+        return aten
     if name == "step":
         from gatefuse.kernels.drivers import step
 
