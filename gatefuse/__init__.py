@@ -7,7 +7,8 @@ from gatefuse.kernels.codegen import source
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.accelerate import accelerate, restore
 from gatefuse.models.recurrent import Recurrent
-from gatefuse.models.torchlike import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from gatefuse.models.torchlike import GRU, LSTM, RNN
+from gatefuse.models.torchlike_cells import GRUCell, LSTMCell, RNNCell
 from gatefuse.models.torchscript import scripted
 from gatefuse.models.warmup import warmup
 

@@ -16,7 +16,8 @@ import torch
 from torch import nn
 
 from gatefuse.models.checks import check_driver
-from gatefuse.models.torchlike import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from gatefuse.models.torchlike import GRU, LSTM, RNN
+from gatefuse.models.torchlike_cells import GRUCell, LSTMCell, RNNCell
 
 PAIRS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
     (nn.LSTM, LSTM),
