@@ -87,7 +87,10 @@ class Task:
             mask = mask & live
         if not self.reverse:
             return mask
-        return torch.cat([mask[1:], torch.zeros_like(mask[:1])])
+        # by indices, as torch.compile would make a graph of its own for the slices of two steps
+        last = mask.shape[0] - 1
+        steps = torch.arange(mask.shape[0], device=mask.device)
+        return mask.index_select(0, (steps + 1).clamp(max=last)) & (steps < last).unsqueeze(1)
 
     def anew(self) -> tuple[Tensor, ...] | None:
         """The states that a restart begins with, (B, H) each; None without resets."""

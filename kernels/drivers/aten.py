@@ -27,6 +27,8 @@ def refusal(request: Request) -> str:
 
 def unwise(request: Request) -> str:
     """Why auto had better not take it where it can run; "" where there is no reason."""
+    if torch.compiler.is_compiling():  # which would make a graph for each answer, and run the eager loop again backward
+        return ""
     if request.T < _FEW:
         return "in so few steps it doesn't make up for what it costs to begin"
     if request.B * request.H > _LARGE:
