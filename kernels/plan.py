@@ -9,7 +9,7 @@ import torch
 
 from gatefuse.kernels import costs, tiles
 from gatefuse.kernels.costs import Cost
-from gatefuse.kernels.drivers import DRIVERS, Request, driver
+from gatefuse.kernels.drivers import DRIVERS, Request, aten, driver
 from gatefuse.kernels.limits import limits
 
 # What auto considers, best first where nothing is known of costs. script is for those who ask for it.
@@ -55,7 +55,7 @@ class Plan:
 def choose(request: Request, wanted: str = "auto") -> Plan:
     """The plan for a call.
 
-    On a CPU torch's own loop where it can, but for single steps that it is slow at, else eager. On a GPU the driver of
+    On a CPU torch's own loop where it can, else aten where it is faster, else eager. On a GPU the driver of
     the least cost. Predictions rank gatefuse's own drivers alone: torch's own loop comes first, unless it and a faster
     one were both measured.
 
@@ -74,8 +74,8 @@ def choose(request: Request, wanted: str = "auto") -> Plan:
         why = driver(name).refusal(request)
         if not why and name == "grid" and not costs.proven(name, request.device):
             why = _UNPROVEN
-        if not why and name in ("vendor", "aten"):
-            why = driver(name).unwise(request)
+        if not why and name == "aten":
+            why = aten.unwise(request)
         if why:
             refused[name] = why
         else:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 from gatefuse.kernels.cell import Gates
 from gatefuse.kernels.expression import Expr, Graph, input_names
@@ -32,6 +33,12 @@ def trace(cell: Cell) -> Program:
         TranslationError: the equations hold an operator that isn't pointwise or isn't known, control flow that depends
             on values, or ask R for a gate twice.
     """
+    # A cell may first be asked for while torch traces a model: nothing of this trace belongs into that one.
+    with _disable_current_modes(), torch._C.DisableTorchFunction():
+        return _trace(cell)
+
+
+def _trace(cell: Cell) -> Program:
     graph = Graph()
     recorder = _Recorder(cell)
     forward = _expressions(graph, cell, recorder.forward, recorder.inputs())

@@ -104,8 +104,8 @@ class _Layer(Stack, nn.RNNBase):
         if not input.is_cuda:
             if self.driver == "vendor" or not self._is_tensor(input):
                 return self.driver == "vendor" or not self._misses_onednn(input, hx)
-            # of the cells that torch knows, auto runs but single steps of an LSTM by another driver
-            return self.cell is not lstm or self._steps(input)[0] != 1 or self._plan_for(input).driver == "vendor"
+            # an LSTM's single step is better run by another of torch's functions
+            return self.cell is not lstm or self._steps(input)[0] != 1
         # torch.nn tells cuDNN that nothing is trained in eval mode, and cuDNN then refuses the backward; and it hands
         # on another form of what has no batch, and of packed states, which second derivatives would not find.
         if torch.is_grad_enabled() and (not self.training or self._changes_form(input, hx)):

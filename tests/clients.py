@@ -205,7 +205,7 @@ def main() -> None:
         Heading("Programs of others, accelerated", 1),
         "Each program runs three times from one seed: with torch.nn's layers, after `gatefuse.accelerate(model)`, and "
         'after `gatefuse.accelerate(model, driver="eager")`, which runs every step in gatefuse\'s own loop where auto '
-        "leaves a CPU's layers to torch's, but for single steps of an LSTM.",
+        "leaves a CPU's layers to torch's.",
         Table(pd.DataFrame([row(client, measure(client)) for client in CLIENTS])),
         Items(
             (

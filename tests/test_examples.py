@@ -39,7 +39,7 @@ SAYS = {
         "gru_reset_first is the book's: True",
         "largest difference between the two: 0.",
     ],
-    "warmup.py": ["eager: ", "parameters and gradients are as before: True"],
+    "warmup.py": ["aten: ", "parameters and gradients are as before: True"],
 }
 
 

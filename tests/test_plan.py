@@ -126,22 +126,6 @@ def test_predictions_are_positive_and_grow_with_the_backward(gpu, name):
 
 
 @pytest.mark.parametrize(
-    ("cell", "T", "B", "training", "driver"),
-    [
-        ("lstm", 1, 1, False, "eager"),
-        ("lstm", 1, 8, False, "vendor"),
-        ("lstm", 1, 8, True, "eager"),
-        ("lstm", 2, 1, True, "vendor"),
-        ("gru", 1, 1, True, "vendor"),
-    ],
-)
-def test_single_steps_of_an_lstm_on_a_cpu(cell, T, B, training, driver):
-    plan = choose(Request(find_cell(cell), torch.device("cpu"), torch.float32, T, B, 64, needs_grad=training))
-    assert plan.driver == driver
-    assert ("vendor" in plan.refused) == (driver == "eager")
-
-
-@pytest.mark.parametrize(
     ("T", "B", "H", "driver", "why"),
     [
         (16, 8, 256, "aten", ""),

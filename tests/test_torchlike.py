@@ -209,14 +209,19 @@ def test_additions_are_keywords_only(name):
     assert all(parameters[p].kind == inspect.Parameter.KEYWORD_ONLY for p in ("lengths", "resets", "all_states"))
 
 
-@pytest.mark.parametrize(("steps", "driver"), [(1, "eager"), (2, "vendor")])
-def test_what_runs_is_what_the_plan_says(monkeypatch, steps, driver):
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize(("steps", "runs"), [(1, "lstm_cell"), (2, "lstm")])
+def test_single_steps_of_an_lstm_run_by_torch_s_function_for_a_step(monkeypatch, steps, runs, batch_first):
+    """oneDNN lays the weights out anew in each call."""
     seen = []
-    for name in ("eager", "vendor"):
-        module = gatefuse.kernels.drivers.driver(name)
-        run = module.run
-        monkeypatch.setattr(module, "run", lambda task, name=name, run=run: seen.append(name) or run(task))
-    layer, x = gatefuse.LSTM(I, H), torch.randn(steps, B, I)
-    layer(x)
-    assert layer.plan(x).driver == driver
-    assert seen == (["eager"] if driver == "eager" else [])  # torch.nn's own forward runs for vendor
+    for place, name in ((torch, "lstm_cell"), (torch._VF, "lstm"), (torch, "lstm")):
+        function = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *a, name=name, f=function: seen.append(name) or f(*a))
+    options = {"num_layers": 2, "bidirectional": True, "batch_first": batch_first, "bias": not batch_first}
+    layer, oracle = gatefuse.LSTM(I, H, **options), nn.LSTM(I, H, **options)
+    oracle.load_state_dict(layer.state_dict())
+    x = torch.randn(*((B, steps) if batch_first else (steps, B)), I)
+    found = flat(layer(x))
+    assert set(seen) == {runs}
+    assert_close(found, flat(oracle(x)))
+    assert layer.plan(x).driver == "vendor"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import dropout as drop
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
@@ -45,6 +46,8 @@ def call(
     Returns:
         The output in the form of x, and the final states in that of states.
     """
+    if sizes is None and _is_step(cell, x, batch_first):
+        return _step(x, states, weights, bias, 2 if bidirectional else 1, dropout, batch_first)
     # cuDNN keeps what its backward needs only in training mode; without dropout the mode changes nothing else.
     train = dropout > 0 or torch.is_grad_enabled()
     loop = _loop(cell)
@@ -57,6 +60,33 @@ def call(
         given = partial(twice.Given, cell, x, states, weights, bias, bidirectional, batch_first, sizes)
         twice.differentiable((output, *finals), given)
     return output, tuple(finals)
+
+
+def _is_step(cell: Cell, x: Tensor, batch_first: bool) -> bool:
+    """Whether torch.lstm_cell does it: oneDNN lays an LSTM's weights out anew in each call, which one step doesn't pay.
+
+    reports/cpu/real.md shows what that costs. Autocast on a CPU knows torch.lstm alone.
+    """
+    on_cpu = cell is lstm and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    return on_cpu and x.shape[1 if batch_first else 0] == 1
+
+
+def _step(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], bias: bool, D: int, dropout: float,
+    batch_first: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
+    each = 4 if bias else 2
+    finals: list[tuple[Tensor, Tensor]] = []
+    now = x[:, 0] if batch_first else x[0]
+    for k in range(0, len(weights) // each, D):
+        if k and dropout:
+            now = drop(now, dropout)
+        for d in range(k, k + D):
+            finals.append(torch.lstm_cell(now, [s[d] for s in states], *weights[d * each : (d + 1) * each]))
+        now = torch.cat([h for h, _ in finals[k:]], 1) if D > 1 else finals[k][0]
+    h, c = zip(*finals, strict=True)
+    # stacks, which can be changed in place
+    return torch.stack([now], 1 if batch_first else 0), (torch.stack(h), torch.stack(c))
 
 
 def _loop(cell: Cell) -> Any:

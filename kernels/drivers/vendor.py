@@ -42,16 +42,6 @@ def refusal(request: Request) -> str:
     return ""
 
 
-def unwise(request: Request) -> str:
-    """Why auto had better not take it where it can run; "" where there is no reason."""
-    if request.device.type != "cpu" or request.cell is not lstm or request.T != 1 or request.dtype == torch.float64:
-        return ""
-    # reports/cpu/real.md: H 128 to 640, B 1 and 8, two cores of an AMD EPYC.
-    if request.B < 8 or request.needs_grad:
-        return "on a CPU oneDNN lays an LSTM's weights out anew in each call, which a single step doesn't pay"
-    return ""
-
-
 def run(task: Task) -> Outcome:
     """One direction of one layer; backwards, each sample is turned round within its length before and after."""
     weights = task.weights
