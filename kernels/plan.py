@@ -9,7 +9,7 @@ import torch
 
 from gatefuse.kernels import costs, tiles
 from gatefuse.kernels.costs import Cost
-from gatefuse.kernels.drivers import DRIVERS, Request, aten, driver
+from gatefuse.kernels.drivers import DRIVERS, Request, driver
 from gatefuse.kernels.limits import limits
 
 # What auto considers, best first where nothing is known of costs. script is for those who ask for it.
@@ -75,7 +75,7 @@ def choose(request: Request, wanted: str = "auto") -> Plan:
         if not why and name == "grid" and not costs.proven(name, request.device):
             why = _UNPROVEN
         if not why and name == "aten":
-            why = aten.unwise(request)
+            why = driver(name).unwise(request)
         if why:
             refused[name] = why
         else:
