@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 
-.PHONY: help test bench check docs gpu clean
+.PHONY: help test bench check docs gpu tune clean
 
 help:
 	@echo 'make test    all tests that need no GPU; ARGS="-k lstm" goes to pytest'
@@ -19,6 +19,7 @@ help:
 	@echo 'make check   ruff, the format and mypy'
 	@echo 'make docs    the documentation in site/, beginning at site/index.html; a warning is an error'
 	@echo 'make gpu     tests, sanitizer and sweeps on this GPU, with its own python3; BUDGET=seconds, OUT=folder'
+	@echo 'make tune    the variants of docs/tuning.md on this GPU, with its own python3; BUDGET=seconds, OUT=folder'
 	@echo 'make clean   removes the environment and what tools left behind'
 
 $(READY): pyproject.toml constraints.txt
@@ -51,6 +52,10 @@ docs: $(DOCS)
 # found lies in OUT, and a later run goes on from there; where there is no git, GATEFUSE_COMMIT says what is measured.
 gpu:
 	@python3 -m gatefuse.bench.gpu --budget=$(BUDGET) $(if $(OUT),--out=$(OUT)) $(ARGS)
+
+# The same, for changes to the kernels that are to be tried beside the unchanged ones.
+tune:
+	@python3 -m gatefuse.bench tune --budget=$(BUDGET) $(if $(OUT),--out=$(OUT)) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist site .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

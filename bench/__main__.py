@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import costs, dashboard, readme, report, resource_report
+from . import costs, dashboard, readme, report, resource_report, tuning_page, variant_report, variant_rows
 from .dashboard import RESOURCES
 
 REPORTS = Path("reports")
@@ -31,11 +31,16 @@ def main(arguments: list[str] | None = None) -> None:
     command = commands.add_parser(RESOURCES, help="compile the kernels for a GPU that need not be there, and report")
     command.add_argument("--arch", default="sm_90", help="sm_80, sm_86, sm_89, sm_90 (default) or sm_120")
     command.add_argument("--reports", default=REPORTS, type=Path, metavar="DIR", help="default: reports/")
+    _tune_arguments(
+        commands.add_parser("tune", help="measure the variants of docs/tuning.md on this GPU, or compile them")
+    )
     found = parser.parse_args(arguments)
     if found.command == "readme":
         done = _done(partial(readme.fill, Path("README.md"), found.csv))
     elif found.command == "costs":
         done = _done(partial(costs.write, found.csv))
+    elif found.command == "tune":
+        done = _tune(parser, found)
     elif found.command == RESOURCES:
         done = _resources(parser, found.arch, found.reports / RESOURCES)
     else:
@@ -64,8 +69,11 @@ def _csvs(path: Path) -> list[Path]:
 
 
 def _write(csv: Path, against: Path | None, html: bool) -> Path:
-    compiled = csv.resolve().parent.name == RESOURCES
-    return resource_report.write(csv) if compiled else report.write(csv, against, html)
+    if csv.name == variant_rows.NAME:
+        return variant_report.write_measured(csv)
+    if csv.resolve().parent.name == RESOURCES:
+        return variant_report.write_compiled(csv) if variant_report.is_compiled(csv) else resource_report.write(csv)
+    return report.write(csv, against, html)
 
 
 def _done(work: Callable[[], Path | None]) -> bool:
@@ -81,11 +89,46 @@ def _done(work: Callable[[], Path | None]) -> bool:
     return False
 
 
-def _resources(parser: argparse.ArgumentParser, arch: str, folder: Path) -> bool:
+def _tune_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--budget", type=float, default=480.0, metavar="SECONDS", help="default: 480")
+    command.add_argument("--out", type=Path, metavar="DIR", help="gets tuning.csv and .md; default: reports/<device>")
+    command.add_argument("--only", action="append", default=[], metavar="NAME", help="this variant; may be given again")
+    command.add_argument("--without", action="append", default=[], metavar="NAME", help="not this variant")
+    command.add_argument("--jobs", type=int, default=0, help="processes that compile; default: one a core")
+    command.add_argument("--compile", metavar="ARCH", help="measure nothing: compile for sm_90, say, and report")
+    command.add_argument("--reports", default=REPORTS, type=Path, metavar="DIR", help="of --compile and --page")
+    command.add_argument("--page", type=Path, metavar="FILE", help="write the table of docs/tuning.md from the reports")
+    command.add_argument("--in-this-process", action="store_true", help="neither compile ahead nor watch for hangs")
+
+
+def _tune(parser: argparse.ArgumentParser, found: argparse.Namespace) -> bool:
+    if found.page:
+        return _done(partial(tuning_page.fill, found.page, found.reports))
+    from gatefuse.bench import tuning, variant_resources
+
+    if not found.compile:
+        where = found.budget, found.only, found.without, found.jobs, found.in_this_process
+        sys.exit(tuning.main(found.out, *where))
+    _known(parser, found.compile)
+    try:
+        chosen = tuning.choose(found.only, found.without) if found.only or found.without else ()
+        print(variant_resources.write(found.compile, found.reports / RESOURCES, chosen, found.jobs or 1))
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+    return True
+
+
+def _known(parser: argparse.ArgumentParser, arch: str) -> None:
     from gatefuse.bench import resources
 
     if arch not in resources.ARCHITECTURES:
         parser.error(f"arch must be one of {', '.join(resources.ARCHITECTURES)}. Got {arch}.")
+
+
+def _resources(parser: argparse.ArgumentParser, arch: str, folder: Path) -> bool:
+    from gatefuse.bench import resources
+
+    _known(parser, arch)
     try:
         print(resources.write(arch, folder))
     except (FileNotFoundError, RuntimeError) as error:

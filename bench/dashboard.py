@@ -12,6 +12,7 @@ from .blocks import Block, Heading, Items, Table
 from .markdown import mean, times
 from .report import AGAIN, load
 from .results import AUTO, TORCH, Results, duels
+from .variant_rows import NAME as TUNING
 
 # Reports that something else writes, where they are there.
 OTHERS = {
@@ -30,7 +31,9 @@ RESOURCES = "resources"  # the folder whose rows are of kernels that were compil
 def csvs(reports: Path) -> list[Path]:
     """The files of all sweeps on all devices."""
     found = sorted(reports.glob("*/*.csv"))
-    return [csv for csv in found if csv.parent.name != RESOURCES and not csv.name.endswith(AGAIN)]
+    return [
+        csv for csv in found if csv.parent.name != RESOURCES and csv.name != TUNING and not csv.name.endswith(AGAIN)
+    ]
 
 
 def write(reports: Path) -> Path:
@@ -65,6 +68,11 @@ def index(reports: Path) -> Iterator[Block]:
         yield Heading("Compiled, not run")
         yield "Registers, stack, shared memory and barriers of each whole-sequence kernel, by architecture:"
         yield Items(tuple(f"[{csv.stem}]({RESOURCES}/{csv.with_suffix('.md').name})" for csv in compiled))
+    tuned = sorted(reports.glob(f"*/{TUNING}"))
+    if tuned:
+        yield Heading("Variants")
+        yield "Changes to the kernels beside the unchanged ones, by device; docs/tuning.md says what was made of them:"
+        yield Items(tuple(f"[{csv.parent.name}]({csv.parent.name}/{csv.with_suffix('.md').name})" for csv in tuned))
     others = [f"[{Path(name).stem}]({name}): {what}." for name, what in OTHERS.items() if (reports / name).exists()]
     if others:
         yield Heading("Other reports")

@@ -19,6 +19,7 @@ from gatefuse.bench import digest, report
 from gatefuse.bench.contenders import CONTENDERS, GRID
 from gatefuse.bench.jobs import Entry, Finished, Job, Record, execute, judge
 from gatefuse.bench.race import LIMIT
+from gatefuse.bench.variant_rows import NAME as TUNING
 
 # Below this many seconds nothing is begun: a process takes some to bring torch and to compile a first kernel.
 _LEAST = 20.0
@@ -160,7 +161,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(write())
     if not found.out:
         for csv in sorted(out.glob("*.csv")):
-            print(report.write(csv))
+            if csv.name != TUNING:
+                print(report.write(csv))
     return int(any(entry.outcome == "failed" or entry.bad for entry in record.entries.values()))
 
 

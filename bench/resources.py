@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +29,7 @@ from gatefuse.kernels.limits import SHARED_BYTES
 from gatefuse.kernels.sequence import Sequence, Upstream
 
 ARCHITECTURES = tuple(SHARED_BYTES)
+WAYS = ("training forward", "backward", "inference forward")
 _STEPS = 2  # of the sequences that the host loops are given; kernels are the same for all lengths
 
 
@@ -109,10 +110,15 @@ def cuobjdump() -> Path:
     return path
 
 
-def measure(case: Case, arch: str, tool: Path) -> Iterator[Row]:
-    """Compile a case's kernels and read them, a line to stderr for each."""
-    compiled, errors = _compile(case, arch)
-    for way in ("training forward", "backward", *["inference forward"] * (case.cell in INFERENCE_CELLS)):
+def measure(case: Case, arch: str, tool: Path, ways: Collection[str] = ()) -> Iterator[Row]:
+    """Compile a case's kernels and read them, a line to stderr for each.
+
+    Args:
+        ways: of WAYS; without, all, but inference of INFERENCE_CELLS alone.
+    """
+    ways = ways or [way for way in WAYS if way != "inference forward" or case.cell in INFERENCE_CELLS]
+    compiled, errors = _compile(case, arch, ways)
+    for way in ways:
         for name, kernel in compiled.get(way, {"": None}).items():
             row = Row(case, way, case.cut(arch, way), SHARED_BYTES[arch], name.partition(" ")[0])
             if kernel is None:
@@ -129,7 +135,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _compile(case: Case, arch: str) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def _compile(case: Case, arch: str, ways: Collection[str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Compiled kernels, by pass and name, and what went wrong, by pass."""
     from triton.backends.compiler import GPUTarget
 
@@ -156,7 +162,7 @@ def _compile(case: Case, arch: str) -> tuple[dict[str, dict[str, Any]], dict[str
         if way == "backward" and not kept:
             errors[way] = "its forward did not compile"
             continue
-        if way == "inference forward" and cell.name not in INFERENCE_CELLS:
+        if way not in ways and (way != "training forward" or "backward" not in ways):
             continue
         # float32 products are those of the driver that runs: tf32, as cuDNN's flag is by default.
         with compile_only(GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)) as kernels:

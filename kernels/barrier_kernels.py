@@ -4,8 +4,9 @@ Each program adds one to a counter that never goes back when it arrives, and wai
 barriers around it make the other warps' stores part of what the one thread releases, and its acquire part of what they
 see. All programs must be resident, which a cooperative launch makes sure of.
 
-FORM is "ptx", "portable", "launch", where a launch's end is the barrier, as in Triton's interpreter, which runs
-programs one after another, or "delayed": ptx after a pause that differs by program and barrier, for debugging.
+FORM is "ptx", "every", ptx in which every thread polls for itself, "portable", "launch", where a launch's end is the
+barrier, as in Triton's interpreter, which runs programs one after another, or "delayed": ptx after a pause that differs
+by program and barrier, for debugging.
 """
 
 import triton
@@ -36,6 +37,18 @@ poll:
     mov.u32 $0, seen;
 }
 """)
+# Every thread acquires, so that no block barrier need tell the others.
+_WAIT_EVERY = tl.constexpr("""
+{
+    .reg .pred behind;
+    .reg .u32 seen;
+poll:
+    ld.acquire.gpu.global.u32 seen, [$1];
+    setp.lt.u32 behind, seen, $2;
+    @behind bra poll;
+    mov.u32 $0, seen;
+}
+""")
 # Up to 8 microseconds, out of the target and the program's numbers.
 _DELAY = tl.constexpr("""
 {
@@ -55,7 +68,7 @@ _DELAY = tl.constexpr("""
 @triton.jit
 def arrive(counter_ptr, FORM: tl.constexpr):
     """Say that this program's stores are done."""
-    if FORM == "ptx" or FORM == "delayed":
+    if FORM == "ptx" or FORM == "delayed" or FORM == "every":
         tl.debug_barrier()
         tl.inline_asm_elementwise(_ARRIVE, "=r,l", [counter_ptr], dtype=tl.int32, is_pure=False, pack=1)
     elif FORM == "portable":
@@ -71,6 +84,8 @@ def wait(counter_ptr, target, FORM: tl.constexpr):
     if FORM == "ptx" or FORM == "delayed":
         tl.inline_asm_elementwise(_WAIT, "=r,l,r", [counter_ptr, target], dtype=tl.int32, is_pure=False, pack=1)
         tl.debug_barrier()
+    elif FORM == "every":
+        tl.inline_asm_elementwise(_WAIT_EVERY, "=r,l,r", [counter_ptr, target], dtype=tl.int32, is_pure=False, pack=1)
     elif FORM == "portable":
         while tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target:
             pass

@@ -10,10 +10,27 @@ from gatefuse.kernels.tile_backward_kernels import (
     carry_products,
     load_slots,
     load_states,
+    relaid,
     store_d_slots,
     sum_d_params,
 )
 from gatefuse.kernels.tile_kernels import at_step, load_carry, load_masks, load_per_unit, store_carry, time_of
+
+
+@triton.jit
+def _load_step(
+    x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, restarts_ptr, fresh_ptr, live_ptr, i, T, d, u, b, e, real, B,
+    W: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr,
+):  # fmt: skip
+    """What the i-th step backward reads of the forward: slots, masks, states before it."""
+    t = time_of(T - 1 - i, T, d, ORDER)
+    t_before = time_of(T - 2 - i, T, d, ORDER)
+    slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, W, CELL)
+    restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
+    states = load_states(
+        initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, W, CELL, HAS_RESTARTS
+    )
+    return slots, restart, alive, states
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -22,12 +39,13 @@ def block_backward_kernel(
     d_output_ptr, d_rest_ptr, d_x_ptr, d_r_ptr, d_carry_ptr, d_params_ptr, d_fresh_ptr, T, B, H: tl.constexpr,
     W: tl.constexpr, BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
-    PRECISION: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr,
+    PRECISION: tl.constexpr, AHEAD: tl.constexpr, RELAID: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """All steps of BB samples, backward.
 
     d_carry (S, B, W) comes with the gradients of the last states and leaves with those of the first; d_params
-    (P, B, W) gets sums over the steps, d_fresh (S, B, W) over those that begin anew.
+    (P, B, W) gets sums over the steps, d_fresh (S, B, W) over those that begin anew. With AHEAD a step asks for what
+    the next one reads; with RELAID a product's result changes its layout, see relaid.
     """
     S: tl.constexpr = CELL.S
     P: tl.constexpr = CELL.P
@@ -69,15 +87,36 @@ def block_backward_kernel(
     d_carry = load_carry(d_carry_ptr, e, B * W, real, S)
     d_params = load_carry(d_params_ptr, e, B * W, real, P)
 
+    if AHEAD:
+        slots, restart, alive, states = _load_step(
+            x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, restarts_ptr, fresh_ptr, live_ptr, T * 0, T, d, u, b,
+            e, real, B, W, CELL, ORDER, HAS_RESTARTS, HAS_LIVE,
+        )  # fmt: skip
+        nothing = ()
+        for _ in tl.static_range(S):
+            nothing = nothing + (zero,)
+        last = time_of(T - 1, T, d, ORDER)
+        d_given = add_d_sequences(nothing, d_output_ptr, d_rest_ptr, last, T, e, real, B, W, CELL, HAS_D_REST)
     for i in range(T):
         t = time_of(T - 1 - i, T, d, ORDER)
-        t_before = time_of(T - 2 - i, T, d, ORDER)
-        slots = load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, W, CELL)
-        restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
-        states = load_states(
-            initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, W, CELL, HAS_RESTARTS
-        )
-        d_states = add_d_sequences(d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, W, CELL, HAS_D_REST)
+        if AHEAD:
+            more = real & (i + 1 < T)
+            slots_next, restart_next, alive_next, states_next = _load_step(
+                x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, restarts_ptr, fresh_ptr, live_ptr, i + 1, T, d, u,
+                b, e, more, B, W, CELL, ORDER, HAS_RESTARTS, HAS_LIVE,
+            )  # fmt: skip
+            t_next = time_of(T - 2 - i, T, d, ORDER)
+            given = add_d_sequences(nothing, d_output_ptr, d_rest_ptr, t_next, T, e, more, B, W, CELL, HAS_D_REST)
+            d_states = ()
+            for s in tl.static_range(S):
+                d_states = d_states + (d_carry[s] + d_given[s],)
+            d_given = given
+        else:
+            slots, restart, alive, states = _load_step(
+                x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, restarts_ptr, fresh_ptr, live_ptr, i, T, d, u, b,
+                e, real, B, W, CELL, ORDER, HAS_RESTARTS, HAS_LIVE,
+            )  # fmt: skip
+            d_states = add_d_sequences(d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, W, CELL, HAS_D_REST)
 
         d_vectors = ()
         for _ in tl.static_range(len(CELL.V)):
@@ -99,11 +138,15 @@ def block_backward_kernel(
                     for c in tl.static_range(COLUMNS):
                         if c >= CELL.FIRST[p] and c < CELL.FIRST[p] + CELL.COUNT[p]:
                             d_vector = tl.dot(weights[c], d_columns[c], d_vector, input_precision=PRECISION)
+                    if RELAID:
+                        d_vector = relaid(d_vector, HP, BB)
                 multiplied = multiplied + (d_vector,)
             d_vectors = multiplied
 
         d_carry = carry_back(grads, d_states, d_fresh_ptr, restart, alive, e, B * W, real, CELL, HAS_RESTARTS)
         d_carry = carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * W, real, CELL, HAS_RESTARTS)
         d_params = sum_d_params(d_params, grads, alive, CELL)
+        if AHEAD:
+            slots, restart, alive, states = slots_next, restart_next, alive_next, states_next
     store_carry(d_carry_ptr, d_carry, e, B * W, real, S)
     store_carry(d_params_ptr, d_params, e, B * W, real, P)

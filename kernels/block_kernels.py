@@ -37,7 +37,7 @@ def block_forward_kernel(
     output_ptr, rest_ptr, carry_ptr, saved_ptr, fed_ptr, fed_steps, T, B, H: tl.constexpr, W: tl.constexpr,
     UPDATE: tl.constexpr, VECTORS: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
-    PRECISION: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """All steps of BB samples. weight (columns * W, H) and bias (columns * W,) lie in the order of the columns;
     carry (S, B, W) comes with the first states in float32 and leaves with the last."""
@@ -68,7 +68,7 @@ def block_forward_kernel(
 
     weights = ()
     for p in tl.static_range(len(CELL.V)):
-        weights = weights + (weight_chunk(weight_ptr, 0, 0, p, H, W, CELL, HP, HP),)
+        weights = weights + (weight_chunk(weight_ptr, 0, 0, p, H, W, CELL, ROWS, HP, HP),)
     params = load_per_unit(params_ptr, u, H, W, P)
     bias = ()
     if HAS_BIAS:
@@ -101,7 +101,7 @@ def block_forward_kernel(
                         here = fed_ptr + at_step(CELL.FED[p] * fed_steps + t, B * W)
                         tl.store(here + e, vector, mask=real)
                     rows = tl.dot(weights[p], vector, input_precision=PRECISION)
-                    r = r + split_gates(rows, p, CELL, HP, BB)
+                    r = r + split_gates(rows, p, CELL, ROWS, HP, BB)
         slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
         new = UPDATE(slots, states, params)
         states = store_kept(output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, W, CELL, KEEP, HAS_LIVE)

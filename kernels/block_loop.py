@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from gatefuse.kernels import trial
 from gatefuse.kernels.block_backward_kernels import block_backward_kernel
 from gatefuse.kernels.block_kernels import block_forward_kernel
 from gatefuse.kernels.codegen import device_functions
@@ -18,6 +21,11 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
 
 
+def _options(way: str, **constants: Any) -> dict[str, Any]:
+    """What may be tried of how a kernel is compiled; see trial.py."""
+    return {**constants, **trial.options("block", way)}
+
+
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     """Run all steps; with save, keep what the backward needs."""
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
@@ -30,7 +38,8 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
             loop.restarts, loop.fresh, loop.live, *kept, kept.fed.shape[1], T, B, H, loop.W,
             UPDATE=functions.update, VECTORS=functions.any_vectors, CELL=loop.shape, ORDER=loop.order,
             HAS_BIAS=bias is not None, HAS_RESTARTS=loop.restarts is not None, HAS_LIVE=loop.live is not None,
-            KEEP=kept.rest.shape[0] > 0, SAVE=save, PRECISION=precision(x.dtype), HP=HP, BB=BB, num_warps=warps,
+            KEEP=kept.rest.shape[0] > 0, SAVE=save, PRECISION=precision(x.dtype), HP=HP, BB=BB,
+            **_options("forward", ROWS="gates", num_warps=warps),
         )  # fmt: skip
     return kept.result()
 
@@ -40,7 +49,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
     d = loop.gradients(upstream.finals)
     if T * B * H:
-        functions, (HP, BB, warps) = device_functions(loop.cell), block_tiles(H)
+        functions, (HP, BB, warps) = device_functions(loop.cell), block_tiles(H, "backward")
         launch(
             block_backward_kernel, (-(-B // BB), loop.directions), x, kept.saved, loop.columns_weight(), loop.states,
             loop.parameters, loop.restarts, loop.fresh, loop.live, kept.output, kept.rest, upstream.output,
@@ -48,6 +57,6 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
             BACKWARD=functions.any_backward, CELL=loop.shape, ORDER=loop.order,
             HAS_RESTARTS=loop.restarts is not None, HAS_LIVE=loop.live is not None,
             HAS_D_REST=upstream.rest is not None, PRECISION=precision(x.dtype),
-            HP=HP, BB=BB, num_warps=warps, num_stages=1,
+            HP=HP, BB=BB, **_options("backward", AHEAD=False, RELAID=False, num_warps=warps, num_stages=1),
         )  # fmt: skip
     return finish(loop, kept, d)

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from gatefuse.kernels.barrier_kernels import arrive, block_barrier, wait
+from gatefuse.kernels.gate_sum_kernels import gate_weights, sum_of_gates
 from gatefuse.kernels.grid_kernels import RUNTIME
 from gatefuse.kernels.tile_backward_kernels import (
     add_d_sequences,
@@ -38,8 +39,8 @@ from gatefuse.kernels.tile_kernels import (
 
 @triton.jit
 def _sums(
-    partial_ptr, e, size, real, phase: tl.constexpr, CELL: tl.constexpr, SLICES: tl.constexpr, BU: tl.constexpr,
-    BB: tl.constexpr,
+    partial_ptr, e, size, real, phase: tl.constexpr, CELL: tl.constexpr, LOADS: tl.constexpr, SLICES: tl.constexpr,
+    BU: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """By product the sum over the slices, zero where the product doesn't come before that phase; -1 for all of them."""
     d_vectors = ()
@@ -48,7 +49,7 @@ def _sums(
         if phase < 0 or CELL.STAGE[p] > CELL.PHASES[phase]:
             for k in tl.static_range(SLICES):
                 here = partial_ptr + (p * SLICES + k) * size
-                d += tl.load(here + e, mask=real, other=0.0, cache_modifier=".cg")
+                d += tl.load(here + e, mask=real, other=0.0, cache_modifier=LOADS)
         d_vectors = d_vectors + (d,)
     return d_vectors
 
@@ -56,7 +57,8 @@ def _sums(
 @triton.jit
 def _carried(
     d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, t_after, T, b, e, real, B, W: tl.constexpr,
-    CELL: tl.constexpr, HAS_RESTARTS: tl.constexpr, SLICES: tl.constexpr, BU: tl.constexpr, BB: tl.constexpr,
+    CELL: tl.constexpr, HAS_RESTARTS: tl.constexpr, LOADS: tl.constexpr, SLICES: tl.constexpr, BU: tl.constexpr,
+    BB: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the states after a step, with what the products of the step t_after, which ran next, bring."""
     S: tl.constexpr = CELL.S
@@ -64,35 +66,38 @@ def _carried(
     restart = b < 0
     if HAS_RESTARTS:
         restart = load_flag(restarts_ptr, t_after, T, b, B)
-    d_vectors = _sums(partial_ptr, e, B * W, real & (t_after >= 0) & (t_after < T), -1, CELL, SLICES, BU, BB)
+    d_vectors = _sums(partial_ptr, e, B * W, real & (t_after >= 0) & (t_after < T), -1, CELL, LOADS, SLICES, BU, BB)
     return carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * W, real, CELL, HAS_RESTARTS)
 
 
 @triton.jit
 def _products(
     weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H: tl.constexpr, W: tl.constexpr, phase: tl.constexpr,
-    CELL: tl.constexpr, PRECISION: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr,
-    KC: tl.constexpr, BB: tl.constexpr,
+    CELL: tl.constexpr, PRECISION: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr, BN: tl.constexpr,
+    SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """This program's part of what a phase's products multiplied: their columns' gradients times its weights."""
     COLUMNS: tl.constexpr = CELL.COLUMNS
     for p in tl.static_range(len(CELL.V)):
         if CELL.STAGE[p] == CELL.PHASES[phase]:
-            # All chunks are asked for before the first is multiplied.
-            chunks = ()
-            row = tl.arange(0, KC)[:, None]
-            for column in tl.static_range(COLUMNS):
-                if column >= CELL.FIRST[p] and column < CELL.FIRST[p] + CELL.COUNT[p]:
-                    for c in tl.static_range(CHUNKS):
-                        k = k0 + c * KC
-                        # The chunks differ by a number, not by a tile of addresses, which would take registers.
-                        here = d_r_ptr + at_step(t, B * COLUMNS * W) + (column * W + k)
-                        there = (row < H - k) & (b < B)
-                        chunk = tl.load(here + (b * (COLUMNS * W) + row), mask=there, other=0.0, cache_modifier=".cg")
-                        chunks = chunks + (chunk,)
-            d = tl.zeros((BN, BB), tl.float32)
-            for c in tl.static_range(len(chunks)):
-                d = tl.dot(weights[CELL.FIRST[p] * CHUNKS + c], chunks[c], d, input_precision=PRECISION)
+            if SUMS == "gates":
+                d = sum_of_gates(weights, d_r_ptr, t, b, k0, B, p, H, W, CELL, PRECISION, LOADS, BN, CHUNKS, KC, BB)
+            else:
+                # All chunks are asked for before the first is multiplied.
+                chunks = ()
+                row = tl.arange(0, KC)[:, None]
+                for column in tl.static_range(COLUMNS):
+                    if column >= CELL.FIRST[p] and column < CELL.FIRST[p] + CELL.COUNT[p]:
+                        for c in tl.static_range(CHUNKS):
+                            k = k0 + c * KC
+                            # The chunks differ by a number, not by a tile of addresses, which would take registers.
+                            here = d_r_ptr + at_step(t, B * COLUMNS * W) + (column * W + k)
+                            there = (row < H - k) & (b < B)
+                            at = b * (COLUMNS * W) + row
+                            chunks = chunks + (tl.load(here + at, mask=there, other=0.0, cache_modifier=LOADS),)
+                d = tl.zeros((BN, BB), tl.float32)
+                for c in tl.static_range(len(chunks)):
+                    d = tl.dot(weights[CELL.FIRST[p] * CHUNKS + c], chunks[c], d, input_precision=PRECISION)
             sums = partial_ptr + (p * SLICES + slice) * (B * W)
             tl.store(sums + (b * W + n), d, mask=(n < H) & (b < B))
 
@@ -113,7 +118,7 @@ def grid_backward_kernel(
     i0, steps, tiles, T, B, H: tl.constexpr, W: tl.constexpr,
     BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
-    PRECISION: tl.constexpr, FORM: tl.constexpr, PART: tl.constexpr,
+    PRECISION: tl.constexpr, FORM: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr, PART: tl.constexpr,
     BU: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """Steps backward, the i0-th and on. d_carry, d_params and d_fresh as in the block driver's kernel; partial
@@ -153,10 +158,15 @@ def grid_backward_kernel(
 
     # One transposed tile (units multiplied, units of the gate) for each column and chunk.
     weights = ()
-    for column in tl.static_range(COLUMNS):
-        for c in tl.static_range(CHUNKS):
-            k = k0 + c * KC + tl.arange(0, KC)[None, :]
-            weights = weights + (tl.load(weight_ptr + (column * W + k) * H + n, mask=(n < H) & (k < H), other=0.0),)
+    if SUMS == "gates":
+        for p in tl.static_range(len(CELL.V)):
+            for c in tl.static_range(CHUNKS):
+                weights = weights + (gate_weights(weight_ptr, n, k0 + c * KC, p, H, W, CELL, KC),)
+    else:
+        for column in tl.static_range(COLUMNS):
+            for c in tl.static_range(CHUNKS):
+                k = k0 + c * KC + tl.arange(0, KC)[None, :]
+                weights = weights + (tl.load(weight_ptr + (column * W + k) * H + n, mask=(n < H) & (k < H), other=0.0),)
     params = load_per_unit(params_ptr, u, H, W, P)
 
     for i in range(i0, i0 + steps):
@@ -179,7 +189,7 @@ def grid_backward_kernel(
                     if phase == 0:
                         d_states = _carried(
                             d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T - i, T, d, ORDER), T, b, e,
-                            real, B, W, CELL, HAS_RESTARTS, SLICES, BU, BB,
+                            real, B, W, CELL, HAS_RESTARTS, LOADS, SLICES, BU, BB,
                         )  # fmt: skip
                         d_states = add_d_sequences(
                             d_states, d_output_ptr, d_rest_ptr, t, T, e, real, B, W, CELL, HAS_D_REST
@@ -188,7 +198,7 @@ def grid_backward_kernel(
                             store_carry(d_carry_ptr, d_states, e, B * W, real, S)
                     else:
                         d_states = load_carry(d_carry_ptr, e, B * W, real, S)
-                    d_vectors = _sums(partial_ptr, e, B * W, real, phase, CELL, SLICES, BU, BB)
+                    d_vectors = _sums(partial_ptr, e, B * W, real, phase, CELL, LOADS, SLICES, BU, BB)
                     grads = BACKWARD(phase, slots, states, params, d_states, d_vectors)
                     store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, W, CELL)
                     if CELL.PHASES[phase] > 0:
@@ -206,8 +216,8 @@ def grid_backward_kernel(
                     b = (tile * BB + tl.arange(0, BB))[None, :]
                     wait(counter_ptr + tile, met * arrivals, FORM)
                     _products(
-                        weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H, W, phase, CELL, PRECISION, BN,
-                        SLICES, CHUNKS, KC, BB,
+                        weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H, W, phase, CELL, PRECISION, LOADS,
+                        SUMS, BN, SLICES, CHUNKS, KC, BB,
                     )  # fmt: skip
                     if SLICES > 1:
                         arrive(counter_ptr + tile, FORM)
@@ -224,6 +234,6 @@ def grid_backward_kernel(
             _meet(counter_ptr + tile, T * (CELL.UNDONE * HALVES) * arrivals, FORM, SLICES)
             d_states = _carried(
                 d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T * 0, T, d, ORDER), T, b, e, real,
-                B, W, CELL, HAS_RESTARTS, SLICES, BU, BB,
+                B, W, CELL, HAS_RESTARTS, LOADS, SLICES, BU, BB,
             )  # fmt: skip
             store_carry(d_carry_ptr, d_states, e, B * W, real, S)

@@ -43,14 +43,23 @@ def _zero_rows(p: tl.constexpr, CELL: tl.constexpr, BU: tl.constexpr, BB: tl.con
     return tl.zeros((N * BU, BB), tl.float32)
 
 
+@triton.jit
+def _product(weights, chunk, rows, PRECISION: tl.constexpr, LEFT: tl.constexpr):
+    """A chunk's part added to a product's rows; LEFT says which factor fills the rows of the matrix instruction."""
+    if LEFT == "states":
+        return tl.trans(tl.dot(tl.trans(chunk), tl.trans(weights), tl.trans(rows), input_precision=PRECISION))
+    else:
+        return tl.dot(weights, chunk, rows, input_precision=PRECISION)
+
+
 @triton.jit(do_not_specialize=RUNTIME)
 def grid_forward_kernel(
     x_ptr, weight_ptr, bias_ptr, initial_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr,
     output_ptr, rest_ptr, carry_ptr, saved_ptr, fed_ptr, counter_ptr, i0, steps, tiles, T, B, H: tl.constexpr,
     W: tl.constexpr, UPDATE: tl.constexpr, VECTORS: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
-    PRECISION: tl.constexpr, FORM: tl.constexpr, UNTIL: tl.constexpr,
-    BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
+    PRECISION: tl.constexpr, FORM: tl.constexpr, LOADS: tl.constexpr, ROWS: tl.constexpr, LEFT: tl.constexpr,
+    UNTIL: tl.constexpr, BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """carry (S, B, W) holds the running states in float32, from before the first step to after the last; counter
     (directions, tiles) the arrivals at the barriers of each tile of the batch, from zero."""
@@ -84,7 +93,7 @@ def grid_forward_kernel(
     weights = ()
     for p in tl.static_range(len(CELL.V)):
         for c in tl.static_range(NK):
-            weights = weights + (weight_chunk(weight_ptr, u0, c * KC, p, H, W, CELL, BU, KC),)
+            weights = weights + (weight_chunk(weight_ptr, u0, c * KC, p, H, W, CELL, ROWS, BU, KC),)
     params = load_per_unit(params_ptr, u, H, W, P)
     bias = ()
     if HAS_BIAS:
@@ -135,7 +144,7 @@ def grid_forward_kernel(
                                 # The chunks differ by a number, not by a tile of addresses, which would take registers.
                                 inside = (row < H - c * KC) & (b < B)
                                 at = b * W + row
-                                chunk = tl.load(here + c * KC + at, mask=inside, other=0.0, cache_modifier=".cg")
+                                chunk = tl.load(here + c * KC + at, mask=inside, other=0.0, cache_modifier=LOADS)
                                 if HAS_RESTARTS and CELL.V[p] >= 0:
                                     other = fresh_ptr + (CELL.V[p] * B * W + c * KC) + at
                                     fresh = tl.load(other, mask=inside & restart, other=0.0)
@@ -143,8 +152,8 @@ def grid_forward_kernel(
                                 chunks = chunks + (chunk,)
                             rows = _zero_rows(p, CELL, BU, BB)
                             for c in tl.static_range(NK):
-                                rows = tl.dot(weights[p * NK + c], chunks[c], rows, input_precision=PRECISION)
-                            r = r + split_gates(rows, p, CELL, BU, BB)
+                                rows = _product(weights[p * NK + c], chunks[c], rows, PRECISION, LEFT)
+                            r = r + split_gates(rows, p, CELL, ROWS, BU, BB)
             if UNTIL == 0:
                 slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
                 new = UPDATE(slots, states, params)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from triton.runtime import driver
 
-from gatefuse.kernels import debug
+from gatefuse.kernels import debug, trial
 from gatefuse.kernels.block_loop import precision
 from gatefuse.kernels.codegen import computed, device_functions
 from gatefuse.kernels.drivers.fused import interpreted
@@ -51,7 +51,7 @@ def _turns(loop: Sequence, parts: list[int], whole: int) -> Iterator[tuple[int, 
             yield i, 1, part
 
 
-def _options(loop: Sequence, cut: GridTiles | GridBackwardTiles) -> dict[str, Any]:
+def _options(loop: Sequence, cut: GridTiles | GridBackwardTiles, way: str, **constants: Any) -> dict[str, Any]:
     # A cooperative launch fails where not all programs can be resident; any other would hang. Loads must not be moved
     # before the barrier, which Triton's pipelining of loops (stages above 1) doesn't know.
     resident = {} if interpreted() else {"launch_cooperative_grid": True}
@@ -59,8 +59,14 @@ def _options(loop: Sequence, cut: GridTiles | GridBackwardTiles) -> dict[str, An
     return {
         "CELL": loop.shape, "ORDER": loop.order, "HAS_RESTARTS": loop.restarts is not None,
         "HAS_LIVE": loop.live is not None, "PRECISION": precision(loop.x.dtype), "FORM": _form(),
-        "num_warps": cut.warps, "num_stages": 1, **tiles, **resident,
+        "LOADS": ".cg", "num_warps": cut.warps, "num_stages": 1, **constants, **tiles, **resident, **_tried(way),
     }  # fmt: skip
+
+
+def _tried(way: str) -> dict[str, Any]:
+    """What is tried of how the kernel is compiled; in the interpreter there is no other form of the barrier."""
+    tried = trial.options("grid", way)
+    return {name: value for name, value in tried.items() if name != "FORM" or not interpreted()}
 
 
 def _counters(loop: Sequence, tiles: int) -> Tensor:
@@ -84,7 +90,8 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
                 grid_forward_kernel, grid, x, weights, bias, loop.states, loop.parameters, loop.restarts, loop.fresh,
                 loop.live, *kept._replace(fed=exchanged), counters, i, steps, tiles, T, B, H, loop.W,
                 UPDATE=functions.update, VECTORS=functions.any_vectors, HAS_BIAS=bias is not None,
-                KEEP=kept.rest.shape[0] > 0, SAVE=save, UNTIL=until, **_options(loop, cut),
+                KEEP=kept.rest.shape[0] > 0, SAVE=save, UNTIL=until,
+                **_options(loop, cut, "forward", ROWS="gates", LEFT="weights"),
             )  # fmt: skip
     return (kept._replace(fed=exchanged) if save else kept).result()
 
@@ -105,6 +112,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
                 grid_backward_kernel, grid, x, kept.saved, weights, loop.states, loop.parameters, loop.restarts,
                 loop.fresh, loop.live, kept.output, kept.rest, upstream.output, upstream.rest, *d, partial, counters,
                 i, steps, tiles, T, B, H, loop.W,
-                BACKWARD=functions.any_backward, HAS_D_REST=upstream.rest is not None, PART=part, **_options(loop, cut),
+                BACKWARD=functions.any_backward, HAS_D_REST=upstream.rest is not None, PART=part,
+                **_options(loop, cut, "backward", SUMS="one"),
             )  # fmt: skip
     return finish(loop, kept, d)

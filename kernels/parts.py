@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gatefuse.kernels import trial
+
 # Steps of a recorded part; what remains is launched.
 LENGTHS = (32, 8)
 # Values of a state, B * H, up to which recording is expected to pay its copies. Counted, not measured: for an LSTM in
@@ -24,10 +26,10 @@ class Part(NamedTuple):
         return slice(self.first, self.last)
 
 
-def parts(T: int, reverse: bool) -> list[Part]:
-    """A sequence's parts, in the order in which they run."""
+def parts(T: int, reverse: bool, way: str = "forward") -> list[Part]:
+    """A sequence's parts, in the order in which they run forward."""
     found, done = [], 0
-    for length in LENGTHS:
+    for length in trial.tiles("step", way).get("LENGTHS", LENGTHS):
         while T - done >= length:
             found.append(Part(done, done + length, True))
             done += length
@@ -36,6 +38,7 @@ def parts(T: int, reverse: bool) -> list[Part]:
     return [Part(T - p.last, T - p.first, p.recorded) for p in found] if reverse else found
 
 
-def worth_recording(T: int, B: int, H: int) -> bool:
+def worth_recording(T: int, B: int, H: int, way: str = "forward") -> bool:
     """Whether a sequence has a part to record, and states small enough for it to pay."""
-    return min(LENGTHS) <= T and 0 < B * H <= LARGEST
+    tried = trial.tiles("step", way)
+    return min(tried.get("LENGTHS", LENGTHS)) <= T and 0 < B * H <= tried.get("LARGEST", LARGEST)

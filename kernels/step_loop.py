@@ -30,7 +30,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
         found = [forward(each, save, all_states) for each in _apart(loop)]
         return Forward(*join(list(zip(*found, strict=True)), FORWARD, loop.H))
     key = _key(loop, "forward", save, all_states)
-    if not _wanted(loop, key):
+    if not _wanted(loop, key, "forward"):
         return step_launches.forward(loop, save, all_states).result()
 
     def run(*inputs: Any) -> Forward:
@@ -61,7 +61,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         ]
         return Gradients(*join(list(zip(*each, strict=True)), GRADIENTS, loop.H))
     key = _key(loop, "backward", upstream.rest is not None)
-    if not _wanted(loop, key):
+    if not _wanted(loop, key, "backward"):
         return finish(loop, kept, step_launches.backward(loop, kept, upstream))
 
     def run(*tensors: Any) -> Backward:
@@ -74,7 +74,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     unread = {0} if all(block >= 0 for block in loop.shape.SAVED) else set()
     d = loop.gradients(upstream.finals)
     with recording.lock:
-        for part, replay in _replays(parts(loop.T, loop.reverse)[::-1], key, run, _SHARED | unread):
+        for part, replay in _replays(parts(loop.T, loop.reverse, "backward")[::-1], key, run, _SHARED | unread):
             steps = part.steps
             d_rest = None if upstream.rest is None else upstream.rest[:, steps]
             found = replay((
@@ -100,9 +100,9 @@ def _apart(loop: Sequence) -> list[Sequence]:
     return found
 
 
-def _wanted(loop: Sequence, key: Hashable) -> bool:
+def _wanted(loop: Sequence, key: Hashable, way: str) -> bool:
     """Whether this call is cut into recorded parts."""
-    worth = worth_recording(loop.T, loop.B, loop.H)
+    worth = worth_recording(loop.T, loop.B, loop.H, way)
     return worth and recording.possible(loop.x.device) and recording.again(key)
 
 

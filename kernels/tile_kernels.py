@@ -30,14 +30,19 @@ def time_of(i, T, d, ORDER: tl.constexpr):
 
 @triton.jit
 def weight_chunk(
-    weight_ptr, u0, k0, p: tl.constexpr, H: tl.constexpr, W: tl.constexpr, CELL: tl.constexpr, BU: tl.constexpr,
-    KC: tl.constexpr,
+    weight_ptr, u0, k0, p: tl.constexpr, H: tl.constexpr, W: tl.constexpr, CELL: tl.constexpr, ROWS: tl.constexpr,
+    BU: tl.constexpr, KC: tl.constexpr,
 ):  # fmt: skip
-    """Product p's rows of BU units from u0 on, gate by gate, in KC columns from k0 on: (PADDED * BU, KC)."""
+    """Product p's rows of BU units from u0 on in KC columns from k0 on, (PADDED * BU, KC): gate by gate with ROWS
+    "gates", unit by unit with "units"."""
     N: tl.constexpr = CELL.PADDED[p]
     row = tl.arange(0, N * BU)[:, None]
-    gate = row // BU
-    unit = u0 + row % BU
+    if ROWS == "units":
+        gate = row % N
+        unit = u0 + row // N
+    else:
+        gate = row // BU
+        unit = u0 + row % BU
     k = k0 + tl.arange(0, KC)[None, :]
     inside = (gate < CELL.COUNT[p]) & (unit < H) & (k < H)
     return tl.load(weight_ptr + ((CELL.FIRST[p] + gate) * W + unit) * H + k, mask=inside, other=0.0)
@@ -53,28 +58,30 @@ def first_of(values, N: tl.constexpr):
 
 
 @triton.jit
-def split_gates(rows, p: tl.constexpr, CELL: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
+def split_gates(
+    rows, p: tl.constexpr, CELL: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr
+):  # fmt: skip
     """Product p's gates, tiles (HP, BB), out of its padded rows."""
     N: tl.constexpr = CELL.PADDED[p]
     COUNT: tl.constexpr = CELL.COUNT[p]
-    return first_of(split_rows(rows, N, HP, BB), COUNT)
+    return first_of(split_rows(rows, N, ROWS, HP, BB), COUNT)
 
 
 @triton.jit
-def split_rows(rows, N: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
+def split_rows(rows, N: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
     """N tiles (HP, BB) of (N * HP, BB); N is 1, 2, 4 or 8."""
     # Triton compiles what follows a return, even under a condition it knows: hence the branches.
     if N == 1:
         return (rows,)
     elif N == 2:
-        return tl.split(gate_last(rows, N, HP, BB))
+        return tl.split(gate_last(rows, N, ROWS, HP, BB))
     elif N == 4:
-        even, odd = tl.split(tl.reshape(gate_last(rows, N, HP, BB), (HP, BB, 2, 2)))
+        even, odd = tl.split(tl.reshape(gate_last(rows, N, ROWS, HP, BB), (HP, BB, 2, 2)))
         a, c = tl.split(even)
         b, d = tl.split(odd)
         return (a, b, c, d)
     else:
-        even, odd = tl.split(tl.reshape(gate_last(rows, N, HP, BB), (HP, BB, 4, 2)))
+        even, odd = tl.split(tl.reshape(gate_last(rows, N, ROWS, HP, BB), (HP, BB, 4, 2)))
         ae, cg = tl.split(tl.reshape(even, (HP, BB, 2, 2)))
         bf, dh = tl.split(tl.reshape(odd, (HP, BB, 2, 2)))
         a, e = tl.split(ae)
@@ -85,9 +92,12 @@ def split_rows(rows, N: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
 
 
 @triton.jit
-def gate_last(rows, N: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
+def gate_last(rows, N: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
     """(N * HP, BB) as (HP, BB, N)."""
-    return tl.permute(tl.reshape(rows, (N, HP, BB)), (1, 2, 0))
+    if ROWS == "units":
+        return tl.permute(tl.reshape(rows, (HP, N, BB)), (0, 2, 1))
+    else:
+        return tl.permute(tl.reshape(rows, (N, HP, BB)), (1, 2, 0))
 
 
 @triton.jit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, TypeVar
 
+from gatefuse.kernels import trial
 from gatefuse.kernels.limits import Limits
 from gatefuse.kernels.program import Program
 
@@ -16,10 +17,10 @@ class Tiles(NamedTuple):
     warps: int
 
 
-def block_tiles(H: int) -> Tiles:
+def block_tiles(H: int, way: str = "forward") -> Tiles:
     """The block driver's tiles for a hidden size; the matrix unit takes 16 at least on every side."""
     HP = _power(H)
-    return Tiles(HP, 16, 8 if HP >= 128 else 4)
+    return Tiles(HP, 16, 8 if HP >= 128 else 4)._replace(**trial.tiles("block", way))
 
 
 def block_shared_bytes(program: Program, H: int, itemsize: int) -> int:
@@ -64,16 +65,15 @@ def grid_tiles(program: Program, H: int, B: int, itemsize: int, held: Limits, di
     16 units of 4 gates fill a Hopper matrix instruction's 64 rows; with fewer, more programs share the weights. A tile
     of 8 samples leaves room for the weights of 1536 units on 96 programs.
     """
-    KC = _chunk(H, 512)
-    columns = -(-H // KC) * KC
-
     held = held._replace(programs=held.programs // directions)
 
-    def cut(BU: int, BB: int) -> GridTiles:
-        shared = (_padded(program) * BU + BB) * columns * itemsize
-        return GridTiles(BU, KC, BB, 8 if BB == 64 else 4, -(-H // BU), shared)
+    def cut(BU: int, BB: int, KC: int = _chunk(H, 512), warps: int = 0) -> GridTiles:
+        shared = (_padded(program) * BU + BB) * -(-H // KC) * KC * itemsize
+        return GridTiles(BU, KC, BB, warps or (8 if BB == 64 else 4), -(-H // BU), shared)
 
-    return _choose([*([cut(BU, BB) for BB in _batches(B)] for BU in (16, 8)), [cut(16, 8)]], B, held)
+    found = _choose([*([cut(BU, BB) for BB in _batches(B)] for BU in (16, 8)), [cut(16, 8)]], B, held)
+    tried = trial.tiles("grid", "forward")
+    return cut(**{"BU": found.BU, "BB": found.BB, **tried}) if tried else found
 
 
 # From here on a step backward is expected to gain more by sharing a product's sum than a second barrier costs.
@@ -89,20 +89,24 @@ def grid_backward_tiles(
     """The grid driver's tiles backward; see grid_tiles. At small H each program has all of a product's sum, from
     H 512 on as small a part of it as there are programs for."""
 
-    def cut(BN: int, slices: int, BB: int) -> GridBackwardTiles:
-        KC = max(64, _chunk(-(-H // slices), 128)) if slices > 1 else _chunk(H, 256)
-        chunks = -(-H // (slices * KC))
-        units = -(-H // BN) * slices
+    def cut(BN: int, SLICES: int, BB: int, KC: int = 0, warps: int = 0) -> GridBackwardTiles:
+        KC = KC or (max(64, _chunk(-(-H // SLICES), 128)) if SLICES > 1 else _chunk(H, 256))
+        chunks = -(-H // (SLICES * KC))
+        units = -(-H // BN) * SLICES
         shared = (BN + BB) * len(program.columns) * chunks * KC * itemsize
-        BU = BN if slices == 1 else _power(-(-H // units))
-        return GridBackwardTiles(BU, BN, slices, chunks, KC, BB, 8 if BN * BB > 1024 else 4, units, shared)
+        BU = BN if SLICES == 1 else _power(-(-H // units))
+        return GridBackwardTiles(
+            BU, BN, SLICES, chunks, KC, BB, warps or (8 if BN * BB > 1024 else 4), units, shared
+        )  # fmt: skip
 
     held = held._replace(programs=held.programs // directions)
     gates = max((len(p.gates) for p in program.products), default=0)
 
     cuts = [(64, slices) for slices in range(8, 1, -1)] if H >= _SPLIT else [(16, 1)]
     found = [[cut(*how, BB) for BB in _batches(B)] for how in cuts]
-    return _choose([[row[0], *(c for c in row[1:] if gates * c.CHUNKS <= _ASKED)] for row in found], B, held)
+    best = _choose([[row[0], *(c for c in row[1:] if gates * c.CHUNKS <= _ASKED)] for row in found], B, held)
+    tried = trial.tiles("grid", "backward")
+    return cut(**{"BN": best.BN, "SLICES": best.SLICES, "BB": best.BB, **tried}) if tried else best
 
 
 _Cut = TypeVar("_Cut", GridTiles, GridBackwardTiles)
