@@ -19,9 +19,15 @@ from gatefuse.kernels.torch_functions import TorchFunctions, torch_functions
 _CACHED = 16384
 
 
-def by_step(mask: Tensor | None) -> tuple[Tensor, ...] | None:
-    """(T, B) as (B, 1) each."""
-    return None if mask is None else mask.unsqueeze(2).unbind(0)
+def by_step(mask: Tensor | None, T: int, usual: bool) -> list[Tensor | None]:
+    """A mask (T, B) as (B, 1) each, None where all of a step is ``usual``, if that can be known without waiting."""
+    if mask is None:
+        return [None] * T
+    columns = mask.unsqueeze(2).unbind(0)
+    if mask.device.type != "cpu":
+        return list(columns)
+    idle = (mask == usual).all(1).tolist()
+    return [None if same else column for same, column in zip(idle, columns, strict=True)]
 
 
 def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
@@ -69,7 +75,7 @@ class _Steps:
         self._weights, self._parameters = loop.weights(), loop.parameters.unbind(0)
         self._upstream = [upstream.output.unbind(0)]
         self._upstream += [] if upstream.rest is None else [d.unbind(0) for d in upstream.rest]
-        self._begins, self._lives = by_step(loop.restarts), by_step(loop.live)
+        self._begins, self._lives = by_step(loop.restarts, loop.T, False), by_step(loop.live, loop.T, True)
         self.d_states: Several[Tensor] = upstream.finals.unbind(0)
         self.d_fresh = [torch.zeros_like(s) for s in loop.states]
         self.d_parameters = torch.zeros_like(loop.parameters)
@@ -80,7 +86,7 @@ class _Steps:
 
     def run(self, t: int, factors: Several[Tensor]) -> None:
         """Step t backward."""
-        program, lives = self._loop.program, self._lives
+        program, live = self._loop.program, self._lives[t]
         after = list(self.d_states)
         for s, upstream in enumerate(self._upstream):
             after[s] = after[s] + upstream[t]
@@ -94,7 +100,7 @@ class _Steps:
             if phase.final:
                 before = list(found[n : n + len(after)])
                 for k, d in zip(self._functions.hoisted.late, found[n + len(after) :], strict=True):
-                    self.d_parameters[k] += (d if lives is None else torch.where(lives[t], d, 0.0)).sum(0)
+                    self.d_parameters[k] += (d if live is None else torch.where(live, d, 0.0)).sum(0)
             for k in program.stage_products(phase.stage):
                 rows = self._store(k, t, d_slots)
                 if program.products[k].state < 0:
@@ -104,7 +110,7 @@ class _Steps:
                 own, rows, weight = before[s], self._rows[k][t], self._weights[k]
                 before[s] = torch.mm(rows, weight) if own is None else torch.addmm(own, rows, weight)
         for k, buffer in self._apart.items():
-            buffer[t] = d_slots[k] if lives is None else torch.where(lives[t], d_slots[k], 0.0)
+            buffer[t] = d_slots[k] if live is None else torch.where(live, d_slots[k], 0.0)
         self.d_states = self._crossed(t, [torch.zeros_like(after[0]) if d is None else d for d in before], after)
 
     def _store(self, k: int, t: int, d_slots: dict[int, Tensor]) -> Tensor:
@@ -112,17 +118,18 @@ class _Steps:
         first, R = self._loop.program.products[k].first, self._loop.shape.R
         columns = range(first, first + len(self._loop.program.products[k].gates))
         rows = torch.cat([d_slots[R.index(column)] for column in columns], 1, out=self._rows[k][t])
-        return rows if self._lives is None else rows.masked_fill_(~self._lives[t], 0.0)
+        live = self._lives[t]
+        return rows if live is None else rows.masked_fill_(~live, 0.0)
 
     def _crossed(self, t: int, before: list[Tensor], after: list[Tensor]) -> list[Tensor]:
         """Gradients of the states before the step, on the other side of a border and of a sample's end."""
-        if self._begins is not None:
-            begins = self._begins[t]
+        begins, live = self._begins[t], self._lives[t]
+        if begins is not None:
             for s, d in enumerate(before):
                 self.d_fresh[s] += torch.where(begins, d, 0.0)
                 before[s] = torch.where(begins, 0.0, d)
-        if self._lives is not None:
-            before = [torch.where(self._lives[t], d, old) for d, old in zip(before, after, strict=True)]
+        if live is not None:
+            before = [torch.where(live, d, old) for d, old in zip(before, after, strict=True)]
         return before
 
     def d_slots(self, steps: slice = slice(None)) -> list[Tensor]:

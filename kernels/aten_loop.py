@@ -23,15 +23,15 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     x_only, sums = _x_only(loop), _sums(loop, save)
     pieces = [loop.columns(sums, k).unbind(0) for k in range(len(program.products))]
     weights, parameters = [w.t() for w in loop.weights()], loop.parameters.unbind(0)
-    begins, lives = by_step(loop.restarts), by_step(loop.live)
+    begins, lives = by_step(loop.restarts, loop.T, False), by_step(loop.live, loop.T, True)
     fresh = () if loop.fresh is None else loop.fresh.unbind(0)
     states: Several[Tensor] = loop.states.unbind(0)
     steps: list[Several[Tensor]] = []
     fed: list[list[Tensor]] = []
     for t, *_ in loop.steps():
-        before = states
-        if begins is not None:
-            states = [torch.where(begins[t], first, s) for first, s in zip(fresh, states, strict=True)]
+        before, begin, live = states, begins[t], lives[t]
+        if begin is not None:
+            states = [torch.where(begin, first, s) for first, s in zip(fresh, states, strict=True)]
         slots: list[Tensor | None] = [None if column is None else column[t] for column in x_only]
         computed: list[Tensor] = []
         for stage, vectors_of in enumerate(functions.vectors, 1):
@@ -46,8 +46,8 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
                 for column, part in enumerate(piece.chunk(len(p.gates), 1), p.first):
                     slots[column_slot(column)] = part
         states = functions.update(slots, states, parameters)
-        if lives is not None:
-            states = [torch.where(lives[t], new, old) for new, old in zip(states, before, strict=True)]
+        if live is not None:
+            states = [torch.where(live, new, old) for new, old in zip(states, before, strict=True)]
         steps.append(states)
         fed.append(computed)
     return _kept(loop, save, all_states, steps, fed, sums)

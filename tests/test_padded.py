@@ -67,12 +67,22 @@ def test_what_lies_in_the_padding_reaches_nothing(way, cell):
 
 
 @pytest.mark.parametrize(
-    ("cell", "lengths", "pads"),
-    [("lstm", [9, 9, 5], True), ("lstm", [9, 1, 2], False), ("lstm", [3, 3, 2], True), ("gru", [9, 9, 9], False)],
-)
-def test_padding_is_picked_where_it_pays(cell, lengths, pads):
-    assert vendor._pad(find_cell(cell), torch.zeros(9, 3, 4), torch.tensor(lengths)) is pads
-    assert not vendor._pad(find_cell(cell), torch.zeros(9, 3, 4).double(), torch.tensor(lengths))
+    ("cell", "lengths", "H", "grad", "pads"),
+    [
+        ("lstm", [9, 9, 5], 4, False, True), ("lstm", [9, 1, 2], 4, True, False), ("lstm", [3, 3, 2], 4, True, True),
+        ("gru", [9, 9, 5], 4, True, True), ("gru", [9, 9, 9], 4, False, False), ("gru", [9, 5, 4], 4, True, False),
+        ("gru", [9, 9, 9], 700, True, False),
+    ],
+)  # fmt: skip
+def test_padding_is_picked_where_it_pays(cell, lengths, H, grad, pads):
+    with torch.set_grad_enabled(grad):
+        assert vendor._pad(find_cell(cell), torch.zeros(9, 3, 4), torch.tensor(lengths), H) is pads
+
+
+def test_an_lstm_in_float64_pads_as_other_cells_do():
+    x = torch.zeros(9, 3, 4, dtype=torch.float64)
+    assert vendor._pad(find_cell("lstm"), x, torch.tensor([9, 9, 9]), 4)
+    assert not vendor._pad(find_cell("lstm"), x, torch.tensor([9, 5, 4]), 4)
 
 
 def test_packed_lstms_run_padded_too(monkeypatch):

@@ -34,6 +34,7 @@ def stack(
     num_layers: int,
     bidirectional: bool,
     dropout: float,
+    clean: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All layers and directions.
 
@@ -42,6 +43,7 @@ def stack(
         states: (L * D, B, H) each.
         weights: as in torch_loop.call.
         lengths: (B,) integers from 0 to T on x's device.
+        clean: x is zero beyond each sample's end, and nobody reads the output there, which may then be anything.
 
     Returns:
         The output (T, B, D * H), zero beyond each sample's end, and the final states (L * D, B, H).
@@ -61,7 +63,9 @@ def stack(
             k = layer * D + d
             own = turn(x, lengths) if d else x
             first = tuple(s[k : k + 1] for s in states)
-            output, last = _direction(cell, own, first, weights[k * each : (k + 1) * each], lengths, over, bias)
+            output, last = _direction(
+                cell, own, first, weights[k * each : (k + 1) * each], lengths, over, bias, clean
+            )  # fmt: skip
             outputs.append(turn(output, lengths) if d else output)
             finals.append(last)
         x = torch.cat(outputs, -1) if D > 1 else outputs[0]
@@ -76,9 +80,11 @@ def _direction(
     lengths: Tensor,
     over: Tensor,
     bias: bool,
+    clean: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     # Whatever lies in the padding must not reach a gradient: zero times not-a-number is none.
-    x = x.masked_fill(over[:, :, None], 0.0)
+    if not clean:
+        x = x.masked_fill(over[:, :, None], 0.0)
     if cell is lstm:
         w_ih, *others = weights
         H = w_ih.shape[0] // 4
@@ -86,9 +92,10 @@ def _direction(
         x = torch.cat([x, over[:, :, None].to(x.dtype)], -1)
         weights = [torch.cat([w_ih, held], 1), *others]
     output, (_, *cells) = torch_loop.call(cell, x, states, weights, bias=bias)
-    last = (lengths - 1).clamp(min=0)[None, :, None].expand(1, -1, output.shape[2])
-    final = torch.where((lengths == 0)[None, :, None], states[0], output.gather(0, last))
-    return output.masked_fill(over[:, :, None], 0.0), (final, *cells)
+    B = output.shape[1]
+    last = (lengths - 1).clamp(min=0) * B + torch.arange(B, device=x.device)
+    final = torch.where((lengths == 0)[None, :, None], states[0], output.flatten(0, 1).index_select(0, last))
+    return output if clean else output.masked_fill(over[:, :, None], 0.0), (final, *cells)
 
 
 def turn(sequence: Tensor, lengths: Tensor | None) -> Tensor:

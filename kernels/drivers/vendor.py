@@ -26,6 +26,8 @@ name = "vendor"
 # The part of the longest sample's steps that samples must have for padding to pay: 0.36 lost by 1.2 times and 0.74 won
 # by 1.4 (H 256, B 32), 0.44 won by more (H 64, B 16), forward and training, on two cores of an AMD EPYC.
 _FULL = 0.5
+# Likewise for the other cells in training: at 0.75, B * H 1024, padding won by 1.2 times, and at 8192 it lost by 1.07.
+_FULLER, _SMALL = 0.7, 2048
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -79,7 +81,8 @@ def stack(
         bias: whether weights hold biases; by default read off their number.
         dropout: the probability of zeroing the output of every layer but the last; pass 0 when not training.
         lengths: (B,) integers on any device, or None; for an LSTM on a GPU they are needed on the host, which waits.
-        packing: how samples of these lengths lie packed, where it is known already.
+        packing: how samples of these lengths lie packed, where x comes from there and the output goes there: x is
+            zero beyond each sample's end, and the output may be anything.
 
     Returns:
         The output (T, B, D * H), or (B, T, D * H), and the final states (L * D, B, H): none is a view of an argument.
@@ -94,9 +97,10 @@ def stack(
     if lengths is None or (x.device.type == lengths.device.type == "cpu" and int(lengths.min()) == T):
         return torch_loop.call(cell, x, states, weights, batch_first=batch_first, **form)
 
-    if _pad(cell, x, lengths):
+    if _pad(cell, x, lengths, states[0].shape[2]):
         x = x.transpose(0, 1) if batch_first else x
-        output, finals = padded.stack(cell, x, states, weights, lengths.to(x.device), **form)
+        clean = packing is not None
+        output, finals = padded.stack(cell, x, states, weights, lengths.to(x.device), clean=clean, **form)
         return output.transpose(0, 1) if batch_first else output, finals
     empty = None
     if packing is None:
@@ -112,15 +116,19 @@ def stack(
     return output.transpose(0, 1) if batch_first else output, finals
 
 
-def _pad(cell: Cell, x: Tensor, lengths: Tensor) -> bool:
+def _pad(cell: Cell, x: Tensor, lengths: Tensor, H: int) -> bool:
     """Whether samples run as many steps as the longest, rather than packed.
 
     On a GPU packing waits for the lengths; but cuDNN wants an LSTM's weights as they lie, and padding adds a column.
-    On a CPU oneDNN runs LSTMs unless they are packed or in float64, and torch's slower native loop all others.
+    On a CPU oneDNN runs LSTMs unless they are packed or in float64, and torch's slower native loop all others, whose
+    backward takes packed sequences apart step by step.
     """
     if x.device.type != "cpu":
         return cell is not lstm
-    return cell is lstm and x.dtype != torch.float64 and int(lengths.sum()) >= _FULL * int(lengths.max()) * len(lengths)
+    full = int(lengths.sum()) / max(1, int(lengths.max()) * len(lengths))
+    if cell is lstm and x.dtype != torch.float64:
+        return full >= _FULL
+    return torch.is_grad_enabled() and full >= _FULLER and len(lengths) * H <= _SMALL
 
 
 def flatten(
