@@ -56,7 +56,7 @@ class Packing(NamedTuple):
         """The way back, zero beyond each sample's end; T steps, by default the longest sample's."""
         shape = len(self.sizes) if T is None else T, len(self.lengths)
         rows = data.new_zeros(shape[0] * shape[1], *data.shape[1:])
-        return rows.index_copy(0, self.rows, data).unflatten(0, shape)
+        return rows.index_copy_(0, self.rows, data).unflatten(0, shape)
 
     def arrange(self, states: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """(L * D, B, H) each, from the batch's order of samples to the packed one."""

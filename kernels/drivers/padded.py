@@ -69,7 +69,9 @@ def stack(
             outputs.append(turn(output, lengths) if d else output)
             finals.append(last)
         x = torch.cat(outputs, -1) if D > 1 else outputs[0]
-    return pad(x, (0, 0, 0, 0, 0, whole - T)), tuple(torch.cat(column) for column in zip(*finals, strict=True))
+    if whole > T:  # pad copies in any case
+        x = pad(x, (0, 0, 0, 0, 0, whole - T))
+    return x, tuple(torch.cat(column) for column in zip(*finals, strict=True))
 
 
 def _direction(
