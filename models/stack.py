@@ -96,7 +96,10 @@ class Stack:
         if isinstance(x, PackedSequence):
             packed = x
             packing, x, lengths = self._unpack(x, lengths, resets)
-        call = self._prepare(x, state, lengths, resets, reset_state, all_states)
+        # lengths of a PackedSequence need no check
+        call = self._prepare(x, state, lengths if packing is None else None, resets, reset_state, all_states)
+        if packing is not None:
+            call = call._replace(lengths=lengths)
         how = plan_of(request_of(self.cell, call), self.driver)
         batch_first = self.batch_first and call.batched
         dropout = self.dropout if self.training else 0.0

@@ -43,7 +43,8 @@ def stack(
         states: (L * D, B, H) each.
         weights: as in torch_loop.call.
         lengths: (B,) integers from 0 to T on x's device.
-        clean: x is zero beyond each sample's end, and nobody reads the output there, which may then be anything.
+        clean: no length is 0, x is zero beyond each sample's end, and nobody reads the output there, which may then be
+            anything.
 
     Returns:
         The output (T, B, D * H), zero beyond each sample's end, and the final states (L * D, B, H).
@@ -95,9 +96,12 @@ def _direction(
         weights = [torch.cat([w_ih, held], 1), *others]
     output, (_, *cells) = torch_loop.call(cell, x, states, weights, bias=bias)
     B = output.shape[1]
-    last = (lengths - 1).clamp(min=0) * B + torch.arange(B, device=x.device)
-    final = torch.where((lengths == 0)[None, :, None], states[0], output.flatten(0, 1).index_select(0, last))
-    return output if clean else output.masked_fill(over[:, :, None], 0.0), (final, *cells)
+    ends = lengths - 1 if clean else (lengths - 1).clamp(min=0)
+    final = output.flatten(0, 1).index_select(0, ends * B + torch.arange(B, device=x.device)).unsqueeze(0)
+    if clean:
+        return output, (final, *cells)
+    final = torch.where((lengths == 0)[None, :, None], states[0], final)
+    return output.masked_fill(over[:, :, None], 0.0), (final, *cells)
 
 
 def turn(sequence: Tensor, lengths: Tensor | None) -> Tensor:

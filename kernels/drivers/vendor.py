@@ -94,7 +94,7 @@ def stack(
     T = x.shape[1] if batch_first else x.shape[0]
     form: Any = {"bias": bias, "num_layers": num_layers, "bidirectional": bidirectional, "dropout": dropout}
     # On a GPU one would wait to know.
-    if lengths is None or (x.device.type == lengths.device.type == "cpu" and int(lengths.min()) == T):
+    if lengths is None or (x.device.type == lengths.device.type == "cpu" and min(lengths.tolist()) == T):
         return torch_loop.call(cell, x, states, weights, batch_first=batch_first, **form)
 
     if _pad(cell, x, lengths, states[0].shape[2]):
@@ -125,7 +125,8 @@ def _pad(cell: Cell, x: Tensor, lengths: Tensor, H: int) -> bool:
     """
     if x.device.type != "cpu":
         return cell is not lstm
-    full = int(lengths.sum()) / max(1, int(lengths.max()) * len(lengths))
+    values = lengths.tolist()
+    full = sum(values) / max(1, max(values) * len(values))
     if cell is lstm and x.dtype != torch.float64:
         return full >= _FULL
     return torch.is_grad_enabled() and full >= _FULLER and len(lengths) * H <= _SMALL
