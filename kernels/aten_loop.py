@@ -88,7 +88,8 @@ def _kept(
     rest, fed_all = loop.x.new_empty(rest_shape), loop.x.new_zeros(fed_shape)
     if not steps:
         return Forward(loop.x.new_empty(0, loop.B, loop.W), rest, last, loop.x.new_empty(saved_shape), fed_all)
-    sequences = [_in_time(loop, column) for column in zip(*steps, strict=True)]
+    kept = 1 + rest_shape[0]
+    sequences = [_in_time(loop, column) for column in list(zip(*steps, strict=True))[:kept]]
     if rest_shape[0]:
         rest = torch.stack(sequences[1:])
     if save and fed_shape[0]:

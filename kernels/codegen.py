@@ -12,7 +12,7 @@ knows a tuple by its text, in which two cells' functions are the same.
 from __future__ import annotations
 
 import linecache
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -103,11 +103,26 @@ def _function(program: Program, name: str, args: Sequence[str], roots: list[Expr
         "d_states": [f"d_{s}" for s in cell.states],
         "d_vectors": [f"d_v{k}" for k in range(len(program.products))],
     }
-    used = input_names(roots)
-    lines = [f"{safe(value)} = {arg}[{k}]" for arg in args for k, value in enumerate(places[arg]) if value in used]
     body, results = Printer("triton", roots).emit(roots)
-    lines += [*body, "return (", *(f"    {value},  # {w}" for value, w in zip(results, what, strict=True)), ")"]
-    return ["@triton.jit", f"def {name}({', '.join(args)}):", *(f"    {line}" for line in lines), ""]
+    used = input_names(roots)
+    read = {arg: [value if value in used else "" for value in places[arg]] for arg in args}
+    return ["@triton.jit", *definition(name, read, body, zip(results, what, strict=True)), ""]
+
+
+def definition(
+    name: str, arguments: Mapping[str, Sequence[str]], body: Sequence[str], results: Iterable[tuple[str, str]]
+) -> list[str]:
+    """A function that takes tuples and returns one.
+
+    Args:
+        arguments: by argument, the names that its values have in the body, "" for those that it doesn't need.
+        results: each one's text, and what it is.
+    """
+    lines = [
+        f"{safe(value)} = {arg}[{k}]" for arg, values in arguments.items() for k, value in enumerate(values) if value
+    ]
+    lines += [*body, "return (", *(f"    {text},  # {what}" for text, what in results), ")"]
+    return [f"def {name}({', '.join(arguments)}):", *(f"    {line}" for line in lines)]
 
 
 def _by_number(name: str, args: Sequence[str], stages: dict[int, int]) -> list[str]:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.codegen import computed
+from gatefuse.kernels.codegen import computed, definition
 from gatefuse.kernels.expression import Expr, input_names
 from gatefuse.kernels.hoist import Hoisted, hoist
-from gatefuse.kernels.printer import Printer, safe
+from gatefuse.kernels.printer import Printer
 from gatefuse.kernels.program import Program
 
 Function = Callable[..., tuple[Tensor, ...]]
@@ -50,7 +50,7 @@ def torch_functions(cell: Cell) -> TorchFunctions:
         TranslationError: as gatefuse.source.
     """
     program, hoisted = cell.program, hoist(cell.program)
-    text = torch_source(program)
+    text = _source(program, hoisted)
     filename = f"<gatefuse {cell.key}, torch>"
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)  # for tracebacks
     namespace: dict[str, Any] = {"torch": torch}
@@ -67,7 +67,11 @@ def torch_functions(cell: Cell) -> TorchFunctions:
 
 def torch_source(program: Program) -> str:
     """The module of the functions."""
-    functions = ["\n".join(_printed(program, each)) for each in _functions(program)]
+    return _source(program, hoist(program))
+
+
+def _source(program: Program, hoisted: Hoisted) -> str:
+    functions = ["\n".join(_printed(program, hoisted, each)) for each in _functions(program, hoisted)]
     return f"# Generated from the equations of {program.cell.name}.\n\n\n" + "\n\n\n".join(functions) + "\n"
 
 
@@ -83,8 +87,8 @@ class _Function(NamedTuple):
 _FORWARD = ("slots", "states", "parameters")
 
 
-def _functions(program: Program) -> Iterator[_Function]:
-    cell, hoisted = program.cell, hoist(program)
+def _functions(program: Program, hoisted: Hoisted) -> Iterator[_Function]:
+    cell = program.cell
     for stage in range(1, program.stages + 1):
         if found := computed(program, stage):
             vectors = [program.products[k].vector for k in found]
@@ -102,27 +106,20 @@ def _functions(program: Program) -> Iterator[_Function]:
     yield _Function("d_parameters", (*_FORWARD, "d_slots"), hoisted.parameters, names, "states[0]")
 
 
-def _printed(program: Program, function: _Function) -> list[str]:
+def _printed(program: Program, hoisted: Hoisted, function: _Function) -> list[str]:
     cell = program.cell
     places = {
         "slots": [slot.name for slot in program.slots],
         "states": list(cell.states),
         "parameters": list(cell.parameters),
-        "factors": hoist(program).names,
+        "factors": hoisted.names,
         "d_states": [f"d_{s}" for s in cell.states],
         "d_vectors": [f"d_v{k}" for k in range(len(program.products))],
         "d_slots": [f"d_{slot.name}" for slot in program.slots],
     }
     used = input_names(function.results)
-    lines = [
-        f"{safe(value)} = {argument}[{k}]"
-        for argument in function.arguments
-        for k, value in enumerate(places[argument])
-        if value in used
-    ]
+    read = {arg: [value if value in used else "" for value in places[arg]] for arg in function.arguments}
     body, results = Printer("torch", function.results, like=function.like).emit(function.results)
     zeros = [k for k in function.absent if k < len(results) and function.results[k].number == 0]
     results = ["None" if k in zeros else text for k, text in enumerate(results)]
-    lines += [*body, "return ("]
-    lines += [f"    {result},  # {what}" for result, what in zip(results, function.what, strict=True)]
-    return [f"def {function.name}({', '.join(function.arguments)}):", *(f"    {line}" for line in [*lines, ")"])]
+    return definition(function.name, read, body, zip(results, function.what, strict=True))

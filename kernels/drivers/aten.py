@@ -1,7 +1,7 @@
 """A Python loop of torch operators generated from the equations, with a backward derived from them.
 
 Runs wherever torch does, in float32 and float64, without a compiler. Beside the eager loop, whose gradients autograd
-puts together step by step, all of the backward that doesn't depend on later steps is computed for all steps at once.
+puts together step by step, all of the backward that doesn't depend on later steps is computed for many steps at once.
 """
 
 from __future__ import annotations
