@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,34 @@ from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.ops import KERNELS
 
 
+class Layout(NamedTuple):
+    """How a network has its sequences.
+
+    Attributes:
+        there: from (T, B, ·), before anything is timed.
+        back: the way back, after.
+    """
+
+    there: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+
+
+TIME_FIRST = Layout(lambda sequence: sequence, lambda sequence: sequence)
+BATCH_FIRST = Layout(lambda sequence: sequence.transpose(0, 1).contiguous(), lambda sequence: sequence.transpose(0, 1))
+
+
 @dataclass(frozen=True)
 class Network:
     """A built contender.
 
     Attributes:
-        forward: x -> the output of every step; both (T, B, ·), or both (B, T, ·) if batch_first.
+        forward: x -> the output of every step, both in the layout.
         parameters: what training differentiates besides x.
     """
 
     forward: Callable[[Tensor], Tensor]
     parameters: tuple[Tensor, ...]
-    batch_first: bool = False
+    layout: Layout = TIME_FIRST
 
 
 @dataclass(frozen=True)

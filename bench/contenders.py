@@ -10,7 +10,7 @@ from torch import nn
 
 from gatefuse.bench import compiled, optional
 from gatefuse.bench.contender import Contender, Network
-from gatefuse.bench.networks import TORCH, auto, by_driver, scratch, torch_layer, torch_padded
+from gatefuse.bench.networks import TORCH, auto, by_driver, packed, scratch, torch_layer, torch_padded
 from gatefuse.bench.sweeps import Group
 from gatefuse.kernels.drivers import DRIVERS
 from gatefuse.models.scratch import D2LGRU, FusedLSTM, NaiveLSTM
@@ -60,6 +60,7 @@ CONTENDERS = (
     _scratch("d2l GRU", "gru_reset_first", D2LGRU, batch_first=False),
     *(Contender(f"gatefuse {name}", by_driver(name), driver=name) for name in DRIVERS),
     Contender("gatefuse auto", auto, driver="auto"),
+    Contender("gatefuse packed", packed, only_ragged=True),
     Contender("torch.compile step", compiled.build, deep=False, ragged=False, why=compiled.refusal),
     _optional("FlashRNN", optional.flashrnn, optional.FLASHRNN, optional.FLOATS, optional.flashrnn_refusal),
     _optional("Haste", optional.haste, ("lstm", "gru"), ("float32",), optional.missing("haste_pytorch")),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pandas as pd
 
 from .blocks import Block, Heading, Table
-from .markdown import depth, digits, geometric, mean, percent, times
-from .results import Results
+from .markdown import depth, digits, geometric, mean, number, percent, times
+from .results import AUTO, PACKED, TORCH, Results, duels
 from .table import SHAPE
 
 _SIZES = ("H", "B", "T", "I")
@@ -79,6 +79,18 @@ def lengths(results: Results) -> Iterator[Block]:
         line[row["contender"]] = text
     table = pd.DataFrame(list(lines.values())).fillna("")
     yield Table(table if table["network"].any() else table.drop(columns="network"))
+    for beside, whose in (
+        (AUTO, "the same layer on padded input"),
+        (TORCH, "torch.nn, its packing and padding included"),
+    ):
+        both = duels(results.ok, PACKED, beside)
+        if both.empty:
+            continue
+        ratios = f"{times(geometric(both['over']))} the time of {whose}, {times(both['over'].min())} to"
+        yield (
+            f"`{PACKED}`, a layer on input that is packed beforehand, takes {ratios} {times(both['over'].max())}, in "
+            f"{number(len(both), 'group')}."
+        )
 
 
 def first_calls(results: Results) -> Iterator[Block]:

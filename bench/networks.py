@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatefuse
-from gatefuse.bench.contender import Network
+from gatefuse.bench.contender import BATCH_FIRST, TIME_FIRST, Layout, Network
 from gatefuse.bench.sweeps import Group
 from gatefuse.models.convert import load_layer_state
 from gatefuse.models.stack import Stack
@@ -53,9 +53,27 @@ def by_driver(name: str) -> Build:
 
 def auto(group: Group, source: nn.Module) -> Network:
     """gatefuse's layer as people import it, which picks a driver by itself."""
-    if group.shape.cell in _DROP_IN:
-        return _copy(group, _stack(_DROP_IN, group), source)
-    return _copy(group, _recurrent("auto", group), source)
+    return _copy(group, _imported(group), source)
+
+
+def packed(group: Group, source: nn.Module) -> Network:
+    """The same layer on sequences that are packed beforehand, and stay so."""
+    network = _load(_imported(group), source)
+    lengths = torch.tensor(group.shape.lengths)
+
+    def there(padded: Tensor) -> Tensor:
+        return pack_padded_sequence(padded, lengths, enforce_sorted=False).data
+
+    def forward(rows: Tensor) -> Tensor:
+        return network(form._replace(data=rows))[0].data
+
+    def back(rows: Tensor) -> Tensor:
+        return pad_packed_sequence(form._replace(data=rows), total_length=group.shape.T)[0]
+
+    form = pack_padded_sequence(
+        next(source.parameters()).new_empty(group.shape.T, len(lengths), 1), lengths, enforce_sorted=False
+    )
+    return Network(forward, tuple(network.parameters()), Layout(there, back))
 
 
 def torch_layer(group: Group, source: nn.Module) -> Network:
@@ -89,6 +107,10 @@ def _recurrent(driver: str, group: Group) -> nn.Module:
     return gatefuse.Recurrent(s.cell, s.I, s.H, num_layers=s.layers, bidirectional=s.bidirectional, driver=driver)
 
 
+def _imported(group: Group) -> nn.Module:
+    return _stack(_DROP_IN, group) if group.shape.cell in _DROP_IN else _recurrent("auto", group)
+
+
 def _stack(kinds: dict[str, Callable[..., nn.Module]], group: Group) -> nn.Module:
     s = group.shape
     return kinds[s.cell](s.I, s.H, num_layers=s.layers, bidirectional=s.bidirectional)
@@ -97,14 +119,12 @@ def _stack(kinds: dict[str, Callable[..., nn.Module]], group: Group) -> nn.Modul
 def _copy(group: Group, network: nn.Module, source: nn.Module, dtype: torch.dtype | None = None) -> Network:
     """A layer with the source's weights. One of gatefuse's gets lengths on its device, torch's gets packed sequences,
     which want them on the host."""
-    like = next(source.parameters())
-    network = network.to(device=like.device, dtype=dtype or like.dtype)
-    network.load_state_dict(source.state_dict())
+    network = _load(network, source, dtype)
     if not group.shape.lengths:
         return _network(network)
     lengths = torch.tensor(group.shape.lengths)
     if isinstance(network, Stack):
-        lengths = lengths.to(like.device)
+        lengths = lengths.to(next(source.parameters()).device)
         return Network(lambda x: network(x, lengths=lengths)[0], tuple(network.parameters()))
 
     def packed(x: Tensor) -> Tensor:
@@ -114,5 +134,12 @@ def _copy(group: Group, network: nn.Module, source: nn.Module, dtype: torch.dtyp
     return Network(packed, tuple(network.parameters()))
 
 
+def _load(network: nn.Module, source: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+    like = next(source.parameters())
+    network = network.to(device=like.device, dtype=dtype or like.dtype)
+    network.load_state_dict(source.state_dict())
+    return network
+
+
 def _network(network: nn.Module, batch_first: bool = False) -> Network:
-    return Network(lambda x: network(x)[0], tuple(network.parameters()), batch_first)
+    return Network(lambda x: network(x)[0], tuple(network.parameters()), BATCH_FIRST if batch_first else TIME_FIRST)

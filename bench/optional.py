@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from gatefuse.bench import compiled
-from gatefuse.bench.contender import Network
+from gatefuse.bench.contender import BATCH_FIRST, Network
 from gatefuse.bench.sweeps import Group
 
 # What FlashRNN has of gatefuse's cells and dtypes.
@@ -67,7 +67,7 @@ def flashrnn(group: Group, source: nn.Module) -> Network:
         states, _ = run(Wx, weights[1], weights[2], function=cell, backend="cuda_fused", dtype=group.dtype)
         return states[0].squeeze(2)  # (states, B, T, heads, H), of which the first state is the output
 
-    return Network(forward, weights, batch_first=True)
+    return Network(forward, weights, BATCH_FIRST)
 
 
 def haste(group: Group, source: nn.Module) -> Network:
@@ -91,4 +91,4 @@ def torchrl(group: Group, source: nn.Module) -> Network:
     resets = torch.zeros(s.B, s.T, dtype=torch.bool, device=like.device)
     run = module.lstm_triton if s.cell == "lstm" else module.gru_triton
     precision = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
-    return Network(lambda x: run(x, *states, *weights, resets, input_precision=precision)[0], weights, batch_first=True)
+    return Network(lambda x: run(x, *states, *weights, resets, input_precision=precision)[0], weights, BATCH_FIRST)

@@ -12,7 +12,7 @@ from torch import Tensor
 from gatefuse.bench import contenders as who
 from gatefuse.bench import networks
 from gatefuse.bench.clocks import Clock
-from gatefuse.bench.contender import Contender, Network
+from gatefuse.bench.contender import Contender, Layout, Network
 from gatefuse.bench.limits import Limits
 from gatefuse.bench.measure import Samples, describe, measure
 from gatefuse.bench.rows import Row, compare
@@ -71,7 +71,7 @@ def race(
 
     def check(name: str, result: object) -> None:
         row = rows[name]
-        row.error = _error(result, truth, built[name].batch_first)
+        row.error = _error(result, truth, built[name].layout)
         if not row.error <= WRONG[group.dtype]:
             raise ArithmeticError(f"errs by {row.error:.2g} against float64, over {WRONG[group.dtype]:.2g}")
 
@@ -120,7 +120,7 @@ def _call(group: Group, network: Network, batch: tuple[Tensor, ...]) -> Callable
 
     It returns the output and, in training, the input's gradient, in the network's layout.
     """
-    x, upstream = (t.transpose(0, 1).contiguous() for t in batch) if network.batch_first else batch
+    x, upstream = map(network.layout.there, batch)
     if group.mode == "forward":
 
         def forward() -> tuple[Tensor, ...]:
@@ -141,11 +141,10 @@ def _call(group: Group, network: Network, batch: tuple[Tensor, ...]) -> Callable
     return training
 
 
-def _error(result: object, truth: tuple[Tensor, ...], batch_first: bool) -> float:
+def _error(result: object, truth: tuple[Tensor, ...], layout: Layout) -> float:
     """The largest difference over the largest value, of the worst among output and gradient; NaN if any is."""
     assert isinstance(result, tuple)
     errors = []
     for got, ref in zip(result, truth, strict=True):
-        got = got.transpose(0, 1) if batch_first else got
-        errors.append(float((got - ref).abs().max() / ref.abs().max()))
+        errors.append(float((layout.back(got) - ref).abs().max() / ref.abs().max()))
     return max(errors, key=lambda error: (error != error, error))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .table import GROUP
 
-AUTO, TORCH = "gatefuse auto", "torch.nn"
+AUTO, PACKED, TORCH = "gatefuse auto", "gatefuse packed", "torch.nn"
 STATUS = ("ok", "failed", "left out")
 
 

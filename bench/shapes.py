@@ -203,12 +203,13 @@ LENGTHS = [
     for fill in _FILLS
 ]
 LENGTHS_CPU = [
-    Shape(cell, 64, 16, 100, 64, layers, both, fill=fill, ragged=True)
-    for cell, layers, both in (
-        ("lstm", 1, False),
-        ("gru", 1, False),
-        ("gru_reset_first", 1, False),
-        ("lstm", 2, True),
+    Shape(cell, H, B, T, H, layers, both, fill=fill, ragged=True)
+    for cell, H, B, T, layers, both in (
+        ("lstm", 64, 16, 100, 1, False),
+        ("gru", 64, 16, 100, 1, False),
+        ("gru_reset_first", 64, 16, 100, 1, False),
+        ("lstm", 64, 16, 100, 2, True),
+        ("lstm", 256, 32, 35, 1, False),
     )
     for fill in _FILLS
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import dropout as drop
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Outcome, Request, Task, Weights, driver
+from gatefuse.kernels.drivers import Form, Outcome, Request, Task, Weights, driver
 from gatefuse.models.checks import autocast_on
 
 
@@ -30,7 +30,7 @@ class Call(NamedTuple):
 
 
 def loop(
-    cell: Cell, driver_name: str, call: Call, bias: bool, bidirectional: bool, dropout: float, *, whole: bool = True
+    cell: Cell, driver_name: str, call: Call, form: Form, *, whole: bool = True
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """One driver call for each layer, and for each direction where the driver doesn't run both at once.
 
@@ -38,7 +38,7 @@ def loop(
 
     Args:
         call: with x of shape (T, B, I).
-        dropout: as in vendor.stack.
+        form: the layers'; x is time first whatever it says.
         whole: that torch.compile and torch.export get an operator for all steps; else those of the equations.
 
     Returns:
@@ -50,26 +50,26 @@ def loop(
             states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
             fresh = None if call.fresh is None else tuple([s.to(dtype) for s in call.fresh])
             call = call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh)
-            return loop(cell, driver_name, call, bias, bidirectional, dropout, whole=whole)
+            return loop(cell, driver_name, call, form, whole=whole)
 
     x, lengths = call.x, call.lengths
     if lengths is not None:
         lengths = lengths.to(x.device)
     rows = call.states[0].shape[0]
-    D, n = 2 if bidirectional else 1, len(call.weights) // rows
+    D, n = form.directions, len(call.weights) // rows
     run = _runner(driver_name) if whole else driver(driver_name).run
     both = D == 2 and both_at_once(cell, driver_name, call)
     sequences: tuple[Tensor, ...] = ()
     finals: list[tuple[Tensor, ...]] = []
     for first in range(0, rows, D):
-        if first and dropout:
-            x = drop(x, dropout)
+        if first and form.dropout:
+            x = drop(x, form.dropout)
         tasks = [
             Task(
                 cell,
                 x,
                 tuple([s[k] for s in call.states]),
-                bundle(call.weights[k * n : (k + 1) * n], bias),
+                bundle(call.weights[k * n : (k + 1) * n], form.bias),
                 lengths,
                 call.resets,
                 None if call.fresh is None else tuple([s[k] for s in call.fresh]),

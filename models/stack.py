@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Request, vendor
-from gatefuse.kernels.drivers.packing import Packing
+from gatefuse.kernels.drivers import Form, Request, vendor
+from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.plan import Plan, choose, explain
 from gatefuse.models.checks import check_input, check_lengths, check_resets, check_state
 from gatefuse.models.loop import Call, loop, request_of
@@ -74,66 +74,80 @@ class Stack:
             found = tuple([s.unsqueeze(1) for s in found])
         return tuple(map(Tensor.contiguous, found))
 
-    def _unpack(self, x: PackedSequence, lengths: Any, resets: Any) -> tuple[Packing, Tensor, Tensor]:
-        """How x is packed, and it in padded form, batch first where the layer is, with its lengths."""
-        if lengths is not None or resets is not None:
-            name = "lengths" if lengths is not None else "resets"
-            raise ValueError(f"{name} must be None with a PackedSequence: give a padded tensor with lengths instead.")
-        packing = Packing.like(x)
-        padded = packing.unpack(x.data)
-        return packing, padded.transpose(0, 1) if self.batch_first else padded, packing.lengths
+    def _prepare_packed(
+        self, x: PackedSequence, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
+    ) -> tuple[Packing, Call]:
+        """How x is packed, and the call, with packed rows as its x, and samples in the order of packing."""
+        for name, value in (("lengths", lengths), ("resets", resets), ("reset_state", reset_state)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} must be None with a PackedSequence: give a padded tensor with lengths instead."
+                )
+        weights = self._flat()
+        if x.data.dim() != 2:
+            raise RuntimeError(f"a PackedSequence's data must have shape (N, I). Got {tuple(x.data.shape)}.")
+        check_input(x.data, self.input_size, weights[0])
+        packing = Packing.of(x.batch_sizes, x.data.device)
+        T, B = packing.shape
+        n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
+        if state is None:
+            states = first_states(self.cell, x.data, n, B, H)
+        else:
+            states = reorder(self._states(state, (n, B, H), x.data, "state"), x.sorted_indices)
+        return packing, Call(x.data, states, weights, packing.lengths, None, None, all_states, T, B, True)
 
     def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Plan:
-        if isinstance(x, PackedSequence):
-            _, x, lengths = self._unpack(x, lengths, resets)
-        call = self._prepare(x, state, lengths, resets, reset_state, all_states)
+        given = x, state, lengths, resets, reset_state, all_states
+        call = self._prepare_packed(*given)[1] if isinstance(x, PackedSequence) else self._prepare(*given)
         return PLAN if transforming() else explain(Request(*request_of(self.cell, call)), self.driver)
 
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
     ) -> tuple[Any, Any]:
-        packed = packing = None
         if isinstance(x, PackedSequence):
-            packed = x
-            packing, x, lengths = self._unpack(x, lengths, resets)
-        # lengths of a PackedSequence need no check
-        call = self._prepare(x, state, lengths if packing is None else None, resets, reset_state, all_states)
-        if packing is not None:
-            call = call._replace(lengths=lengths)
-        how = plan_of(request_of(self.cell, call), self.driver)
-        batch_first = self.batch_first and call.batched
-        dropout = self.dropout if self.training else 0.0
-        sequences: tuple[Any, ...]
-        if how.driver == "vendor" and not torch.compiler.is_compiling():
-            output, finals = vendor.stack(
-                self.cell,
-                call.x,
-                call.states,
-                call.weights,
-                num_layers=self.num_layers,
-                bidirectional=self.bidirectional,
-                batch_first=batch_first,
-                bias=self.bias,
-                dropout=dropout,
-                lengths=call.lengths,
-                packing=packing,
-            )
+            packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states)
+            sequences, finals = self._run_packed(call, packing)
+            sequences = tuple([x._replace(data=rows) for rows in sequences])
+            finals = reorder(finals, x.unsorted_indices)
+        else:
+            call = self._prepare(x, state, lengths, resets, reset_state, all_states)
+            sequences, finals = self._run_padded(call)
+        return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
+
+    def _run_padded(self, call: Call) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
+        form = self._form(batch_first=self.batch_first and call.batched)
+        name = plan_of(request_of(self.cell, call), self.driver).driver
+        sequences: tuple[Tensor, ...]
+        if name == "vendor" and not torch.compiler.is_compiling():
+            output, finals = vendor.stack(self.cell, call.x, call.states, call.weights, form, call.lengths)
             sequences = (output,)
         else:
-            if batch_first:
+            if form.batch_first:
                 call = call._replace(x=call.x.transpose(0, 1))
-            # No transform can look into an operator for all steps, which torch.compile would get.
-            whole = not transforming()
-            sequences, finals = loop(self.cell, how.driver, call, self.bias, self.bidirectional, dropout, whole=whole)
-            if batch_first:
+            sequences, finals = self._loop(name, call, form)
+            if form.batch_first:
                 sequences = tuple([s.transpose(0, 1) for s in sequences])
-        if packed is not None and packing is not None:
-            steps = [s.transpose(0, 1) if batch_first else s for s in sequences]
-            sequences = tuple([packed._replace(data=packing.pack(s)) for s in steps])
         if not call.batched:
             sequences = tuple([s.squeeze(1) for s in sequences])
             finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
-        return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
+        return sequences, finals
+
+    def _run_packed(self, call: Call, packing: Packing) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
+        form = self._form(batch_first=False)
+        name = plan_of(request_of(self.cell, call), self.driver).driver
+        if name == "vendor" and not torch.compiler.is_compiling():
+            output, finals = vendor.packed(self.cell, call.x, call.states, call.weights, form, packing)
+            return (output,), finals
+        sequences, finals = self._loop(name, call._replace(x=packing.unpack(call.x)), form)
+        return tuple([packing.pack(s) for s in sequences]), finals
+
+    def _form(self, batch_first: bool) -> Form:
+        dropout = self.dropout if self.training else 0.0
+        return Form(self.bias, self.num_layers, self.bidirectional, dropout, batch_first)
+
+    def _loop(self, name: str, call: Call, form: Form) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        # No transform can look into an operator for all steps, which torch.compile would get.
+        return loop(self.cell, name, call, form, whole=not transforming())
 
 
 def first_states(cell: Cell, x: Tensor, *shape: int) -> tuple[Tensor, ...]:

@@ -123,8 +123,8 @@ class _Layer(Stack, nn.RNNBase):
         def given() -> twice.Given:
             data, sizes = (input.data, input.batch_sizes) if isinstance(input, PackedSequence) else (input, None)
             states = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
-            batch_first = self.batch_first and sizes is None
-            return twice.Given(self.cell, data, states, self._flat(), self.bias, self.bidirectional, batch_first, sizes)
+            form = self._form(batch_first=self.batch_first and sizes is None)
+            return twice.Given(self.cell, data, states, self._flat(), form, sizes)
 
         data = output.data if isinstance(output, PackedSequence) else output
         twice.differentiable((data, *(state if isinstance(state, tuple) else (state,))), given)

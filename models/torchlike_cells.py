@@ -13,7 +13,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
 from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
-from gatefuse.kernels.drivers import Request
+from gatefuse.kernels.drivers import Form, Request
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.models.checks import check_driver, check_input, check_state
 from gatefuse.models.loop import Call, loop, request_of
@@ -49,7 +49,7 @@ class _Step(nn.RNNCellBase):
             return super().forward(input, hx)
         call = self._prepare(input, hx)
         how = plan_of(request_of(self.cell, call), self.driver)
-        _, finals = loop(self.cell, how.driver, call, self.bias, False, 0.0, whole=False)
+        _, finals = loop(self.cell, how.driver, call, Form(self.bias), whole=False)
         finals = tuple([(s.squeeze(0) if call.batched else s.squeeze((0, 1))).clone() for s in finals])
         return finals if len(finals) > 1 else finals[0]
 

@@ -35,7 +35,7 @@ def test_contenders_agree_where_lengths_are_given(cell, mode, both):
     found = {name: row for name, (row, _) in race.race(Group(shape, "float32", mode), CpuClock(), CPU, 0.0).items()}
     assert not [row.note for row in found.values() if row.status == "failed"]
     ok = {name for name, row in found.items() if row.status == "ok"}
-    assert {"gatefuse eager", "gatefuse script", "gatefuse auto"} <= ok
+    assert {"gatefuse eager", "gatefuse script", "gatefuse auto", "gatefuse packed"} <= ok
     assert ("torch.nn" in ok) == (cell != "gru_reset_first")
     assert ("torch.nn padded" in ok) == (cell != "gru_reset_first" and not both)
     assert all(found[name].error < 1e-5 for name in ok)
@@ -100,7 +100,7 @@ def check(name, group):
     network = named(name).build(group, source)
     batch = race._draw(group, CPU)
     truth = race._call(group, networks.make_oracle(group, source), tuple(t.double() for t in batch))()
-    assert race._error(race._call(group, network, batch)(), truth, network.batch_first) < 1e-5
+    assert race._error(race._call(group, network, batch)(), truth, network.layout) < 1e-5
 
 
 def test_whoever_runs_is_named_before_it_does():

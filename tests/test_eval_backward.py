@@ -31,6 +31,7 @@ def ran(monkeypatch):
 
     monkeypatch.setattr(nn.LSTM, "forward", noted("torch.nn", nn.LSTM.forward))
     monkeypatch.setattr(vendor, "stack", noted("vendor", vendor.stack))
+    monkeypatch.setattr(vendor, "packed", noted("vendor", vendor.packed))
     # of the loop's arguments, bools are has_biases, train, bidirectional and, where nothing is packed, batch_first
     train = lambda args: [a for a in args if isinstance(a, bool)][1]  # noqa: E731
     monkeypatch.setattr(torch, "lstm", noted("loop", torch.lstm, train))

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 import gatefuse
 from gatefuse import find_cell
-from gatefuse.kernels.drivers import eager, padded, vendor
+from gatefuse.kernels.drivers import Form, eager, padded, vendor
 from tests.oracle import cast, check, make_task, results
 
 CELLS = ["lstm", "gru", "elman", "elman_relu"]
@@ -46,8 +46,7 @@ def test_an_lstm_s_cell_state_is_held_exactly(dtype):
 
     def run(x, lengths):
         states = [s.unsqueeze(0) for s in inputs[1:]]
-        options = {"num_layers": 1, "bidirectional": False, "bias": True, "dropout": 0.0}
-        return padded.stack(find_cell("lstm"), x, states, weights, lengths, **options)
+        return padded.stack(find_cell("lstm"), x, states, weights, lengths, Form(bias=True))
 
     _, (h, c) = run(inputs[0], lengths)
     for b, length in enumerate(lengths.tolist()):
@@ -76,19 +75,20 @@ def test_what_lies_in_the_padding_reaches_nothing(way, cell):
 )  # fmt: skip
 def test_padding_is_picked_where_it_pays(cell, lengths, H, grad, pads):
     with torch.set_grad_enabled(grad):
-        assert vendor._pad(find_cell(cell), torch.zeros(9, 3, 4), torch.tensor(lengths), H) is pads
+        full = sum(lengths) / (max(lengths) * 3)
+        assert vendor._pad(find_cell(cell), torch.float32, full, torch.zeros(1, 3, H)) is pads
 
 
 def test_an_lstm_in_float64_pads_as_other_cells_do():
-    x = torch.zeros(9, 3, 4, dtype=torch.float64)
-    assert vendor._pad(find_cell("lstm"), x, torch.tensor([9, 9, 9]), 4)
-    assert not vendor._pad(find_cell("lstm"), x, torch.tensor([9, 5, 4]), 4)
+    state = torch.zeros(1, 3, 4, dtype=torch.float64)
+    assert vendor._pad(find_cell("lstm"), torch.float64, 1.0, state)
+    assert not vendor._pad(find_cell("lstm"), torch.float64, 0.66, state)
 
 
 def test_packed_lstms_run_padded_too(monkeypatch):
     seen = []
-    stack = padded.stack
-    monkeypatch.setattr(padded, "stack", lambda *args, **kwargs: seen.append(1) or stack(*args, **kwargs))
+    run = padded.packed
+    monkeypatch.setattr(padded, "packed", lambda *args: seen.append(1) or run(*args))
     theirs = torch.nn.LSTM(4, 5, 2, bidirectional=True)
     ours = gatefuse.LSTM(4, 5, 2, bidirectional=True)
     ours.load_state_dict(theirs.state_dict())

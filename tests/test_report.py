@@ -226,3 +226,13 @@ def test_a_row_of_an_unknown_status_counts_nowhere_and_is_named(tmp_path):
     rows.loc[rows["contender"] == "torch.nn", "status"] = "fine"
     text = report.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
     assert "- lstm H64 B1 T100, torch.nn: status must be one of ok, failed, left out. Got 'fine'" in text
+
+
+def test_what_packed_input_costs_is_said(tmp_path):
+    rows = make_rows(
+        H=(64,), B=(32,), modes=("forward",), fill=(0.25,),
+        contenders={"gatefuse auto": ("vendor", 3.0, 0.03), "gatefuse packed": ("", 3.6, 0.036)},
+    )  # fmt: skip
+    text = report.write(write(rows, tmp_path / "some-gpu" / "lengths.csv")).read_text()
+    assert "takes 1.20x the time of the same layer on padded input, 1.20x to 1.20x, in 1 group." in text
+    assert "its packing and padding included" not in text

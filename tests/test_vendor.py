@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import gatefuse
 from gatefuse import find_cell
-from gatefuse.kernels.drivers import Request, eager, vendor
+from gatefuse.kernels.drivers import Form, Request, eager, vendor
 from tests.oracle import cast, make_task, results
 
 CELLS = ("lstm", "gru", "elman", "elman_relu")
@@ -114,10 +114,8 @@ def test_a_stack_is_torchs_layer(batch_first, lengths):
             x.transpose(0, 1) if batch_first else x,
             states.unbind(),
             list(layer.parameters()),
-            num_layers=2,
-            bidirectional=True,
-            batch_first=batch_first,
-            lengths=None if lengths is None else torch.tensor(lengths),
+            Form(True, 2, True, batch_first=batch_first),
+            None if lengths is None else torch.tensor(lengths),
         )
         if batch_first:
             output = output.transpose(0, 1)

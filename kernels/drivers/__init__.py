@@ -42,6 +42,26 @@ class Weights(NamedTuple):
     parameters: tuple[Tensor, ...] = ()
 
 
+class Form(NamedTuple):
+    """How layers are stacked, as torch.nn's arguments of these names; dropout is 0 where nothing is trained."""
+
+    bias: bool
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    batch_first: bool = False
+
+    @property
+    def directions(self) -> int:
+        """D."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def each(self) -> int:
+        """How many weights a direction of a layer has."""
+        return 4 if self.bias else 2
+
+
 @dataclass(frozen=True)
 class Task:
     """One direction of one layer over one batch.

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
+from torch.nn.functional import pad
 
 
 class Packing(NamedTuple):
@@ -18,35 +18,35 @@ class Packing(NamedTuple):
 
     Attributes:
         sizes: (T,), the samples that a step has, on the CPU.
-        lengths: (B,), at least 1 each, in the batch's order, on the CPU unless the samples were sorted elsewhere.
-        order, back: (B,), from the batch's order to the packed one, longest first, and back; None where they agree.
+        lengths: (B,), at least 1 each, in the order of packing, which is longest first; on the CPU.
         rows: of the T * B rows of a padded sequence, time first, those that are packed, in their order.
     """
 
     sizes: Tensor
     lengths: Tensor
-    order: Tensor | None
-    back: Tensor | None
     rows: Tensor
 
     @classmethod
-    def like(cls, packed: PackedSequence) -> Packing:
-        """That of a PackedSequence."""
-        data, sizes, order, back = packed
+    def of(cls, sizes: Tensor, device: torch.device, order: Tensor | None = None) -> Packing:
+        """That of a PackedSequence's batch_sizes.
+
+        Args:
+            sizes: (T,) on the CPU.
+            device: where the sequences are.
+            order: (B,), for each packed sample its place in the padded form; None where that has the order of packing.
+        """
         B = int(sizes[0])
         within = torch.arange(B) < sizes[:, None]
-        lengths = within.sum(0)
-        steps, samples = (index.to(data.device, non_blocking=True) for index in within.nonzero(as_tuple=True))
-        if order is not None and back is not None:
-            samples, lengths = order[samples], lengths.to(back.device)[back]
-        return cls(sizes, lengths, order, back, steps * B + samples)
+        rows = within.view(-1).nonzero().squeeze(1).to(device, non_blocking=True)
+        if order is not None:
+            samples = rows % B
+            rows = rows - samples + order[samples]
+        return cls(sizes, within.sum(0), rows)
 
-    @classmethod
-    def of(cls, lengths: Tensor, device: torch.device) -> Packing:
-        """That of samples of these lengths, (B,) on the CPU, at least 1 each."""
-        longest_first, order = lengths.sort(descending=True, stable=True)
-        sizes = (torch.arange(int(longest_first[0]))[:, None] < longest_first).sum(1)
-        return cls.like(PackedSequence(torch.empty(0, device=device), sizes, order.to(device)))
+    @property
+    def shape(self) -> tuple[int, int]:
+        """T and B."""
+        return len(self.sizes), len(self.lengths)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(T, B, N), or more steps, to the packed rows, (their number, N)."""
@@ -54,14 +54,18 @@ class Packing(NamedTuple):
 
     def unpack(self, data: Tensor, T: int | None = None) -> Tensor:
         """The way back, zero beyond each sample's end; T steps, by default the longest sample's."""
-        shape = len(self.sizes) if T is None else T, len(self.lengths)
+        shape = self.shape if T is None else (T, self.shape[1])
         rows = data.new_zeros(shape[0] * shape[1], *data.shape[1:])
         return rows.index_copy_(0, self.rows, data).unflatten(0, shape)
 
-    def arrange(self, states: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """(L * D, B, H) each, from the batch's order of samples to the packed one."""
-        return tuple([s if self.order is None else s.index_select(1, self.order) for s in states])
+    def unpack_marked(self, data: Tensor) -> Tensor:
+        """As unpack, with a further feature that is 1 beyond each sample's end and 0 within: (T, B, N + 1)."""
+        T, B = self.shape
+        rows = data.new_zeros(T * B, data.shape[1] + 1)
+        rows.select(1, -1).fill_(1.0)
+        return rows.index_copy_(0, self.rows, pad(data, (0, 1))).unflatten(0, (T, B))
 
-    def restore(self, states: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """The way back."""
-        return tuple([s if self.back is None else s.index_select(1, self.back) for s in states])
+
+def reorder(states: Iterable[Tensor], order: Tensor | None) -> tuple[Tensor, ...]:
+    """States (L * D, B, H) with their samples in that order; as they are where it is None."""
+    return tuple([s if order is None else s.index_select(1, order) for s in states])

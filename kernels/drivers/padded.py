@@ -17,97 +17,125 @@ from torch.nn.functional import pad
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.lstm import lstm
-from gatefuse.kernels.drivers import torch_loop
+from gatefuse.kernels.drivers import Form, torch_loop
+from gatefuse.kernels.drivers.packing import Packing
 
 # Added to what a sigmoid gets: it is 0 or 1 then in every dtype, whatever the weights do.
 _CLOSED = 1e4
 
 
 def stack(
-    cell: Cell,
-    x: Tensor,
-    states: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    lengths: Tensor,
-    *,
-    bias: bool,
-    num_layers: int,
-    bidirectional: bool,
-    dropout: float,
-    clean: bool = False,
+    cell: Cell, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], lengths: Tensor, form: Form
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """All layers and directions.
+    """All layers and directions over samples of these lengths.
 
     Args:
-        x: (T, B, I).
+        x: (T, B, I), whatever form says of its order.
         states: (L * D, B, H) each.
         weights: as in torch_loop.call.
         lengths: (B,) integers from 0 to T on x's device.
-        clean: no length is 0, x is zero beyond each sample's end, and nobody reads the output there, which may then be
-            anything.
 
     Returns:
         The output (T, B, D * H), zero beyond each sample's end, and the final states (L * D, B, H).
     """
-    D = 2 if bidirectional else 1
-    whole, each = x.shape[0], len(weights) // (num_layers * D)
+    whole = x.shape[0]
     if x.device.type == "cpu":  # elsewhere it would wait for the device
         x = x[: max(1, int(lengths.max()))]
-    T = x.shape[0]
-    over = torch.arange(T, device=x.device)[:, None] >= lengths
-    finals: list[tuple[Tensor, ...]] = []
-    for layer in range(num_layers):
-        if layer and dropout:
-            x = drop(x, dropout)
-        outputs = []
-        for d in range(D):
-            k = layer * D + d
-            own = turn(x, lengths) if d else x
-            first = tuple(s[k : k + 1] for s in states)
-            output, last = _direction(
-                cell, own, first, weights[k * each : (k + 1) * each], lengths, over, bias, clean
-            )  # fmt: skip
-            outputs.append(turn(output, lengths) if d else output)
-            finals.append(last)
-        x = torch.cat(outputs, -1) if D > 1 else outputs[0]
-    if whole > T:  # pad copies in any case
-        x = pad(x, (0, 0, 0, 0, 0, whole - T))
-    return x, tuple(torch.cat(column) for column in zip(*finals, strict=True))
+    over = _over(x.shape[0], lengths)
+    # Whatever lies in the padding must not reach a gradient: zero times not-a-number is none.
+    x = x.masked_fill(over, 0.0)
+    mark = over.to(x.dtype) if cell is lstm else None
+    x = x if mark is None else torch.cat([x, mark], -1)
+    output, (h, *others) = _layers(cell, x, mark, states, weights, lengths.clamp(min=1), form)
+    output = output.masked_fill(over, 0.0)
+    if whole > x.shape[0]:  # pad copies in any case
+        output = pad(output, (0, 0, 0, 0, 0, whole - x.shape[0]))
+    return output, (torch.where((lengths == 0)[:, None], states[0], h), *others)
 
 
-def _direction(
+def packed(
+    cell: Cell, data: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], packing: Packing, form: Form
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As stack, but from packed rows to packed rows, with states in the order of packing."""
+    lengths = packing.lengths.to(data.device)
+    mark = None
+    if cell is lstm and form.num_layers > 1:
+        mark = _over(packing.shape[0], lengths).to(data.dtype)
+    x = packing.unpack_marked(data) if cell is lstm else packing.unpack(data)
+    output, finals = _layers(cell, x, mark, states, weights, lengths, form)
+    return packing.pack(output), finals
+
+
+def _over(T: int, lengths: Tensor) -> Tensor:
+    """(T, B, 1): whether a step is beyond a sample's end."""
+    return (torch.arange(T, device=lengths.device)[:, None] >= lengths).unsqueeze(2)
+
+
+def _layers(
     cell: Cell,
     x: Tensor,
-    states: tuple[Tensor, ...],
+    mark: Tensor | None,
+    states: Sequence[Tensor],
     weights: Sequence[Tensor],
     lengths: Tensor,
-    over: Tensor,
-    bias: bool,
-    clean: bool,
+    form: Form,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    # Whatever lies in the padding must not reach a gradient: zero times not-a-number is none.
-    if not clean:
-        x = x.masked_fill(over[:, :, None], 0.0)
-    if cell is lstm:
-        w_ih, *others = weights
-        H = w_ih.shape[0] // 4
-        held = torch.cat([w_ih.new_full((H, 1), -_CLOSED), w_ih.new_full((H, 1), _CLOSED), w_ih.new_zeros(2 * H, 1)])
-        x = torch.cat([x, over[:, :, None].to(x.dtype)], -1)
-        weights = [torch.cat([w_ih, held], 1), *others]
-    output, (_, *cells) = torch_loop.call(cell, x, states, weights, bias=bias)
-    B = output.shape[1]
-    ends = lengths - 1 if clean else (lengths - 1).clamp(min=0)
-    final = output.flatten(0, 1).index_select(0, ends * B + torch.arange(B, device=x.device)).unsqueeze(0)
-    if clean:
-        return output, (final, *cells)
-    final = torch.where((lengths == 0)[None, :, None], states[0], final)
-    return output.masked_fill(over[:, :, None], 0.0), (final, *cells)
+    """The output, which is anything beyond a sample's end, and the final states.
+
+    Args:
+        x: (T, B, I), zero beyond each sample's end, of an LSTM with the feature that mark is.
+        mark: for an LSTM's other layers, (T, B, 1): 1 beyond each sample's end and 0 within.
+        lengths: from 1 on; where there is no step, c stays, and h is anything.
+    """
+    T, B = x.shape[:2]
+    source = _turned(T, lengths) if form.bidirectional else None
+    ends = (lengths - 1) * B + torch.arange(B, device=x.device)
+    D, each = form.directions, form.each
+    finals = []
+    for first in range(0, len(states[0]), D):
+        if first:
+            x = drop(x, form.dropout) if form.dropout else x
+            x = x if mark is None else torch.cat([x, mark], -1)
+        outputs = []
+        for k in range(first, first + D):
+            backwards = source if k > first else None
+            output, (_, *cells) = torch_loop.call(
+                cell,
+                x if backwards is None else _gather(x, backwards),
+                [s[k : k + 1] for s in states],
+                _holding(cell, weights[k * each : (k + 1) * each]),
+                Form(form.bias),
+            )
+            h = output.flatten(0, 1).index_select(0, ends).unsqueeze(0)
+            finals.append((h, *cells))
+            outputs.append(output if backwards is None else _gather(output, backwards))
+        x = torch.cat(outputs, -1) if D > 1 else outputs[0]
+    if len(finals) == 1:
+        return x, finals[0]
+    return x, tuple([torch.cat(column) for column in zip(*finals, strict=True)])
+
+
+def _holding(cell: Cell, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of an LSTM, with a column more in those of the input: where that feature is 1, the cell state stays."""
+    if cell is not lstm:
+        return weights
+    w_ih, *others = weights
+    H = len(w_ih) // 4
+    shut, open_ = w_ih.new_full((H, 1), -_CLOSED), w_ih.new_full((H, 1), _CLOSED)
+    column = torch.cat([shut, open_, w_ih.new_zeros(2 * H, 1)])
+    return [torch.cat([w_ih, column], 1), *others]
 
 
 def turn(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     """(T, B, N) with each sample reversed within its length; the padding stays where it is."""
-    if lengths is None:
-        return sequence.flip(0)
-    steps = torch.arange(sequence.shape[0], device=sequence.device)[:, None]
-    source = torch.where(steps < lengths, lengths - 1 - steps, steps)
+    return sequence.flip(0) if lengths is None else _gather(sequence, _turned(len(sequence), lengths))
+
+
+def _turned(T: int, lengths: Tensor) -> Tensor:
+    """(T, B): the step that comes in a step's place."""
+    steps = torch.arange(T, device=lengths.device)[:, None]
+    return torch.where(steps < lengths, lengths - 1 - steps, steps)
+
+
+def _gather(sequence: Tensor, source: Tensor) -> Tensor:
     return sequence.gather(0, source[:, :, None].expand_as(sequence))

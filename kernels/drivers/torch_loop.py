@@ -14,7 +14,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
 from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
-from gatefuse.kernels.drivers import twice
+from gatefuse.kernels.drivers import Form, twice
 
 
 def knows(cell: Cell) -> bool:
@@ -27,12 +27,7 @@ def call(
     x: Tensor,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
-    *,
-    bias: bool,
-    num_layers: int = 1,
-    bidirectional: bool = False,
-    dropout: float = 0.0,
-    batch_first: bool = False,
+    form: Form,
     sizes: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All layers and directions.
@@ -41,13 +36,13 @@ def call(
         x: (T, B, I), or (B, T, I) with batch_first; or the rows of a PackedSequence whose batch_sizes are sizes.
         states: (L * D, B, H) each, in the order of packing.
         weights: of each layer and direction in turn, input, recurrent and, with bias, both biases.
-        dropout: of every layer's output but the last's; 0 where nothing is trained.
 
     Returns:
         The output in the form of x, and the final states in that of states.
     """
-    if sizes is None and _is_step(cell, x, batch_first):
-        return _step(x, states, weights, bias, 2 if bidirectional else 1, dropout, batch_first)
+    if sizes is None and _is_step(cell, x, form.batch_first):
+        return _step(x, states, weights, form)
+    bias, num_layers, bidirectional, dropout, batch_first = form
     # cuDNN keeps what its backward needs only in training mode; without dropout the mode changes nothing else.
     train = dropout > 0 or torch.is_grad_enabled()
     loop = _loop(cell)
@@ -57,7 +52,7 @@ def call(
     else:
         output, *finals = loop(x, sizes, first, weights, bias, num_layers, dropout, train, bidirectional)
     if output.requires_grad and (num_layers == 1 or not dropout):
-        given = partial(twice.Given, cell, x, states, weights, bias, bidirectional, batch_first, sizes)
+        given = partial(twice.Given, cell, x, states, weights, form, sizes)
         twice.differentiable((output, *finals), given)
     return output, tuple(finals)
 
@@ -72,21 +67,20 @@ def _is_step(cell: Cell, x: Tensor, batch_first: bool) -> bool:
 
 
 def _step(
-    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], bias: bool, D: int, dropout: float,
-    batch_first: bool,
-) -> tuple[Tensor, tuple[Tensor, ...]]:  # fmt: skip
-    each = 4 if bias else 2
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], form: Form
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    D, each = form.directions, form.each
     finals: list[tuple[Tensor, Tensor]] = []
-    now = x[:, 0] if batch_first else x[0]
+    now = x[:, 0] if form.batch_first else x[0]
     for k in range(0, len(weights) // each, D):
-        if k and dropout:
-            now = drop(now, dropout)
+        if k and form.dropout:
+            now = drop(now, form.dropout)
         for d in range(k, k + D):
             finals.append(torch.lstm_cell(now, [s[d] for s in states], *weights[d * each : (d + 1) * each]))
         now = torch.cat([h for h, _ in finals[k:]], 1) if D > 1 else finals[k][0]
     h, c = zip(*finals, strict=True)
     # stacks, which can be changed in place
-    return torch.stack([now], 1 if batch_first else 0), (torch.stack(h), torch.stack(c))
+    return torch.stack([now], 1 if form.batch_first else 0), (torch.stack(h), torch.stack(c))
 
 
 def _loop(cell: Cell) -> Any:

@@ -13,10 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
-from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Task, Weights, eager
+from gatefuse.kernels.drivers import Form, Task, Weights, eager
 from gatefuse.kernels.drivers.packing import Packing
 
 
@@ -34,9 +33,7 @@ class Given(NamedTuple):
     x: Tensor
     states: Sequence[Tensor]
     weights: Sequence[Tensor]
-    bias: bool
-    bidirectional: bool
-    batch_first: bool = False
+    form: Form
     sizes: Tensor | None = None
 
 
@@ -110,14 +107,13 @@ def _again(given: Given, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Output and final states by the eager loop, of x, the states and the weights among the tensors."""
     x, rest = tensors[0], tensors[1:]
     states, weights = rest[: len(given.states)], rest[len(given.states) :]
-    packing = None if given.sizes is None else Packing.like(PackedSequence(x, given.sizes))
+    packing = None if given.sizes is None else Packing.of(given.sizes, x.device)
     lengths = None
     if packing is not None:
         x, lengths = packing.unpack(x), packing.lengths.to(x.device)
-    elif given.batch_first:
+    elif given.form.batch_first:
         x = x.transpose(0, 1)
-    each = 4 if given.bias else 2
-    D, H = 2 if given.bidirectional else 1, weights[1].shape[1]
+    D, each, H = given.form.directions, given.form.each, weights[1].shape[1]
     if not states:
         states = [x.new_zeros(len(weights) // each, x.shape[1], H)] * len(given.cell.states)
     finals = []
@@ -125,7 +121,7 @@ def _again(given: Given, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         outputs = []
         for k in range(first, first + D):
             w_ih, w_hh, *biases = weights[k * each : (k + 1) * each]
-            b_ih, b_hh = biases if given.bias else (None, None)
+            b_ih, b_hh = biases if given.form.bias else (None, None)
             own = Weights(w_ih, w_hh, b_ih, b_hh)
             task = Task(given.cell, x, tuple([s[k] for s in states]), own, lengths, reverse=k > first)
             outcome = eager.run(task)
@@ -133,6 +129,6 @@ def _again(given: Given, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
             finals.append(outcome.finals)
         x = torch.cat(outputs, -1)
     output = x if packing is None else packing.pack(x)
-    if packing is None and given.batch_first:
+    if packing is None and given.form.batch_first:
         output = output.transpose(0, 1)
     return output, *[torch.stack(column) for column in zip(*finals, strict=True)]

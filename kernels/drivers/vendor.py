@@ -8,7 +8,6 @@ such a one runs a step, and its results are replaced by what the contract says: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +16,8 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman
 from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
-from gatefuse.kernels.drivers import Outcome, Request, Task, padded, torch_loop
-from gatefuse.kernels.drivers.packing import Packing
+from gatefuse.kernels.drivers import Form, Outcome, Request, Task, padded, torch_loop
+from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.drivers.torch_loop import knows
 
 name = "vendor"
@@ -52,7 +51,7 @@ def run(task: Task) -> Outcome:
         tensors += [weights.input_bias, weights.recurrent_bias]
     x = padded.turn(task.x, task.lengths) if task.reverse else task.x
     states = [state.unsqueeze(0) for state in task.states]
-    output, finals = stack(task.cell, x, states, tensors, lengths=task.lengths)
+    output, finals = stack(task.cell, x, states, tensors, Form(len(tensors) == 4), task.lengths)
     if task.reverse:
         output = padded.turn(output, task.lengths)
     return Outcome((output,), tuple(state.squeeze(0) for state in finals))
@@ -63,14 +62,8 @@ def stack(
     x: Tensor,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
-    *,
-    num_layers: int = 1,
-    bidirectional: bool = False,
-    batch_first: bool = False,
-    bias: bool | None = None,
-    dropout: float = 0.0,
+    form: Form,
     lengths: Tensor | None = None,
-    packing: Packing | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All layers and directions in one call, which lets the library behind it overlap them.
 
@@ -78,58 +71,78 @@ def stack(
         x: (T, B, I), or (B, T, I) with batch_first.
         states: (L * D, B, H) each, with L layers and D directions.
         weights: of each layer and direction in turn, input, recurrent and, with bias, both biases.
-        bias: whether weights hold biases; by default read off their number.
-        dropout: the probability of zeroing the output of every layer but the last; pass 0 when not training.
         lengths: (B,) integers on any device, or None; for an LSTM on a GPU they are needed on the host, which waits.
-        packing: how samples of these lengths lie packed, where x comes from there and the output goes there: x is
-            zero beyond each sample's end, and the output may be anything.
 
     Returns:
         The output (T, B, D * H), or (B, T, D * H), and the final states (L * D, B, H): none is a view of an argument.
     """
-    if bias is None:
-        bias = len(weights) == 4 * num_layers * (2 if bidirectional else 1)
     if x.numel() == 0:
-        return _nothing(x, states, weights, bidirectional)
-    T = x.shape[1] if batch_first else x.shape[0]
-    form: Any = {"bias": bias, "num_layers": num_layers, "bidirectional": bidirectional, "dropout": dropout}
-    # On a GPU one would wait to know.
-    if lengths is None or (x.device.type == lengths.device.type == "cpu" and min(lengths.tolist()) == T):
-        return torch_loop.call(cell, x, states, weights, batch_first=batch_first, **form)
+        return _nothing(x, states, weights, form.directions)
+    if lengths is None:
+        return torch_loop.call(cell, x, states, weights, form)
+    B, T = x.shape[:2] if form.batch_first else x.shape[1::-1]
+    full = None
+    if x.device.type == lengths.device.type == "cpu":  # on a GPU one would wait to know
+        values = lengths.tolist()
+        if min(values) == T:
+            return torch_loop.call(cell, x, states, weights, form)
+        full = sum(values) / max(1, max(values) * B)
 
-    if _pad(cell, x, lengths, states[0].shape[2]):
-        x = x.transpose(0, 1) if batch_first else x
-        clean = packing is not None
-        output, finals = padded.stack(cell, x, states, weights, lengths.to(x.device), clean=clean, **form)
-        return output.transpose(0, 1) if batch_first else output, finals
-    empty = None
-    if packing is None:
-        lengths = lengths.cpu()
-        empty = (lengths == 0).to(x.device) if int(lengths.min()) == 0 else None
-        packing = Packing.of(lengths.clamp(min=1), x.device)
-    data = packing.pack(x.transpose(0, 1) if batch_first else x)
-    data, last = torch_loop.call(cell, data, packing.arrange(states), weights, sizes=packing.sizes, **form)
-    output, finals = packing.unpack(data, T), packing.restore(last)
-    if empty is not None:
-        finals = tuple(torch.where(empty[:, None], old, new) for old, new in zip(states, finals, strict=True))
-        output = output.masked_fill(empty[:, None], 0.0)
-    return output.transpose(0, 1) if batch_first else output, finals
+    x = x.transpose(0, 1) if form.batch_first else x
+    ordered = form._replace(batch_first=False)
+    # On a GPU packing waits for the lengths; but cuDNN wants an LSTM's weights as they lie, and padding adds a column.
+    if cell is not lstm if full is None else _pad(cell, x.dtype, full, states[0]):
+        output, finals = padded.stack(cell, x, states, weights, lengths.to(x.device), ordered)
+    else:
+        output, finals = _packing(cell, x, states, weights, lengths.cpu(), ordered)
+    return output.transpose(0, 1) if form.batch_first else output, finals
 
 
-def _pad(cell: Cell, x: Tensor, lengths: Tensor, H: int) -> bool:
-    """Whether samples run as many steps as the longest, rather than packed.
+def packed(
+    cell: Cell, data: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], form: Form, packing: Packing
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As stack, but from the rows of a PackedSequence to such rows, with states in the order of packing."""
+    form = form._replace(batch_first=False)
+    T, B = packing.shape
+    if len(data) == T * B:
+        output, finals = torch_loop.call(cell, data.unflatten(0, (T, B)), states, weights, form)
+        return output.flatten(0, 1), finals
+    if data.device.type == "cpu" and _pad(cell, data.dtype, len(data) / (T * B), states[0]):
+        return padded.packed(cell, data, states, weights, packing, form)
+    return torch_loop.call(cell, data, states, weights, form, packing.sizes)
 
-    On a GPU packing waits for the lengths; but cuDNN wants an LSTM's weights as they lie, and padding adds a column.
-    On a CPU oneDNN runs LSTMs unless they are packed or in float64, and torch's slower native loop all others, whose
-    backward takes packed sequences apart step by step.
+
+def _pad(cell: Cell, dtype: torch.dtype, full: float, state: Tensor) -> bool:
+    """Whether samples run as many steps as the longest, rather than packed, on a CPU.
+
+    oneDNN runs LSTMs unless they are packed or in float64, and torch's slower native loop all others, whose backward
+    takes packed sequences apart step by step.
+
+    Args:
+        full: the part of the longest sample's steps that samples have.
+        state: (L * D, B, H).
     """
-    if x.device.type != "cpu":
-        return cell is not lstm
-    values = lengths.tolist()
-    full = sum(values) / max(1, max(values) * len(values))
-    if cell is lstm and x.dtype != torch.float64:
+    if cell is lstm and dtype != torch.float64:
         return full >= _FULL
-    return torch.is_grad_enabled() and full >= _FULLER and len(lengths) * H <= _SMALL
+    return torch.is_grad_enabled() and full >= _FULLER and state.shape[1] * state.shape[2] <= _SMALL
+
+
+def _packing(
+    cell: Cell, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], lengths: Tensor, form: Form
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """By way of a PackedSequence, for padded x (T, B, I) and lengths on the CPU."""
+    falling, order = lengths.clamp(min=1).sort(descending=True, stable=True)
+    sizes = (torch.arange(int(falling[0]))[:, None] < falling).sum(1)
+    back = order.argsort().to(x.device)
+    order = order.to(x.device)
+    packing = Packing.of(sizes, x.device, order)
+    data, last = torch_loop.call(cell, packing.pack(x), reorder(states, order), weights, form, sizes)
+    output, finals = packing.unpack(data, x.shape[0]), reorder(last, back)
+    if int(lengths.min()) == 0:
+        empty = (lengths == 0).to(x.device)[:, None]
+        finals = tuple([torch.where(empty, old, new) for old, new in zip(states, finals, strict=True)])
+        output = output.masked_fill(empty, 0.0)
+    return output, finals
 
 
 def flatten(
@@ -171,11 +184,10 @@ def flatten(
 
 
 def _nothing(
-    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], bidirectional: bool
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], D: int
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """No step or no sample, which torch's loops refuse in part: an empty output, and the states as they came."""
-    H = states[0].shape[-1]
-    output = x.new_empty(*x.shape[:2], 2 * H if bidirectional else H)
+    output = x.new_empty(*x.shape[:2], D * states[0].shape[-1])
     # A sum over nothing, so that backward finds its way to zeros, as it does for any other shape.
     anchor = sum(tensor.sum() for tensor in (x, *weights)) * 0
     return output + anchor, tuple(state.clone() for state in states)
