@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 
 class Packing(NamedTuple):
@@ -36,7 +35,7 @@ class Packing(NamedTuple):
             order: (B,), for each packed sample its place in the padded form; None where that has the order of packing.
         """
         B = int(sizes[0])
-        within = torch.arange(B) < sizes[:, None]
+        within = torch.arange(B) < sizes.unsqueeze(1)
         rows = within.view(-1).nonzero().squeeze(1).to(device, non_blocking=True)
         if order is not None:
             samples = rows % B
@@ -58,12 +57,12 @@ class Packing(NamedTuple):
         rows = data.new_zeros(shape[0] * shape[1], *data.shape[1:])
         return rows.index_copy_(0, self.rows, data).unflatten(0, shape)
 
-    def unpack_marked(self, data: Tensor) -> Tensor:
-        """As unpack, with a further feature that is 1 beyond each sample's end and 0 within: (T, B, N + 1)."""
-        T, B = self.shape
-        rows = data.new_zeros(T * B, data.shape[1] + 1)
-        rows.select(1, -1).fill_(1.0)
-        return rows.index_copy_(0, self.rows, pad(data, (0, 1))).unflatten(0, (T, B))
+    def unpack_beside(self, data: Tensor, feature: Tensor) -> Tensor:
+        """As unpack, with a further feature (T, B, 1) of any dtype as the last: (T, B, N + 1)."""
+        rows = data.new_zeros(feature.numel(), data.shape[1] + 1)
+        rows.narrow(1, data.shape[1], 1).copy_(feature.view(-1, 1))
+        rows.narrow(1, 0, data.shape[1]).index_copy_(0, self.rows, data)
+        return rows.unflatten(0, self.shape)
 
 
 def reorder(states: Iterable[Tensor], order: Tensor | None) -> tuple[Tensor, ...]:

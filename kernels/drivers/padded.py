@@ -59,16 +59,19 @@ def packed(
     """As stack, but from packed rows to packed rows, with states in the order of packing."""
     lengths = packing.lengths.to(data.device)
     mark = None
-    if cell is lstm and form.num_layers > 1:
-        mark = _over(packing.shape[0], lengths).to(data.dtype)
-    x = packing.unpack_marked(data) if cell is lstm else packing.unpack(data)
+    if cell is lstm:
+        over = _over(packing.shape[0], lengths)
+        x = packing.unpack_beside(data, over)
+        mark = over.to(data.dtype) if form.num_layers > 1 else None
+    else:
+        x = packing.unpack(data)
     output, finals = _layers(cell, x, mark, states, weights, lengths, form)
     return packing.pack(output), finals
 
 
 def _over(T: int, lengths: Tensor) -> Tensor:
     """(T, B, 1): whether a step is beyond a sample's end."""
-    return (torch.arange(T, device=lengths.device)[:, None] >= lengths).unsqueeze(2)
+    return (torch.arange(T, device=lengths.device).unsqueeze(1) >= lengths).unsqueeze(2)
 
 
 def _layers(
@@ -133,9 +136,9 @@ def turn(sequence: Tensor, lengths: Tensor | None) -> Tensor:
 
 def _turned(T: int, lengths: Tensor) -> Tensor:
     """(T, B): the step that comes in a step's place."""
-    steps = torch.arange(T, device=lengths.device)[:, None]
+    steps = torch.arange(T, device=lengths.device).unsqueeze(1)
     return torch.where(steps < lengths, lengths - 1 - steps, steps)
 
 
 def _gather(sequence: Tensor, source: Tensor) -> Tensor:
-    return sequence.gather(0, source[:, :, None].expand_as(sequence))
+    return sequence.gather(0, source.unsqueeze(2).expand_as(sequence))
