@@ -91,7 +91,7 @@ class _Recorder:
 
     @staticmethod
     def example() -> Tensor:
-        return torch.rand(_SHAPE)
+        return torch.rand(_SHAPE, device="cpu")
 
     def inputs(self) -> dict[str, Tensor]:
         return {name: self.example() for name in self.names}

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import DRIVERS
 from gatefuse.models.transforms import transforming
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32)
 
 
 def autocast_on(device: torch.device) -> bool:
@@ -81,6 +82,24 @@ def check_input(x: Tensor, input_size: int, weight: Tensor, dims: tuple[int, int
         raise RuntimeError(f"x must be on the weights' device {weight.device}. Got {x.device}.")
 
 
+def check_packed(x: PackedSequence, input_size: int, weight: Tensor) -> None:
+    """Check a layer's input that is packed.
+
+    Raises:
+        RuntimeError: the data has another form, size, dtype or device than (N, I) of the weights', or batch_sizes are
+            not what torch makes.
+    """
+    data, sizes, *_ = x
+    if data.dim() != 2:
+        raise RuntimeError(f"a PackedSequence's data must have shape (N, I). Got {tuple(data.shape)}.")
+    if sizes.dtype != torch.int64 or sizes.dim() != 1 or not len(sizes):
+        got = f"{sizes.dtype} of shape {tuple(sizes.shape)}"
+        raise RuntimeError(f"a PackedSequence's batch_sizes must be int64, one for each step. Got {got}.")
+    if data.dtype != weight.dtype and not (data.dtype.is_floating_point and autocast_on(data.device)):
+        raise RuntimeError(f"x must have the weights' dtype {weight.dtype}. Got {data.dtype}.")
+    check_input(data, input_size, weight)
+
+
 def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what: str = "state") -> tuple[Tensor, ...]:
     """The states as a tuple, each of the shape that a call needs; ``what`` is the argument's name.
 
@@ -121,13 +140,18 @@ def check_lengths(lengths: Tensor | Sequence[int], T: int, B: int, device: torch
         RuntimeError: on a device that is neither x's nor the CPU.
     """
     if not isinstance(lengths, Tensor):
-        if not isinstance(lengths, (list, tuple)) or not all(type(n) is int for n in lengths):
+        try:
+            given = torch.as_tensor(lengths, device="cpu")
+        except (TypeError, ValueError, RuntimeError):
+            given = None
+        if given is None or given.dim() != 1 or (len(given) and given.dtype not in _INTEGERS):
             raise TypeError(f"lengths must be a tensor or a list of ints. Got {lengths!r}.")
-        lengths = torch.tensor(lengths, dtype=torch.int64)
+        lengths = given.to(torch.int64)
     if lengths.dtype not in _INTEGERS:
         raise TypeError(f"lengths must have an integer dtype. Got {lengths.dtype}.")
     if lengths.shape != (B,):
         raise ValueError(f"lengths must have shape ({B},), one for each sample. Got {tuple(lengths.shape)}.")
+    lengths = lengths.to(torch.int64)
     if lengths.device.type != "cpu":
         if lengths.device != device:
             raise RuntimeError(f"lengths must be on x's device {device} or on the CPU. Got {lengths.device}.")
@@ -135,7 +159,7 @@ def check_lengths(lengths: Tensor | Sequence[int], T: int, B: int, device: torch
         low, high = (int(n) for n in lengths.aminmax())
         if low < 0 or high > T:
             raise ValueError(f"lengths must be from 0 to T = {T}. Got {low if low < 0 else high}.")
-    return lengths.to(torch.int64)
+    return lengths
 
 
 def check_resets(resets: Tensor, shape: tuple[int, ...], device: torch.device) -> None:

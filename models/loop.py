@@ -44,13 +44,10 @@ def loop(
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
-    dtype = running_dtype(call.x)
     if autocast_on(call.x.device):
+        lower = cast(call, running_dtype(call.x))
         with torch.autocast(call.x.device.type, enabled=False):
-            states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
-            fresh = None if call.fresh is None else tuple([s.to(dtype) for s in call.fresh])
-            call = call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh)
-            return loop(cell, driver_name, call, form, whole=whole)
+            return loop(cell, driver_name, lower, form, whole=whole)
 
     x, lengths = call.x, call.lengths
     if lengths is not None:
@@ -91,6 +88,13 @@ def loop(
         x = sequences[0]
     # stack copies, so that what the caller gets shares no memory with what a driver keeps
     return sequences, tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+
+
+def cast(call: Call, dtype: torch.dtype) -> Call:
+    """With all that is computed with in that dtype."""
+    states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
+    fresh = None if call.fresh is None else tuple([s.to(dtype) for s in call.fresh])
+    return call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh)
 
 
 def _runner(name: str) -> Callable[[Task], Outcome]:

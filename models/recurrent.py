@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
@@ -16,6 +17,7 @@ from gatefuse.kernels.drivers import vendor
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.checks import check_driver, check_layer
 from gatefuse.models.stack import Stack
+from gatefuse.models.symbolic import recorded
 
 
 class Recurrent(Stack, nn.Module):
@@ -132,6 +134,9 @@ class Recurrent(Stack, nn.Module):
             ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
+        if isinstance(x, Proxy):
+            additions = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+            return recorded(self, x, state, **additions)
         return self._run(x, state, lengths, resets, reset_state, all_states)
 
     def plan(

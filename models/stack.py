@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -13,9 +14,12 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Form, Request, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.plan import Plan, choose, explain
-from gatefuse.models.checks import check_input, check_lengths, check_resets, check_state
-from gatefuse.models.loop import Call, loop, request_of
+from gatefuse.models.checks import autocast_on, check_input, check_lengths, check_packed, check_resets, check_state
+from gatefuse.models.loop import Call, cast, loop, request_of, running_dtype
 from gatefuse.models.transforms import PLAN, transforming
+
+# Sequences, of which the first is the output, and final states.
+_Results = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 class Stack:
@@ -84,10 +88,11 @@ class Stack:
                     f"{name} must be None with a PackedSequence: give a padded tensor with lengths instead."
                 )
         weights = self._flat()
-        if x.data.dim() != 2:
-            raise RuntimeError(f"a PackedSequence's data must have shape (N, I). Got {tuple(x.data.shape)}.")
-        check_input(x.data, self.input_size, weights[0])
+        check_packed(x, self.input_size, weights[0])
         packing = Packing.of(x.batch_sizes, x.data.device)
+        if len(x.data) != len(packing.rows):
+            N = len(packing.rows)
+            raise RuntimeError(f"a PackedSequence of these batch_sizes must have {N} rows. Got {len(x.data)}.")
         T, B = packing.shape
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
         if state is None:
@@ -106,15 +111,25 @@ class Stack:
     ) -> tuple[Any, Any]:
         if isinstance(x, PackedSequence):
             packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states)
-            sequences, finals = self._run_packed(call, packing)
-            sequences = tuple([x._replace(data=rows) for rows in sequences])
+            rows, finals = self._lower(call, partial(self._run_packed, packing))
+            form = x.batch_sizes, x.sorted_indices, x.unsorted_indices
+            sequences: tuple[Any, ...] = tuple([PackedSequence(data, *form) for data in rows])
             finals = reorder(finals, x.unsorted_indices)
         else:
             call = self._prepare(x, state, lengths, resets, reset_state, all_states)
-            sequences, finals = self._run_padded(call)
+            sequences, finals = self._lower(call, self._run_padded)
         return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
 
-    def _run_padded(self, call: Call) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
+    def _lower(self, call: Call, run: Callable[[Call], _Results]) -> _Results:
+        """In autocast's dtype where there are lengths: it knows torch's loops, not what lengths need around them."""
+        if call.lengths is None or not autocast_on(call.x.device):
+            return run(call)
+        lower = cast(call, running_dtype(call.x))
+        with torch.autocast(call.x.device.type, enabled=False):
+            return run(lower)
+
+    def _run_padded(self, call: Call) -> _Results:
+        """Time first or batch first, as the layer is."""
         form = self._form(batch_first=self.batch_first and call.batched)
         name = plan_of(request_of(self.cell, call), self.driver).driver
         sequences: tuple[Tensor, ...]
@@ -132,7 +147,7 @@ class Stack:
             finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
         return sequences, finals
 
-    def _run_packed(self, call: Call, packing: Packing) -> tuple[tuple[Any, ...], tuple[Tensor, ...]]:
+    def _run_packed(self, packing: Packing, call: Call) -> _Results:
         form = self._form(batch_first=False)
         name = plan_of(request_of(self.cell, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
@@ -145,7 +160,7 @@ class Stack:
         dropout = self.dropout if self.training else 0.0
         return Form(self.bias, self.num_layers, self.bidirectional, dropout, batch_first)
 
-    def _loop(self, name: str, call: Call, form: Form) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _loop(self, name: str, call: Call, form: Form) -> _Results:
         # No transform can look into an operator for all steps, which torch.compile would get.
         return loop(self.cell, name, call, form, whole=not transforming())
 

@@ -10,16 +10,18 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
 from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
-from gatefuse.kernels.drivers import twice
+from gatefuse.kernels.drivers import torch_loop, twice, vendor
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.checks import check_driver
 from gatefuse.models.stack import Stack, plan_of
+from gatefuse.models.symbolic import recorded
 from gatefuse.models.transforms import transforming
 
 
@@ -64,6 +66,9 @@ class _Layer(Stack, nn.RNNBase):
                 set where torch's own loop can't run.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
+        if isinstance(input, Proxy):
+            additions = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+            return recorded(self, input, hx, **additions)
         if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
             output, state = super().forward(input, hx)
             self._differentiable_twice(input, hx, output, state)
@@ -102,10 +107,7 @@ class _Layer(Stack, nn.RNNBase):
         if transforming():
             return False
         if not input.is_cuda:
-            if self.driver == "vendor" or not self._is_tensor(input):
-                return self.driver == "vendor" or not self._misses_onednn(input, hx)
-            # an LSTM's single step is better run by another of torch's functions
-            return self.cell is not lstm or self._steps(input)[0] != 1
+            return self.driver == "vendor" or not self._gains(input, hx)
         # torch.nn tells cuDNN that nothing is trained in eval mode, and cuDNN then refuses the backward; and it hands
         # on another form of what has no batch, and of packed states, which second derivatives would not find.
         if torch.is_grad_enabled() and (not self.training or self._changes_form(input, hx)):
@@ -144,14 +146,25 @@ class _Layer(Stack, nn.RNNBase):
         request = (self.cell, input.device, input.dtype, T, B, self.hidden_size, grad, False, False, False)
         return plan_of(request, "auto")
 
-    def _misses_onednn(self, input: Tensor | PackedSequence, hx: Any) -> bool:
-        """Whether torch's own loop, because the input is packed, can't use the library that gatefuse can.
+    def _gains(self, input: Tensor | PackedSequence, hx: Any) -> bool:
+        """Whether, on a CPU, another of torch's functions than torch.nn's forward takes does the same faster.
 
-        oneDNN knows no float64. What torch.nn refuses, it refuses itself.
+        A trace keeps one function for whatever comes; autocast knows only those of torch.nn's forward. What torch.nn
+        refuses, it refuses itself.
         """
-        if self.cell is not lstm or not isinstance(input, PackedSequence) or input.data.dtype == torch.float64:
+        if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
             return False
-        return hx is None or (isinstance(hx, tuple) and all(isinstance(s, Tensor) and s.dim() == 3 for s in hx))
+        if isinstance(input, PackedSequence):
+            formed = hx is None or all(
+                isinstance(s, Tensor) and s.dim() == 3 for s in (hx if isinstance(hx, tuple) else (hx,))
+            )
+            # between layers torch drops packed elements, and the same ones for a seed
+            drops = self.dropout and self.training and self.num_layers > 1
+            return formed and not drops and vendor.unpacks(self.cell, *input[:2], self.hidden_size)
+        if self.cell is not lstm or not self._is_tensor(input):
+            return False
+        T, B = self._steps(input)
+        return T == 1 and torch_loop.steps_alone(B * self.hidden_size)
 
     def _refuse_projection(self) -> None:
         if self.proj_size:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
@@ -18,6 +20,7 @@ from gatefuse.kernels.plan import Plan, explain
 from gatefuse.models.checks import check_driver, check_input, check_state
 from gatefuse.models.loop import Call, loop, request_of
 from gatefuse.models.stack import first_states, plan_of
+from gatefuse.models.symbolic import recorded
 from gatefuse.models.transforms import PLAN, transforming
 
 
@@ -25,8 +28,17 @@ class _Step(nn.RNNCellBase):
     cell: Cell
     driver = "auto"
 
-    def __init__(self, *args: Any, driver: str = "auto", **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        driver: str = "auto",
+    ):
+        super().__init__(input_size, hidden_size, bias, device=device, dtype=dtype)  # type: ignore[call-arg]
         self.driver = check_driver(driver)
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
@@ -45,6 +57,8 @@ class _Step(nn.RNNCellBase):
             ValueError: a state's rank is wrong.
             RuntimeError: a shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
+        if isinstance(input, Proxy):
+            return recorded(self, input, hx)
         if self.driver in ("auto", "vendor") and not transforming():
             return super().forward(input, hx)
         call = self._prepare(input, hx)
@@ -117,6 +131,20 @@ class RNNCell(_Step, nn.RNNCell):
     Raises:
         ValueError: no driver has that name.
     """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+        *,
+        driver: str = "auto",
+    ):
+        nn.RNNCell.__init__(self, input_size, hidden_size, bias, nonlinearity, device, dtype)
+        self.driver = check_driver(driver)
 
     @property
     def cell(self) -> Cell:  # type: ignore[override]

@@ -1,8 +1,11 @@
 """torch.compile takes layers whole: one graph, forward and backward, whose size doesn't depend on the steps."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 
 import gatefuse
@@ -141,3 +144,34 @@ def test_a_whole_model_by_the_default_compiler():
     for module in (compiled, model):
         module(x)[0].sum().backward()
     torch.testing.assert_close(compiled(x), model(x))
+
+
+class Packed(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, lengths):
+        output, state = self.layer(pack_padded_sequence(x, lengths, enforce_sorted=False))
+        return pad_packed_sequence(output)[0], state
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's compiler looks at it
+@pytest.mark.parametrize("limit", [8, 1], ids=["", "compiled once alone"])
+@pytest.mark.parametrize("allow_rnn", [False, True])
+@pytest.mark.parametrize(
+    "kind", [gatefuse.LSTM, gatefuse.GRU, partial(Recurrent, "lstm"), partial(Recurrent, "peephole_lstm")]
+)
+def test_packed_sequences_break_the_graph_and_nothing_else(kind, allow_rnn, limit):
+    """Their sizes are values, and what runs between the breaks is compiled too."""
+    layer = Packed(kind(I, H, **DOUBLE))
+    compiled = torch.compile(layer, backend="aot_eager")
+    with torch._dynamo.config.patch(allow_rnn=allow_rnn, recompile_limit=limit):
+        for steps, lengths in ((5, [5, 4, 2]), (5, [5, 5, 5]), (7, [1, 7, 1]), (1, [1, 1, 1])):
+            found = []
+            x = torch.randn(steps, 3, I, **DOUBLE)
+            for run in (compiled, layer):
+                leaf = x.clone().requires_grad_()
+                output, state = run(leaf, torch.tensor(lengths))
+                found.append((output, state, *torch.autograd.grad(output.square().sum(), leaf)))
+            assert_close(*found, **CLOSE)

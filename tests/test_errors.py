@@ -21,6 +21,10 @@ def layer(cell="lstm", **options):
     return Recurrent(cell, I, H, **{"num_layers": 2, **options})
 
 
+def packed():
+    return pack_padded_sequence(x(), torch.tensor([5, 4, 3]))
+
+
 def mask(*shape, dtype=torch.bool):
     return torch.zeros(*(shape or (T, B)), dtype=dtype)
 
@@ -127,13 +131,33 @@ CALLS = {
         RuntimeError,
         "lengths must be on x's device cpu or on the CPU. Got meta.",
     ),
+    "rows of packed": (
+        lambda: layer()(packed()._replace(data=x()[0])),
+        RuntimeError,
+        "a PackedSequence of these batch_sizes must have 12 rows. Got 3.",
+    ),
+    "dimensions of packed": (
+        lambda: layer()(packed()._replace(data=x())),
+        RuntimeError,
+        "a PackedSequence's data must have shape (N, I). Got (5, 3, 4).",
+    ),
+    "sizes of packed": (
+        lambda: layer()(packed()._replace(batch_sizes=torch.tensor([3, 3], dtype=torch.int32))),
+        RuntimeError,
+        "a PackedSequence's batch_sizes must be int64, one for each step. Got torch.int32 of shape (2,).",
+    ),
+    "dtype of packed": (
+        lambda: layer()(packed().to(torch.float16)),
+        RuntimeError,
+        "x must have the weights' dtype torch.float32. Got torch.float16.",
+    ),
     "lengths of packed": (
-        lambda: layer()(pack_padded_sequence(x(), torch.tensor([5, 4, 3])), lengths=[5, 4, 3]),
+        lambda: layer()(packed(), lengths=[5, 4, 3]),
         ValueError,
         "lengths must be None with a PackedSequence",
     ),
     "resets of packed": (
-        lambda: layer()(pack_padded_sequence(x(), torch.tensor([5, 4, 3])), resets=mask()),
+        lambda: layer()(packed(), resets=mask()),
         ValueError,
         "resets must be None with a PackedSequence",
     ),

@@ -206,3 +206,56 @@ def test_results_are_fresh(name, driver, steps):
             assert torch.equal(other, value)
     for a, b in zip(flat(ours(x)), expected, strict=True):
         assert_close(a, b, **EXACT)
+
+
+@layers
+@drivers
+def test_each_result_of_an_empty_batch_has_gradients(name, driver):
+    theirs, ours = pair(name, driver)
+    x = torch.randn(T, 0, I, dtype=torch.float64)
+    for k in range(len(flat(ours(x)))):
+        a, b = flat(ours(x))[k], flat(theirs(x))[k]
+        assert_equal(a, b, list(ours.parameters()), list(theirs.parameters()), EXACT)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_dropout_of_packed_sequences(name):
+    theirs, ours = pair(name, "auto", num_layers=2, dropout=0.5, dtype=torch.float32)
+    x = pack_padded_sequence(torch.randn(T, B, I), torch.tensor([5, 5, 4]))
+    results = []
+    for layer in (ours, theirs):
+        torch.manual_seed(1)
+        results.append(dense(layer(x)))
+    assert_close(*results, **EXACT)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_are_made_without_values_too(name):
+    options = {"nonlinearity": "relu"} if name == "RNNCell" else {}
+    layer = nn.utils.skip_init(getattr(gatefuse, name), I, H, driver="eager", **options)
+    assert (layer.driver, layer.weight_ih.shape[1]) == ("eager", I)
+    with pytest.raises(TypeError):
+        getattr(gatefuse, name)(I, H, True, None, None, None, None)
+
+
+@layers
+@pytest.mark.parametrize("driver", ["auto", "vendor", "aten", "eager"])
+def test_another_default_device_is_nothing_to_a_layer(name, driver):
+    _, ours = pair(name, driver)
+    x, lengths = sequence(ours), torch.tensor([5, 2, 3])
+    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+    calls = (lambda: ours(x), lambda: dense(ours(packed)), lambda: ours(x, lengths=[5, 0, 3]), lambda: ours(x[:1]))
+    expected = [call() for call in calls]
+    with torch.device("meta"):
+        assert_close([call() for call in calls], expected)
+
+
+def test_another_default_device_is_nothing_to_a_cell_of_one_s_own():
+    with torch.device("meta"):
+
+        @gatefuse.cell(gates="a")
+        def own(x, R, h):
+            return torch.tanh(x.a + R.a(h))
+
+        layer = gatefuse.Recurrent(own, I, H, device="cpu", driver="aten")
+        assert layer(torch.zeros(T, B, I, device="cpu"))[0].device.type == "cpu"

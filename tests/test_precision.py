@@ -2,10 +2,12 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.testing import assert_close
 
 import gatefuse
@@ -70,3 +72,26 @@ def test_float32_on_the_matrix_unit_needs_the_flag_of_cudnns_layers(monkeypatch,
         assert why == "float32 on the matrix unit is tf32, which torch.backends.cudnn.allow_tf32 forbids"
         assert fused.refusal(request) == ""
         assert driver.refusal(replace(request, dtype=torch.float64)) != why
+
+
+@pytest.mark.parametrize("lengths", [[5, 5, 5], [5, 4, 3], [5, 1, 1]], ids=str)
+@pytest.mark.parametrize("build", [gatefuse.LSTM, partial(gatefuse.Recurrent, "lstm"), gatefuse.GRU], ids=str)
+def test_lengths_and_autocast_give_one_dtype(build, lengths):
+    layer = build(I, H)
+    x = torch.randn(5, 3, I)
+    expected = flat(layer(x, lengths=lengths))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = flat(layer(x, lengths=lengths))
+    assert {value.dtype for value in found} == {torch.bfloat16}
+    assert_close([value.float() for value in found], expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
+def test_packed_input_under_autocast_is_torch_nns(name, dtype):
+    theirs, ours = getattr(nn, name)(I, H), getattr(gatefuse, name)(I, H)
+    ours.load_state_dict(theirs.state_dict())
+    x = pack_padded_sequence(torch.randn(5, 3, I), torch.tensor([5, 4, 4]))
+    with torch.autocast("cpu", dtype):
+        found, expected = ours(x), theirs(x)
+    assert_close([found[0].data, *flat(found[1])], [expected[0].data, *flat(expected[1])], rtol=0, atol=0)

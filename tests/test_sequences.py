@@ -1,5 +1,8 @@
 """Lengths, resets and sequences of all states: against packed sequences, segments run one by one, the eager loop."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -43,6 +46,22 @@ def test_lengths_of_any_integer_dtype_and_zero(dtype):
         assert not output[:, 0].any()
         assert not h[0, 3].any()
         assert_close(output[:2, 1], layer(x[:2, 1])[0])
+
+
+FORMS = {
+    "list": list,
+    "tuple": tuple,
+    "array": np.array,
+    "list of numpy's": lambda n: list(np.array(n)),
+    "list of tensors": lambda n: list(torch.tensor(n)),
+    "uint16": partial(torch.tensor, dtype=torch.uint16),
+}
+
+
+@pytest.mark.parametrize("build", FORMS.values(), ids=FORMS)
+def test_lengths_of_any_form(build):
+    layer, x, lengths = Recurrent("lstm", I, H), torch.randn(5, 4, I), [0, 2, 5, 0]
+    assert_close(layer(x, lengths=build(lengths)), layer(x, lengths=torch.tensor(lengths)))
 
 
 @pytest.mark.parametrize("order", ["sorted", "unsorted"])

@@ -186,6 +186,19 @@ def test_nothing_is_kept_that_the_graph_would_not_keep(library):
     assert node() is None
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_nothing_is_kept_where_somebody_keeps_it_elsewhere(library, name):
+    """torch.autograd.graph.save_on_cpu and torch.utils.checkpoint are there to keep nothing."""
+    layer, _ = pair("Recurrent", name)
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    given = weakref.ref(x)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.shape, lambda shape: torch.zeros(shape)):
+        results = layer(x)
+    del x
+    assert given() is None
+    assert results[0].requires_grad
+
+
 def test_dropout_between_layers_has_the_librarys_own_error(library):
     layer = gatefuse.Recurrent("lstm", I, H, 2, dropout=0.5, driver="vendor").double()
     x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)

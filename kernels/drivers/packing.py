@@ -35,7 +35,7 @@ class Packing(NamedTuple):
             order: (B,), for each packed sample its place in the padded form; None where that has the order of packing.
         """
         B = int(sizes[0])
-        within = torch.arange(B) < sizes.unsqueeze(1)
+        within = torch.arange(B, device=sizes.device) < sizes.unsqueeze(1)
         rows = within.view(-1).nonzero().squeeze(1).to(device, non_blocking=True)
         if order is not None:
             samples = rows % B

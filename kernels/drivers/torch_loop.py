@@ -16,6 +16,9 @@ from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import Form, twice
 
+# B * H up to which a single step of an LSTM is faster alone without gradients: PLACEHOLDER
+_ALONE = 8192
+
 
 def knows(cell: Cell) -> bool:
     """Whether torch has a loop for this very cell; a cell that only shares a name with one is another."""
@@ -40,7 +43,7 @@ def call(
     Returns:
         The output in the form of x, and the final states in that of states.
     """
-    if sizes is None and _is_step(cell, x, form.batch_first):
+    if sizes is None and _is_step(cell, x, form.batch_first, states[0].shape[1] * states[0].shape[2]):
         return _step(x, states, weights, form)
     bias, num_layers, bidirectional, dropout, batch_first = form
     # cuDNN keeps what its backward needs only in training mode; without dropout the mode changes nothing else.
@@ -57,13 +60,20 @@ def call(
     return output, tuple(finals)
 
 
-def _is_step(cell: Cell, x: Tensor, batch_first: bool) -> bool:
-    """Whether torch.lstm_cell does it: oneDNN lays an LSTM's weights out anew in each call, which one step doesn't pay.
+def _is_step(cell: Cell, x: Tensor, batch_first: bool, size: int) -> bool:
+    """Whether torch.lstm_cell does it. Autocast on a CPU knows torch.lstm alone, and a trace is for any steps."""
+    if cell is not lstm or x.shape[1 if batch_first else 0] != 1 or x.device.type != "cpu":
+        return False
+    return steps_alone(size) and not torch.is_autocast_enabled("cpu") and not torch.jit.is_tracing()
 
-    reports/cpu/real.md shows what that costs. Autocast on a CPU knows torch.lstm alone.
+
+def steps_alone(size: int) -> bool:
+    """Whether torch.lstm_cell is faster than torch.lstm at a single step of B * H = size, on a CPU.
+
+    There oneDNN lays the weights out anew in each call, which few samples don't pay; reports/cpu/real.md shows what
+    that costs.
     """
-    on_cpu = cell is lstm and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    return on_cpu and x.shape[1 if batch_first else 0] == 1
+    return size <= _ALONE or torch.is_grad_enabled()
 
 
 def _step(

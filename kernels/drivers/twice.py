@@ -44,6 +44,9 @@ def differentiable(results: Sequence[Tensor], given: Callable[[], Given]) -> Non
     """
     if torch.compiler.is_compiling():  # here, since this may be the frame that torch's compiler comes to
         return
+    # Someone keeps what autograd saves elsewhere, or not at all; kept here, it would stay in memory.
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        return
     node = results[0].grad_fn
     for result in results[1:]:
         source = result.grad_fn

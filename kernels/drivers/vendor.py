@@ -91,7 +91,7 @@ def stack(
     x = x.transpose(0, 1) if form.batch_first else x
     ordered = form._replace(batch_first=False)
     # On a GPU packing waits for the lengths; but cuDNN wants an LSTM's weights as they lie, and padding adds a column.
-    if cell is not lstm if full is None else _pad(cell, x.dtype, full, states[0]):
+    if cell is not lstm if full is None else _pad(cell, x.dtype, full, B * states[0].shape[2]):
         output, finals = padded.stack(cell, x, states, weights, lengths.to(x.device), ordered)
     else:
         output, finals = _packing(cell, x, states, weights, lengths.cpu(), ordered)
@@ -107,24 +107,39 @@ def packed(
     if len(data) == T * B:
         output, finals = torch_loop.call(cell, data.unflatten(0, (T, B)), states, weights, form)
         return output.flatten(0, 1), finals
-    if data.device.type == "cpu" and _pad(cell, data.dtype, len(data) / (T * B), states[0]):
+    if unpacks(cell, data, packing.sizes, states[0].shape[2]):
         return padded.packed(cell, data, states, weights, packing, form)
     return torch_loop.call(cell, data, states, weights, form, packing.sizes)
 
 
-def _pad(cell: Cell, dtype: torch.dtype, full: float, state: Tensor) -> bool:
+def unpacks(cell: Cell, data: Tensor, sizes: Tensor, H: int) -> bool:
+    """Whether the rows of a PackedSequence of these batch_sizes are better unpacked."""
+    if data.device.type != "cpu" or data.dim() != 2:
+        return False
+    T, B = len(sizes), int(sizes[0])
+    return _pad(cell, data.dtype, len(data) / (T * B), B * H)
+
+
+def _pad(cell: Cell, dtype: torch.dtype, full: float, size: int) -> bool:
     """Whether samples run as many steps as the longest, rather than packed, on a CPU.
 
-    oneDNN runs LSTMs unless they are packed or in float64, and torch's slower native loop all others, whose backward
-    takes packed sequences apart step by step.
+    oneDNN runs LSTMs unless they are packed, or in a dtype that it lacks, and torch's slower native loop runs all
+    others, whose backward takes packed sequences apart step by step.
 
     Args:
         full: the part of the longest sample's steps that samples have.
-        state: (L * D, B, H).
+        size: B * H.
     """
-    if cell is lstm and dtype != torch.float64:
+    if cell is lstm and torch.backends.mkldnn.enabled and _onednn_has(dtype):
         return full >= _FULL
-    return torch.is_grad_enabled() and full >= _FULLER and state.shape[1] * state.shape[2] <= _SMALL
+    return torch.is_grad_enabled() and full >= _FULLER and size <= _SMALL
+
+
+def _onednn_has(dtype: torch.dtype) -> bool:
+    """Whether, here, oneDNN runs LSTMs in that dtype."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _packing(
@@ -132,7 +147,7 @@ def _packing(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """By way of a PackedSequence, for padded x (T, B, I) and lengths on the CPU."""
     falling, order = lengths.clamp(min=1).sort(descending=True, stable=True)
-    sizes = (torch.arange(int(falling[0]))[:, None] < falling).sum(1)
+    sizes = (torch.arange(int(falling[0]), device=falling.device)[:, None] < falling).sum(1)
     back = order.argsort().to(x.device)
     order = order.to(x.device)
     packing = Packing.of(sizes, x.device, order)
@@ -188,6 +203,7 @@ def _nothing(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """No step or no sample, which torch's loops refuse in part: an empty output, and the states as they came."""
     output = x.new_empty(*x.shape[:2], D * states[0].shape[-1])
-    # A sum over nothing, so that backward finds its way to zeros, as it does for any other shape.
+    # Zero, so that backward finds its way to zeros, as it does for any other shape.
     anchor = sum(tensor.sum() for tensor in (x, *weights)) * 0
-    return output + anchor, tuple(state.clone() for state in states)
+    empty = states[0].numel() == 0
+    return output + anchor, tuple(state + anchor if empty else state.clone() for state in states)

@@ -1,0 +1,87 @@
+"""Models that torch.jit.trace and torch.fx record: a layer's record does what a record of torch.nn's does."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.testing import assert_close
+
+import gatefuse
+
+I, H = 4, 6
+LAYERS = ["LSTM", "GRU", "RNN"]
+# torch's own tracing warns of the values that it keeps
+traces = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+
+
+class Packing(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, lengths):
+        packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        output, state = self.layer(packed)
+        return pad_packed_sequence(output)[0], state
+
+
+class Calling(nn.Module):
+    """Calls a layer with these arguments after the input."""
+
+    def __init__(self, layer, **options):
+        super().__init__()
+        self.layer, self.options = layer, options
+
+    def forward(self, x, state=None):
+        return self.layer(x.relu(), state, **self.options)
+
+
+def pair(name, *sizes):
+    theirs = getattr(nn, name)(*(sizes or (I, H)))
+    ours = getattr(gatefuse, name)(*(sizes or (I, H)))
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+@traces
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_trace_is_for_any_number_of_steps(name, steps):
+    ours, theirs = pair(name)
+    traced = torch.jit.trace(ours.eval(), torch.randn(steps, 2, I))
+    x = torch.randn(5, 2, I)
+    assert_close(traced(x), theirs(x))
+
+
+@traces
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("lengths", [[5, 5, 5], [5, 2, 3]])
+def test_a_trace_of_packed_input_is_for_any_lengths(name, lengths):
+    ours, theirs = (Packing(layer) for layer in pair(name))
+    traced = torch.jit.trace(ours, (torch.randn(5, 3, I), torch.tensor(lengths)), check_trace=False)
+    for steps, others in ((5, [1, 5, 4]), (7, [7, 7, 2])):
+        x = torch.randn(steps, 3, I)
+        assert_close(traced(x, torch.tensor(others)), theirs(x, torch.tensor(others)))
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "LSTMCell", "GRUCell", "RNNCell"])
+def test_fx_records_a_layer_as_one_node(name):
+    layer, _ = pair(name)
+    traced = torch.fx.symbolic_trace(Calling(layer))
+    (node,) = [node for node in traced.graph.nodes if node.op == "call_module"]
+    assert (node.target, len(node.args), node.kwargs) == ("layer", 2, {})
+    x = torch.randn(2, I) if name.endswith("Cell") else torch.randn(5, 2, I)
+    results = layer(x.relu())
+    state = results if name.endswith("Cell") else results[1]
+    assert_close(traced(x, state), layer(x.relu(), state))
+
+
+def test_fx_records_a_layer_s_own_arguments():
+    mask = torch.tensor([[0, 1], [1, 0], [0, 0]], dtype=torch.bool)
+    options = {"resets": mask, "all_states": True}
+    layer = gatefuse.Recurrent("gru_reset_first", I, H)
+    traced = torch.fx.symbolic_trace(Calling(layer, **options), concrete_args={"state": None})
+    (node,) = [node for node in traced.graph.nodes if node.op == "call_module"]
+    assert (len(node.args), set(node.kwargs)) == (1, set(options))
+    x = torch.randn(3, 2, I)
+    assert_close(traced(x), layer(x.relu(), **options))
