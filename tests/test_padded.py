@@ -66,22 +66,41 @@ def test_what_lies_in_the_padding_reaches_nothing(way, cell):
 
 
 @pytest.mark.parametrize(
-    ("cell", "lengths", "H", "grad", "pads"),
+    ("cell", "full", "size", "grad", "pads"),
     [
-        ("lstm", [9, 9, 5], 4, False, True), ("lstm", [9, 1, 2], 4, True, False), ("lstm", [3, 3, 2], 4, True, True),
-        ("gru", [9, 9, 5], 4, True, True), ("gru", [9, 9, 9], 4, False, False), ("gru", [9, 5, 4], 4, True, False),
-        ("gru", [9, 9, 9], 700, True, False),
+        ("lstm", 0.2, 1024, False, True), ("lstm", 0.15, 1024, False, False), ("lstm", 0.6, 32768, False, False),
+        ("lstm", 0.7, 32768, False, True), ("lstm", 0.1, 1024, True, True), ("lstm", 0.3, 8192, True, False),
+        ("lstm", 0.4, 8192, True, True), ("lstm", 0.6, 32768, True, False), ("gru", 0.8, 12, True, True),
+        ("gru", 1.0, 12, False, False), ("gru", 0.6, 12, True, False), ("gru", 1.0, 2100, True, False),
     ],
 )  # fmt: skip
-def test_padding_is_picked_where_it_pays(cell, lengths, H, grad, pads):
+def test_padding_is_picked_where_it_pays(monkeypatch, cell, full, size, grad, pads):
+    monkeypatch.setattr(vendor, "_onednn_has", lambda dtype: dtype == torch.float32)
     with torch.set_grad_enabled(grad):
-        full = sum(lengths) / (max(lengths) * 3)
-        assert vendor._pad(find_cell(cell), torch.float32, full, 3 * H) is pads
+        assert vendor._pad(find_cell(cell), torch.float32, full, size) is pads
 
 
-def test_an_lstm_in_float64_pads_as_other_cells_do():
-    assert vendor._pad(find_cell("lstm"), torch.float64, 1.0, 12)
-    assert not vendor._pad(find_cell("lstm"), torch.float64, 0.66, 12)
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")  # of flags
+@pytest.mark.parametrize("why", ["float64", "turned off"])
+def test_an_lstm_that_onednn_does_not_run_pads_as_other_cells_do(why):
+    dtype = torch.float64 if why == "float64" else torch.float32
+    with torch.backends.mkldnn.flags(enabled=why == "float64"):
+        assert vendor._pad(find_cell("lstm"), dtype, 1.0, 12)
+        assert not vendor._pad(find_cell("lstm"), dtype, 0.66, 12)
+
+
+@pytest.mark.parametrize(
+    ("steps", "H", "full", "grad", "unpacks"),
+    [
+        (19, 64, 0.8, False, False), (20, 64, 0.8, False, True), (20, 64, 1.0, False, False), (9, 64, 0.8, True, False),
+        (10, 64, 0.8, True, True), (20, 256, 0.8, True, False), (22, 256, 0.8, True, True), (30, 64, 0.1, False, False),
+    ],
+)  # fmt: skip
+def test_packed_rows_are_unpacked_where_it_pays(monkeypatch, steps, H, full, grad, unpacks):
+    monkeypatch.setattr(vendor, "_onednn_has", lambda dtype: True)
+    sizes = torch.full((steps,), 8)
+    with torch.set_grad_enabled(grad):
+        assert vendor.unpacks(find_cell("lstm"), torch.zeros(int(full * 8 * steps), 1), sizes, H) is unpacks
 
 
 def test_packed_lstms_run_padded_too(monkeypatch):
@@ -91,7 +110,8 @@ def test_packed_lstms_run_padded_too(monkeypatch):
     theirs = torch.nn.LSTM(4, 5, 2, bidirectional=True)
     ours = gatefuse.LSTM(4, 5, 2, bidirectional=True)
     ours.load_state_dict(theirs.state_dict())
-    x = torch.nn.utils.rnn.pack_padded_sequence(torch.randn(7, 3, 4), torch.tensor([4, 7, 6]), enforce_sorted=False)
+    lengths = torch.tensor([24, 27, 26])
+    x = torch.nn.utils.rnn.pack_padded_sequence(torch.randn(27, 3, 4), lengths, enforce_sorted=False)
     (a, states), (b, expected) = ours(x), theirs(x)
     assert_close((a.data, states), (b.data, expected))
     assert seen == [1]

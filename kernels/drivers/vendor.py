@@ -22,10 +22,18 @@ from gatefuse.kernels.drivers.torch_loop import knows
 
 name = "vendor"
 
-# The part of the longest sample's steps that samples must have for padding to pay: 0.36 lost by 1.2 times and 0.74 won
-# by 1.4 (H 256, B 32), 0.44 won by more (H 64, B 16), forward and training, on two cores of an AMD EPYC.
-_FULL = 0.5
-# Likewise for the other cells in training: at 0.75, B * H 1024, padding won by 1.2 times, and at 8192 it lost by 1.07.
+# The part of the longest sample's steps that samples must have for padding to pay, on two cores of an AMD EPYC.
+# Of an LSTM by oneDNN, where it pays from a part on that rises with B * H up to a limit. Forward it won by 1.2 to 1.4
+# times at 0.25 of 2048, 0.54 of 4096 and 0.6 of 8192, and lost by as much at 0.1, 0.25 and 0.25; at 16,384 and
+# 32,768 it lost at all parts up to 0.57. In training it won by 1.3 times at 0.1 of 4096 and 0.4 of 8192, and lost by
+# 1.2 times at 0.1 of 8192 and at 0.57 of 16,384 and 32,768.
+_FORWARD, _FORWARD_RISE, _FORWARD_MOST = 0.15, 1 / 30_000, 0.65
+_TRAINING_RISE, _TRAINING_MOST = 1 / 25_000, 0.7
+# Steps from which on the rows of a PackedSequence are worth being unpacked. Forward that lost by 1.2 times at 10 and
+# won by as much at 20; in training it won by 1.3 times at 8 of H 64, and lost by 1.1 at 16 of H 256, since oneDNN lays
+# the weights out anew in each call.
+_FEWEST, _FEWEST_TRAINED, _H_A_STEP = 20, 10, 12
+# Of the other cells in training: at 0.75, B * H 1024, padding won by 1.2 times, and at 8192 it lost by 1.07.
 _FULLER, _SMALL = 0.7, 2048
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -103,10 +111,6 @@ def packed(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As stack, but from the rows of a PackedSequence to such rows, with states in the order of packing."""
     form = form._replace(batch_first=False)
-    T, B = packing.shape
-    if len(data) == T * B:
-        output, finals = torch_loop.call(cell, data.unflatten(0, (T, B)), states, weights, form)
-        return output.flatten(0, 1), finals
     if unpacks(cell, data, packing.sizes, states[0].shape[2]):
         return padded.packed(cell, data, states, weights, packing, form)
     return torch_loop.call(cell, data, states, weights, form, packing.sizes)
@@ -117,7 +121,10 @@ def unpacks(cell: Cell, data: Tensor, sizes: Tensor, H: int) -> bool:
     if data.device.type != "cpu" or data.dim() != 2:
         return False
     T, B = len(sizes), int(sizes[0])
-    return _pad(cell, data.dtype, len(data) / (T * B), B * H)
+    if len(data) == T * B:  # then torch's loops take it as if it were not packed
+        return False
+    fewest = max(_FEWEST_TRAINED, H / _H_A_STEP) if torch.is_grad_enabled() else _FEWEST
+    return fewest <= T and _pad(cell, data.dtype, len(data) / (T * B), B * H)
 
 
 def _pad(cell: Cell, dtype: torch.dtype, full: float, size: int) -> bool:
@@ -130,9 +137,12 @@ def _pad(cell: Cell, dtype: torch.dtype, full: float, size: int) -> bool:
         full: the part of the longest sample's steps that samples have.
         size: B * H.
     """
+    training = torch.is_grad_enabled()
     if cell is lstm and torch.backends.mkldnn.enabled and _onednn_has(dtype):
-        return full >= _FULL
-    return torch.is_grad_enabled() and full >= _FULLER and size <= _SMALL
+        if training:
+            return full >= min(_TRAINING_MOST, size * _TRAINING_RISE)
+        return full >= min(_FORWARD_MOST, _FORWARD + size * _FORWARD_RISE)
+    return training and full >= _FULLER and size <= _SMALL
 
 
 def _onednn_has(dtype: torch.dtype) -> bool:
