@@ -164,7 +164,7 @@ class _Layer(Stack, nn.RNNBase):
         if self.cell is not lstm or not self._is_tensor(input):
             return False
         T, B = self._steps(input)
-        return T == 1 and torch_loop.steps_alone(B * self.hidden_size)
+        return T == 1 and torch_loop.steps_alone(B)
 
     def _refuse_projection(self) -> None:
         if self.proj_size:

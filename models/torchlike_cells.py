@@ -100,7 +100,8 @@ class LSTMCell(_Step, nn.LSTMCell):
     """torch.nn.LSTMCell, one step of the cell ``lstm``, with the keyword ``driver``.
 
     Args:
-        driver: who runs the step, as Recurrent's; all other arguments are torch.nn.LSTMCell's.
+        input_size, hidden_size, bias, device, dtype: torch.nn.LSTMCell's.
+        driver: who runs the step, as Recurrent's.
 
     Raises:
         ValueError: no driver has that name.
@@ -113,7 +114,8 @@ class GRUCell(_Step, nn.GRUCell):
     """torch.nn.GRUCell, one step of the cell ``gru``, with the keyword ``driver``.
 
     Args:
-        driver: who runs the step, as Recurrent's; all other arguments are torch.nn.GRUCell's.
+        input_size, hidden_size, bias, device, dtype: torch.nn.GRUCell's.
+        driver: who runs the step, as Recurrent's.
 
     Raises:
         ValueError: no driver has that name.
@@ -126,7 +128,8 @@ class RNNCell(_Step, nn.RNNCell):
     """torch.nn.RNNCell, one step of the cell ``elman`` or, with nonlinearity "relu", ``elman_relu``, with ``driver``.
 
     Args:
-        driver: who runs the step, as Recurrent's; all other arguments are torch.nn.RNNCell's.
+        input_size, hidden_size, bias, nonlinearity, device, dtype: torch.nn.RNNCell's.
+        driver: who runs the step, as Recurrent's.
 
     Raises:
         ValueError: no driver has that name.

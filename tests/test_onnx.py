@@ -1,9 +1,12 @@
 """Layers as ONNX's standard operators, run by onnxruntime against the layer itself."""
 
+import io
+
 import pytest
 import torch
 from torch import nn
 from torch.export import Dim
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 
 import gatefuse
@@ -145,3 +148,29 @@ def test_what_can_not_be_exported_says_why(build, why):
         reasons.append(str(cause))
         cause = cause.__cause__
     assert why in reasons[-1]
+
+
+class Packs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.LSTM(I, H)
+
+    def forward(self, x, lengths=None):
+        if lengths is not None:
+            x = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        output, state = self.layer(x)
+        return (output if lengths is None else pad_packed_sequence(output)[0]), *state
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning", "ignore:Exporting a model")
+@pytest.mark.parametrize("lengths", [None, [2, 5, 3]], ids=["a single step", "packed"])
+def test_the_exporter_that_traces_takes_an_accelerated_model_as_torch_nns(lengths):
+    model = Packs().eval()
+    gatefuse.accelerate(model)
+    example = (torch.randn(1, B, I),) if lengths is None else (torch.randn(T, B, I), torch.full((B,), T))
+    names, file = ["x", "lengths"][: len(example)], io.BytesIO()
+    torch.onnx.export(model, example, file, dynamo=False, input_names=names, dynamic_axes={"x": {0: "T"}})
+    session = onnxruntime.InferenceSession(file.getvalue())
+    given = (torch.randn(T, B, I), *([torch.tensor(lengths)] if lengths else []))
+    found = session.run(None, {name: value.numpy() for name, value in zip(names, given, strict=True)})
+    assert_close([torch.from_numpy(value) for value in found], list(model(*given)))

@@ -20,7 +20,7 @@ from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import Form, torch_loop
 from gatefuse.kernels.drivers.packing import Packing
 
-# Added to what a sigmoid gets: it is 0 or 1 then in every dtype, whatever the weights do.
+# Added to what a sigmoid gets: it is 0 or 1 then in every dtype, unless the weights' own part comes near to this.
 _CLOSED = 1e4
 
 
