@@ -58,7 +58,7 @@ class Packing(NamedTuple):
         return rows.index_copy_(0, self.rows, data).unflatten(0, shape)
 
     def unpack_beside(self, data: Tensor, feature: Tensor) -> Tensor:
-        """As unpack, with a further feature (T, B, 1) of any dtype as the last: (T, B, N + 1)."""
+        """As unpack, with a further feature (T, B, 1) as the last: (T, B, N + 1)."""
         rows = data.new_zeros(feature.numel(), data.shape[1] + 1)
         rows.narrow(1, data.shape[1], 1).copy_(feature.view(-1, 1))
         rows.narrow(1, 0, data.shape[1]).index_copy_(0, self.rows, data)

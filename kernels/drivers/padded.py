@@ -60,9 +60,8 @@ def packed(
     lengths = packing.lengths.to(data.device)
     mark = None
     if cell is lstm:
-        over = _over(packing.shape[0], lengths)
-        x = packing.unpack_beside(data, over)
-        mark = over.to(data.dtype) if form.num_layers > 1 else None
+        mark = _over(packing.shape[0], lengths).to(data.dtype)
+        x = packing.unpack_beside(data, mark)
     else:
         x = packing.unpack(data)
     output, finals = _layers(cell, x, mark, states, weights, lengths, form)
