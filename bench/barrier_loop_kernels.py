@@ -6,7 +6,7 @@ import triton.language as tl
 from gatefuse.kernels.barrier_kernels import grid_barrier
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("steps",))
 def barrier_loop_kernel(counter_ptr, steps, FORM: tl.constexpr):
     """``steps`` barriers among the programs along axis 0, a counter for each place on axis 1; counters begin at 0.
 

@@ -15,9 +15,9 @@ from .results import AUTO, TORCH, duels
 _WORST = 8
 
 
-def tests(head: str, entries: Mapping[str, Entry]) -> str:
-    """A line a job, then what failed and how."""
-    parts = [head, *(_line(name, entry) for name, entry in entries.items())]
+def tests(entries: Mapping[str, Entry]) -> str:
+    """What failed and how, by job."""
+    parts = ["What failed, and how:"]
     for name, entry in entries.items():
         if entry.bad or entry.output:
             parts += ["", f"{name}:", *(f"  {entry.tests[test]} {test}" for test in entry.bad), entry.output.rstrip()]
@@ -32,7 +32,7 @@ def summary(head: str, entries: Mapping[str, Entry], sweeps: Mapping[str, Path])
     """
     lines = [head, "", *(_line(name, entry) for name, entry in entries.items())]
     failures = [f"  {entry.tests[test]} {test}" for entry in entries.values() for test in entry.bad]
-    lines += failures[:6] + ([f"  and {len(failures) - 6} more, in tests.txt"] if len(failures) > 6 else [])
+    lines += failures[:6] + ([f"  and {len(failures) - 6} more, in summary.txt"] if len(failures) > 6 else [])
     lines += ["", f"{'':10}{'groups':>8}{'failed':>8}{'over eager':>12}{'over torch':>12}{'of the floor':>14}"]
     races: list[pd.DataFrame] = []
     for name, path in sweeps.items():

@@ -28,7 +28,10 @@ _GROUP = 25.0
 # Seconds without a word after which a test, or a contender of a sweep, hangs: each may have to compile something.
 _SILENCE = {"tests": 60.0, "sweep": 120.0}
 
-_PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+# What torch or Triton warns of on that machine alone is no fault of a kernel's. gatefuse's own are RuntimeWarnings: a
+# kernel that doesn't fit, a recording that failed.
+WARNINGS = ("-o", "filterwarnings=default\nerror::RuntimeWarning:gatefuse", "--disable-warnings")
+_PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *WARNINGS)
 _TWO_CELLS = "({0}-lstm-plain or {0}-gru_reset_first-all or {0}-slstm-plain)"
 SWEEPS = ("quick", "regimes", "real", "lengths", "full")
 
@@ -42,21 +45,24 @@ def make_jobs(out: Path) -> list[Job]:
     """All jobs, the most important first."""
     grid = _TWO_CELLS.format("cuda-grid")
     few = f"{_TWO_CELLS.format('cuda-step')} or {_TWO_CELLS.format('cuda-block')}"
-    memcheck = ("compute-sanitizer", "--tool", "memcheck", "--error-exitcode", "66", *_PYTEST, "-m", "gpu", "-x")
+    # Each tensor has an allocation of its own: within torch's large ones nothing beyond a tensor is out of bounds.
+    # Errors of calls to the driver, which torch and Triton try and handle, are no kernel's.
+    alone = ("env", "PYTORCH_NO_CUDA_MEMORY_CACHING=1", "compute-sanitizer", "--tool", "memcheck")
+    memcheck = (*alone, "--report-api-errors", "no", "--error-exitcode", "66", *_PYTEST, "-m", "gpu", "-x")
     sanitized = " or ".join(f"cuda-{driver}-lstm-all" for driver in ("step", "block"))
     return [
         _tests("step and block, three cells", "tests/test_drivers.py", few, 120, 0.3),
         _tests("torch's own loop", "tests/test_vendor.py", "", 60, 0.35),
-        _tests("what only a GPU shows", "tests/test_gpu.py", "not grid", 120, 0.4),
+        _tests("what only a GPU shows", "tests/test_gpu.py", "not grid", 150, 0.4),
         _tests("grid, three cells", "tests/test_drivers.py", grid, 90, 0.45),
-        _tests("what only a GPU shows, by grid", "tests/test_gpu.py", "grid", 120, 0.5),
-        Job("memcheck", "sanitizer", (*memcheck, "tests/test_drivers.py", "-k", sanitized), 90, 0.55),
+        _tests("what only a GPU shows, by grid", "tests/test_gpu.py", "grid", 240, 0.6),
+        Job("memcheck", "sanitizer", (*memcheck, "tests/test_drivers.py", "-k", sanitized), 90, 0.65),
         _sweep("quick", out),
-        _tests("recorded steps", "tests/test_recording.py", "", 60, 0.6),
-        _tests("both directions", "tests/test_directions.py", "", 120, 0.6),
-        *(_tests(f"{d}, all cells", "tests/test_drivers.py", f"cuda-{d}", 300, 0.6) for d in ("block", "step")),
-        _tests("grid, all cells", "tests/test_drivers.py", "cuda-grid or programs_share", 300, 0.6),
-        _tests("script, all cells", "tests/test_drivers.py", "cuda-script", 300, 0.6),
+        _tests("recorded steps", "tests/test_recording.py", "", 60, 0.7),
+        _tests("both directions", "tests/test_directions.py", "", 120, 0.7),
+        *(_tests(f"{d}, all cells", "tests/test_drivers.py", f"cuda-{d}", 300, 0.7) for d in ("block", "step")),
+        _tests("grid, all cells", "tests/test_drivers.py", "cuda-grid or programs_share", 300, 0.7),
+        _tests("script, all cells", "tests/test_drivers.py", "cuda-script", 300, 0.7),
         *(_sweep(name, out) for name in SWEEPS[1:]),
     ]
 
@@ -150,14 +156,14 @@ def main(arguments: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
 
     def write() -> str:
-        (out / "tests.txt").write_text(digest.tests(head, record.entries), encoding="utf-8")
+        for half in out.glob("*.new"):  # of a sweep that was killed while it wrote
+            half.unlink()
         text = digest.summary(head, record.entries, {name: out / f"{name}.csv" for name in SWEEPS})
-        (out / "summary.txt").write_text(text, encoding="utf-8")
+        # In one file: what is fetched from such a machine may be few files.
+        (out / "summary.txt").write_text(f"{text}\n{digest.tests(record.entries)}", encoding="utf-8")
         return text
 
     run(make_jobs(out.resolve()), record, found.budget - (time.monotonic() - began), after=write)
-    for half in out.glob("*.new"):  # of a sweep that was killed while it wrote
-        half.unlink()
     print(write())
     if not found.out:
         for csv in sorted(out.glob("*.csv")):

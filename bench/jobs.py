@@ -27,7 +27,7 @@ class Job:
 
     Attributes:
         kind: ``tests``, ``sanitizer`` or ``sweep``.
-        seconds: that it may take; more and it hangs.
+        seconds: that it may take; what is left then is for a later run.
         until: the part of the whole budget by which it must be over: later jobs are to have the rest.
         silence: seconds without a word after which it hangs.
     """
@@ -63,8 +63,8 @@ class Entry:
     Attributes:
         outcome: ``passed``, ``failed``, ``unavailable``, or ``cut``, which is gone on with the next time.
         note: why, in a line.
-        tests: outcome by test, in pytest's words; ``HUNG`` for one that was running when its job's time was over. Of a
-            sweep those that hung alone, as ``group: contender``.
+        tests: outcome by test, in pytest's words; ``HUNG`` for one that was silent for too long, or was running each
+            time when its job was stopped twice. Of a sweep those that hung alone, as ``group: contender``.
         running: the test that was running when its job was stopped.
         output: the end of a failed command's output.
     """
@@ -182,8 +182,9 @@ def judge(job: Job, finished: Finished, own_limit: bool) -> Entry:
     Args:
         own_limit: it had the job's own seconds, and not only what was left of the budget.
     """
-    judges = {"tests": _judge_tests, "sanitizer": _judge_sanitizer, "sweep": _judge_sweep}
-    return judges[job.kind](finished, own_limit or finished.silent)
+    if job.kind == "sanitizer":
+        return _judge_sanitizer(finished, own_limit or finished.silent)
+    return {"tests": _judge_tests, "sweep": _judge_sweep}[job.kind](finished)
 
 
 _TEST = re.compile(r"^(tests/\S+?::\w+(?:\[.*?\])?)(?: +(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b)?", re.MULTILINE)
@@ -200,14 +201,14 @@ def outcomes(output: str) -> tuple[dict[str, str], str]:
     return tests, running
 
 
-def _judge_tests(finished: Finished, own_limit: bool) -> Entry:
+def _judge_tests(finished: Finished) -> Entry:
     tests, running = outcomes(finished.output)
     entry = Entry("passed", seconds=finished.seconds, tests=tests)
     if finished.status is None:
         entry.outcome, entry.note, entry.running = "cut", f"stopped in {running or 'its beginning'}", running
-        if own_limit and running:
+        if finished.silent and running:
             entry.tests[running] = "HUNG"
-        elif own_limit and not tests:
+        elif finished.silent and not tests:
             entry.outcome = "failed"
     elif finished.status not in (0, 5):  # 5: there was no test left to run
         entry.outcome = "failed"
@@ -233,7 +234,7 @@ def _judge_sanitizer(finished: Finished, own_limit: bool) -> Entry:
     return Entry("failed", note, finished.seconds, output=finished.output[-_KEPT:])
 
 
-def _judge_sweep(finished: Finished, own_limit: bool) -> Entry:
+def _judge_sweep(finished: Finished) -> Entry:
     entry = Entry("passed", seconds=finished.seconds)
     if finished.silent:
         said = re.findall(rf"^{NOW}(.*)$", finished.output, re.MULTILINE)

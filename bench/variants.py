@@ -83,7 +83,8 @@ VARIANTS = (
     ),
     Variant(
         "grid-every-thread-polls", "grid", "forward", {"FORM": "every"}, _lstm((512, 64), (1024, 64)), 0.98,
-        "4 block barriers a step where there are 5, for as many polls as there are warps",
+        "of 5 block barriers a step one comes before the wait, where time is free, in place of behind it, for as many "
+        "polls as there are warps",
     ),
     Variant(
         "grid-backward-every-thread-polls", "grid", "backward", {"FORM": "every"}, _lstm((512, 64)), 0.98,

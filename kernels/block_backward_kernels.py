@@ -6,12 +6,13 @@ import triton.language as tl
 from gatefuse.kernels.block_kernels import RUNTIME
 from gatefuse.kernels.tile_backward_kernels import (
     add_d_sequences,
+    begun_gradients,
     carry_back,
-    carry_products,
     load_slots,
     load_states,
     relaid,
     store_d_slots,
+    sum_d_fresh,
     sum_d_params,
 )
 from gatefuse.kernels.tile_kernels import at_step, load_carry, load_masks, load_per_unit, store_carry, time_of
@@ -86,6 +87,8 @@ def block_backward_kernel(
     params = load_per_unit(params_ptr, u, H, W, P)
     d_carry = load_carry(d_carry_ptr, e, B * W, real, S)
     d_params = load_carry(d_params_ptr, e, B * W, real, P)
+    if HAS_RESTARTS:
+        d_fresh = load_carry(d_fresh_ptr, e, B * W, real, S)
 
     if AHEAD:
         slots, restart, alive, states = _load_step(
@@ -143,10 +146,14 @@ def block_backward_kernel(
                 multiplied = multiplied + (d_vector,)
             d_vectors = multiplied
 
-        d_carry = carry_back(grads, d_states, d_fresh_ptr, restart, alive, e, B * W, real, CELL, HAS_RESTARTS)
-        d_carry = carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * W, real, CELL, HAS_RESTARTS)
+        d_begun = begun_gradients(grads, d_vectors, real, CELL)
+        if HAS_RESTARTS:
+            d_fresh = sum_d_fresh(d_fresh, d_begun, alive & restart, CELL)
+        d_carry = carry_back(d_begun, d_states, restart, alive, CELL)
         d_params = sum_d_params(d_params, grads, alive, CELL)
         if AHEAD:
             slots, restart, alive, states = slots_next, restart_next, alive_next, states_next
     store_carry(d_carry_ptr, d_carry, e, B * W, real, S)
     store_carry(d_params_ptr, d_params, e, B * W, real, P)
+    if HAS_RESTARTS:
+        store_carry(d_fresh_ptr, d_fresh, e, B * W, real, S)

@@ -19,6 +19,8 @@ from gatefuse.kernels.gate_sum_kernels import gate_weights, sum_of_gates
 from gatefuse.kernels.grid_kernels import RUNTIME
 from gatefuse.kernels.tile_backward_kernels import (
     add_d_sequences,
+    add_where,
+    begun_gradients,
     carry_back,
     carry_products,
     load_slots,
@@ -103,12 +105,13 @@ def _products(
 
 
 @triton.jit
-def _meet(counter, target, FORM: tl.constexpr, SLICES: tl.constexpr):
-    """Until the partial sums are there."""
+def _meet(counter, target, CELL: tl.constexpr, FORM: tl.constexpr, SLICES: tl.constexpr):
+    """Until the partial sums are there, and what other threads of this program stored."""
+    # Only a last phase without a product is followed by no arrival, in which threads would meet.
+    if SLICES == 1 or (FORM == "every" and CELL.PHASES[len(CELL.PHASES) - 1] == 0):
+        block_barrier(FORM)
     if SLICES > 1:
         wait(counter, target, FORM)
-    else:
-        block_barrier(FORM)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -185,7 +188,7 @@ def grid_backward_kernel(
                         initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, W, CELL,
                         HAS_RESTARTS,
                     )  # fmt: skip
-                    _meet(counter_ptr + tile, met * arrivals, FORM, SLICES)
+                    _meet(counter_ptr + tile, met * arrivals, CELL, FORM, SLICES)
                     if phase == 0:
                         d_states = _carried(
                             d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T - i, T, d, ORDER), T, b, e,
@@ -204,9 +207,11 @@ def grid_backward_kernel(
                     if CELL.PHASES[phase] > 0:
                         arrive(counter_ptr + tile, FORM)
                     if phase == LAST:
-                        d_states = carry_back(
-                            grads, d_states, d_fresh_ptr, restart, alive, e, B * W, real, CELL, HAS_RESTARTS
-                        )
+                        d_begun = begun_gradients(grads, (), real, CELL)
+                        if HAS_RESTARTS:
+                            for s in tl.static_range(S):
+                                add_where(d_fresh_ptr + s * B * W + e, d_begun[s], real & alive & restart)
+                        d_states = carry_back(d_begun, d_states, restart, alive, CELL)
                         store_carry(d_carry_ptr, d_states, e, B * W, real, S)
                         d_params = load_carry(d_params_ptr, e, B * W, real, P)
                         store_carry(d_params_ptr, sum_d_params(d_params, grads, alive, CELL), e, B * W, real, P)
@@ -231,7 +236,7 @@ def grid_backward_kernel(
             b = (tile * BB + tl.arange(0, BB))[None, :]
             real = (u < H) & (b < B)
             e = b * W + u
-            _meet(counter_ptr + tile, T * (CELL.UNDONE * HALVES) * arrivals, FORM, SLICES)
+            _meet(counter_ptr + tile, T * (CELL.UNDONE * HALVES) * arrivals, CELL, FORM, SLICES)
             d_states = _carried(
                 d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T * 0, T, d, ORDER), T, b, e, real,
                 B, W, CELL, HAS_RESTARTS, LOADS, SLICES, BU, BB,

@@ -3,10 +3,10 @@ whole sequence, and meet at a barrier wherever a product needs what the others c
 
 A program's tiles are (BU, BB): its units by its samples; the weights stay in shared memory, in chunks of KC columns.
 What is exchanged lies at a fresh address each step (the sequences themselves and fed) and is loaded past the L1 cache.
-The running states go through memory, in float32, each element read and written by one program alone. Programs in excess
-of the batch's tiles don't exist; tiles in excess of the programs are taken in turns within a step, and while a program
-computes one, the others' arrivals for the next come in. Every program runs the same number of barriers a tile, whatever
-its samples' lengths.
+The running states go through memory, in float32, each element read and written by one program alone, though not always
+by the same of its threads. Programs in excess of the batch's tiles don't exist; tiles in excess of the programs are
+taken in turns within a step, and while a program computes one, the others' arrivals for the next come in. Every program
+runs the same number of barriers a tile, whatever its samples' lengths.
 
 The kernel runs ``steps`` steps from the i0-th on. Under Triton's interpreter it is launched a step at a time, and with
 UNTIL also a stage at a time: a launch then ends when the vectors of stage UNTIL are stored, and the next one does the
@@ -16,7 +16,7 @@ step's beginning anew.
 import triton
 import triton.language as tl
 
-from gatefuse.kernels.barrier_kernels import arrive, grid_barrier, wait
+from gatefuse.kernels.barrier_kernels import arrive, block_barrier, grid_barrier, wait
 from gatefuse.kernels.tile_kernels import (
     at_step,
     begin,
@@ -108,15 +108,19 @@ def grid_forward_kernel(
             e = b * W + u
             counter = counter_ptr + tile
             met = i * MEETINGS
-            # Nobody else writes these: they are on their way while the others are waited for.
+            # Nobody writes these: they are on their way while the others are waited for.
             xs = load_x(x_ptr, t, T, u, b, real, B, W, CELL)
-            before = load_carry(carry_ptr, e, B * W, real, S)
             restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
+            # The own states may have been stored by other threads of this program than those that load them: all must
+            # meet between the two, which they do behind a wait, but for the form in which each thread waits for itself.
+            if MEETINGS == 0 or FORM == "every":
+                block_barrier(FORM)
+            if MEETINGS > 0:
+                wait(counter, met * arrivals, FORM)
+            before = load_carry(carry_ptr, e, B * W, real, S)
             states = before
             if HAS_RESTARTS:
                 states = begin(fresh_ptr, states, restart, e, B * W, real, CELL)
-            if MEETINGS > 0:
-                wait(counter, met * arrivals, FORM)
             r = ()
             for stage in tl.static_range(1, STAGES + 1):
                 if CELL.COMPUTES[stage - 1] and (UNTIL == 0 or stage <= UNTIL):

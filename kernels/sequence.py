@@ -199,10 +199,18 @@ def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tenso
     d_weight = torch.cat(blocks)
     if loop.bias is None:
         return d_weight, None
-    d_bias = loop.bias.new_zeros(G, loop.W)
-    if loop.program.columns:
-        d_bias[list(loop.program.columns)] = d_r.sum((0, 1)).view(-1, loop.W)
-    return d_weight, d_bias.flatten()
+    return d_weight, _bias_gradient(loop, d_r)
+
+
+def _bias_gradient(loop: Sequence, d_r: Tensor) -> Tensor:
+    """(G * W,), zero for gates without a product."""
+    columns, G = loop.program.columns, loop.shape.G
+    sums = d_r.sum((0, 1))
+    if columns == tuple(range(G)):
+        return sums
+    # A list of gates as an index would be copied to the device, and the host would wait for it.
+    rows, zero = sums.view(-1, loop.W).unbind(0), sums.new_zeros(loop.W)
+    return torch.cat([rows[columns.index(g)] if g in columns else zero for g in range(G)])
 
 
 def state_before(loop: Sequence, kept: Forward, state: int, d: int) -> Tensor:

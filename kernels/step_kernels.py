@@ -1,9 +1,12 @@
 """Triton kernels of the step driver: all that a step computes between two products, in one launch.
 
 Each element of the (B, H) states belongs to one lane, which alone reads, updates and writes it; so the running states
-live in one float32 buffer that is updated in place. A cell's equations come in as generated device functions, its shape
-as constexpr tuples (CellShape in shape.py). Sequences are (T, B, ...) and addressed by the step, so that only
-whole buffers are passed: a new length or batch compiles nothing.
+live in one float32 buffer that is updated in place. A launch writes each element once, and reads none that it wrote:
+Triton may store a lane's value by another thread than the one that would load it again.
+
+A cell's equations come in as generated device functions, its shape as constexpr tuples (CellShape in shape.py).
+Sequences are (T, B, ...) and addressed by the step, so that only whole buffers are passed: a new length or batch
+compiles nothing.
 """
 
 import triton
@@ -13,7 +16,7 @@ from gatefuse.kernels.tile_backward_kernels import add_where
 from gatefuse.kernels.tile_kernels import at_step, begin
 
 # Sizes must not become part of a kernel's key: Triton would compile anew on 1 and on divisibility by 16.
-RUNTIME = ("t", "t_fed", "t_next", "t_before", "t_after", "T", "B", "H")
+RUNTIME = ("t", "t_fed", "fed_steps", "t_next", "t_before", "t_after", "T", "B", "H")
 
 
 @triton.jit
@@ -155,18 +158,19 @@ def backward_kernel(
         states = states + (state,)
 
     d_states = _blocks(d_carry_ptr, e, B * H, real, S)
+    after = e < 0
     if FIRST:
-        after = e < 0
         if HAS_RESTARTS:
             after = _flag(restarts_ptr, t_after, b, B, real)
         summed = ()
+        begun_after = ()
         for k in tl.static_range(S):
             d = d_states[k]
+            begun = tl.zeros(e.shape, tl.float32)
             for p in tl.static_range(len(CELL.V)):
                 if CELL.V[p] == k:  # the step after multiplied this state, or a fresh one
                     d_v = tl.load(d_v_ptr + p * B * H + e, mask=real, other=0.0).to(tl.float32)
-                    if HAS_RESTARTS:
-                        add_where(d_fresh_ptr + k * B * H + e, d_v, real & after)
+                    begun += tl.where(after, d_v, 0.0)
                     d += tl.where(after, 0.0, d_v)
             if k == 0:
                 d += tl.load(d_output_ptr + at_step(t, B * H) + e, mask=real, other=0.0).to(tl.float32)
@@ -175,6 +179,7 @@ def backward_kernel(
             if not FINAL:
                 tl.store(d_carry_ptr + k * B * H + e, d, mask=real)
             summed = summed + (d,)
+            begun_after = begun_after + (begun,)
         d_states = summed
 
     restart = tl.zeros(e.shape, tl.int1)
@@ -195,11 +200,17 @@ def backward_kernel(
         if CELL.R[EMITS[k]] >= 0 and not CELL.ADDITIVE:
             at = at_step(t, B * CELL.COLUMNS * H) + b * (CELL.COLUMNS * H) + CELL.R[EMITS[k]] * H + u
             tl.store(d_r_ptr + at, d, mask=real)
+    if HAS_RESTARTS and (FIRST or FINAL):
+        for k in tl.static_range(S):
+            d = tl.zeros(e.shape, tl.float32)
+            if FIRST:
+                d += begun_after[k]
+            if FINAL:
+                d += tl.where(alive & restart, grads[len(EMITS) + k], 0.0)
+            add_where(d_fresh_ptr + k * B * H + e, d, real & (after | restart))
     if FINAL:
         for k in tl.static_range(S):
             d = grads[len(EMITS) + k] + tl.zeros(e.shape, tl.float32)
-            if HAS_RESTARTS:
-                add_where(d_fresh_ptr + k * B * H + e, d, alive & restart & real)
             tl.store(d_carry_ptr + k * B * H + e, tl.where(alive, tl.where(restart, 0.0, d), d_states[k]), mask=real)
         P: tl.constexpr = CELL.P
         for k in tl.static_range(P):

@@ -87,23 +87,34 @@ def store_d_slots(
 
 @triton.jit
 def add_where(ptr, value, where):
-    """Add to what lies there; each element belongs to one program, and in it always to the same thread."""
+    """Add to what lies there. Triton may load an element by one thread and store it by another: between two such
+    additions to the same elements all threads of the program must meet."""
     tl.store(ptr, tl.load(ptr, mask=where, other=0.0) + value, mask=where)
 
 
 @triton.jit
-def carry_back(
-    grads, d_states, d_fresh_ptr, restart, alive, e, size, real, CELL: tl.constexpr, HAS_RESTARTS: tl.constexpr
-):
-    """Gradients of the states before the step, out of the last phase's, but for what comes through products."""
+def begun_gradients(grads, d_vectors, real, CELL: tl.constexpr):
+    """Gradients of the states that a step began with: the last phase's, and what the products of states bring, where
+    d_vectors holds them already."""
     S: tl.constexpr = CELL.S
     E: tl.constexpr = len(CELL.EMITS[len(CELL.PHASES) - 1])
-    carried = ()
+    d_begun = ()
     for s in tl.static_range(S):
         d = grads[E + s] + tl.zeros(real.shape, tl.float32)
-        if HAS_RESTARTS:
-            add_where(d_fresh_ptr + s * size + e, d, real & alive & restart)
-        carried = carried + (tl.where(alive, tl.where(restart, 0.0, d), d_states[s]),)
+        for p in tl.static_range(len(d_vectors)):
+            if CELL.V[p] == s:
+                d += d_vectors[p]
+        d_begun = d_begun + (d,)
+    return d_begun
+
+
+@triton.jit
+def carry_back(d_begun, d_states, restart, alive, CELL: tl.constexpr):
+    """Gradients of the states before a step: none where it began anew, and those after it where the sample is over."""
+    S: tl.constexpr = CELL.S
+    carried = ()
+    for s in tl.static_range(S):
+        carried = carried + (tl.where(alive, tl.where(restart, 0.0, d_begun[s]), d_states[s]),)
     return carried
 
 
@@ -111,7 +122,8 @@ def carry_back(
 def carry_products(
     carried, d_vectors, d_fresh_ptr, restart, e, size, real, CELL: tl.constexpr, HAS_RESTARTS: tl.constexpr
 ):
-    """carry_back's, with what a step's products of states bring; beyond a sample's end they bring zero."""
+    """carry_back's, with what a step's products of states bring, one a state at most; beyond a sample's end that is
+    zero."""
     S: tl.constexpr = CELL.S
     summed = ()
     for s in tl.static_range(S):
@@ -132,6 +144,16 @@ def relaid(tile, HP: tl.constexpr, BB: tl.constexpr):
     even, odd = tl.split(tl.permute(tl.reshape(tile, (HP // 2, 2, BB)), (0, 2, 1)))
     # Without the zero Triton may see that both ways together change nothing, and go neither.
     return tl.reshape(tl.permute(tl.join(even + 0.0, odd + 0.0), (0, 2, 1)), (HP, BB))
+
+
+@triton.jit
+def sum_d_fresh(d_fresh, d_begun, there, CELL: tl.constexpr):
+    """The fresh states' gradients with this step's added, where ``there``."""
+    S: tl.constexpr = CELL.S
+    summed = ()
+    for s in tl.static_range(S):
+        summed = summed + (d_fresh[s] + tl.where(there, d_begun[s], 0.0),)
+    return summed
 
 
 @triton.jit

@@ -20,10 +20,10 @@ TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip
 BINARY = {"cuda": "cubin", "hip": "hsaco"}
 
 
-def compile_cell(cell, target, dtype, masks, loop, H=64, order="forward"):
-    """All kernels of one of a cell's loops, forward and backward, by name."""
+def compile_cell(cell, target, dtype, masks, loop, H=64, order="forward", B=16, gradients=True):
+    """All kernels of one of a cell's loops, forward and, with gradients, backward, by name."""
     W = 2 * H if order == "both" else H
-    T, B = 2, 16
+    T = 2
     G, S, P = len(cell.gates), len(cell.states), len(cell.parameters)
 
     def zeros(*shape):
@@ -35,9 +35,10 @@ def compile_cell(cell, target, dtype, masks, loop, H=64, order="forward"):
     weights = zeros(G * W, H), zeros(G * W), zeros(P, W)
     inputs = Sequence(cell, zeros(T, B, G * W), zeros(S, B, W), *weights, restarts, fresh, live, order)
     with compile_only(target) as kernels:
-        kept = loop.forward(inputs, True, True)
+        kept = loop.forward(inputs, gradients, gradients)
         d_rest = zeros(S - 1, T, B, W) if masks and S > 1 else None
-        loop.backward(inputs, kept, Upstream(zeros(T, B, W), d_rest, zeros(S, B, W)))
+        if gradients:
+            loop.backward(inputs, kept, Upstream(zeros(T, B, W), d_rest, zeros(S, B, W)))
     return kernels
 
 

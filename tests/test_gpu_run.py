@@ -5,8 +5,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-import torch
-from _pytest.mark.expression import Expression
 
 from gatefuse.bench import gpu
 from gatefuse.bench.jobs import Finished, Job, Record, execute, judge, outcomes
@@ -72,8 +70,8 @@ def test_a_folder_of_another_device_is_refused(tmp_path):
 
 def test_a_hang_costs_its_own_time_and_is_named(tmp_path):
     hangs = PASS + "tests/a.py::test_grid[y, 2] "
-    machine = Machine(hangs=(1e9, 0, hangs), next=(5, 0, PASS), sweep=(5, 0, ""))
-    jobs = [job("hangs", seconds=30), job("next"), job("sweep", "sweep", seconds=float("inf"))]
+    machine = Machine(hangs=(1e9, None, hangs), next=(5, 0, PASS), sweep=(5, 0, ""))
+    jobs = [replace(job("hangs", seconds=38), silence=30.0), job("next"), job("sweep", "sweep", seconds=float("inf"))]
     record, _ = make_run(machine, jobs, tmp_path)
     assert record.entries["hangs"].tests == {"tests/a.py::test_one[x]": "PASSED", "tests/a.py::test_grid[y, 2]": "HUNG"}
     assert record.entries["next"].outcome == "passed"
@@ -88,6 +86,18 @@ def test_a_hang_costs_its_own_time_and_is_named(tmp_path):
     )
     assert record.entries["hangs"].outcome == "failed"
     assert record.entries["hangs"].counts == "2 passed, 1 hung"
+
+
+def test_a_job_that_talks_until_its_time_is_over_hangs_nowhere_and_is_gone_on_with(tmp_path):
+    machine = Machine(slow=(1e9, 0, PASS + "tests/a.py::test_grid[y] "), sweep=(5, 0, ""))
+    slow = replace(job("slow", seconds=30), silence=60.0)
+    record, said = make_run(machine, [slow, job("sweep", "sweep", seconds=float("inf"))], tmp_path)
+    assert (record.entries["slow"].outcome, record.entries["slow"].counts) == ("cut", "1 passed")
+    assert said[1].strip() == "cut; 1 passed; stopped in tests/a.py::test_grid[y]"
+    assert machine.ran[-1] == ("sweep", ["--stop-after=45"])
+    machine.ends["slow"] = (5, 0, "tests/a.py::test_grid[y] PASSED\n")
+    record, _ = make_run(machine, [slow], tmp_path)
+    assert (record.entries["slow"].outcome, record.entries["slow"].counts) == ("passed", "2 passed")
 
 
 def test_a_silent_test_is_stopped_before_its_job_s_time_and_the_rest_goes_on(tmp_path):
@@ -212,34 +222,6 @@ def test_a_process_is_run_and_killed_with_what_it_started(tmp_path):
     assert 1.8 < done.seconds < 5
     assert not late.exists()
     assert execute(["no-such-program"], 1).status == 127
-
-
-def test_the_jobs_name_what_there_is(tmp_path):
-    """Each picks tests that exist, and each sweep has its file; nothing else lies in the folder."""
-    jobs = gpu.make_jobs(tmp_path)
-    assert len({j.name for j in jobs}) == len(jobs)
-    kinds = [j.kind for j in jobs]
-    assert kinds.index("sweep") < 7
-    assert [j.name for j in jobs if j.kind == "sweep"] == [f"sweep {name}" for name in gpu.SWEEPS]
-    paths = {argument for each in jobs for argument in each.command if argument.startswith("tests/")}
-    listed = execute([sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", *sorted(paths)], 120).output
-    tests = [line for line in listed.splitlines() if "::" in line]
-    assert len(tests) > 100
-    for each in jobs:
-        if each.kind != "sweep":
-            (path,) = (argument for argument in each.command if argument.startswith("tests/"))
-            pick = Expression.compile(each.command[each.command.index("-k") + 1] if "-k" in each.command else "test")
-            own = [test.lower() for test in tests if test.startswith(path)]
-            assert any(pick.evaluate(lambda word, test=test, **_: word.lower() in test) for test in own), each.name
-    files = {f"{name}.csv" for name in gpu.SWEEPS} | {"state.json", "tests.txt", "summary.txt"}
-    assert len(files) <= 8
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so(tmp_path, capsys):
-    assert gpu.main([f"--out={tmp_path / 'out'}"]) == 2
-    assert capsys.readouterr().err == "make gpu needs a CUDA or ROCm device that torch can use. There is none.\n"
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_record_is_readable(tmp_path):

@@ -35,10 +35,10 @@ def test_the_summary_says_who_wins_and_what_failed_in_40_lines(tmp_path):
     lines = text.splitlines()
     assert len(lines) <= 40
     assert lines[0] == "Some GPU"
-    assert "  and 44 more, in tests.txt" in lines
+    assert "  and 44 more, in summary.txt" in lines
     assert any(line.split() == ["quick", "1", "0", "4.00x", "0.50x", "25%"] for line in lines)
     assert any("must hold a header and rows" in line for line in lines)
     assert lines[-1] == "  0.50x  quick: lstm H8 B2 T3 I4 bfloat16 training, by step"
-    sheet = digest.tests("Some GPU", entries)
+    sheet = digest.tests(entries)
     assert sheet.count("FAILED tests/a.py") == 50
     assert sheet.rstrip().endswith("Traceback")

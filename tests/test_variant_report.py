@@ -166,7 +166,7 @@ def test_a_sample_of_the_variants_compiles_and_does_what_was_expected(tmp_path):
     barriers = rows["default_step_barriers"] - rows["step_barriers"]
     assert barriers["block-rows-by-unit-8-warps"] > 10
     assert barriers["block-backward-relaid-ahead"] > 10
-    assert barriers["grid-every-thread-polls"] == 1
+    assert barriers["grid-every-thread-polls"] == 0  # one comes before the wait in place of behind it
     assert barriers["grid-states-left"] > 0
     assert barriers["grid-backward-turns-of-32"] > 0
     _hold_to_the_report(rows)
