@@ -27,6 +27,7 @@ from gatefuse.bench.traffic import traffic
 from gatefuse.kernels import drivers
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.limits import limits
+from gatefuse.kernels.precision import tf32_allowed
 from gatefuse.kernels.tiles import grid_tiles
 
 # Rows of the square product, and bytes of the copy: large enough to fill the device, in tens of milliseconds.
@@ -173,9 +174,10 @@ def _or_nan(figure: Callable[..., float]) -> Callable[..., float]:
 @contextmanager
 def _tf32_as_cudnn() -> Iterator[None]:
     """Products in float32 are rounded as cuDNN's are, and those of gatefuse's kernels with it."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "tf32" if tf32_allowed() else "ieee"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        matmul.fp32_precision = before

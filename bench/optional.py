@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 from gatefuse.bench import compiled
 from gatefuse.bench.contender import BATCH_FIRST, Network
 from gatefuse.bench.sweeps import Group
+from gatefuse.kernels.precision import tf32_allowed
 
 # What FlashRNN has of gatefuse's cells and dtypes.
 FLASHRNN = ("lstm", "gru", "elman", "slstm")
@@ -90,5 +91,5 @@ def torchrl(group: Group, source: nn.Module) -> Network:
     states = [like.new_zeros(s.B, s.T, s.H) for _ in range(2 if s.cell == "lstm" else 1)]
     resets = torch.zeros(s.B, s.T, dtype=torch.bool, device=like.device)
     run = module.lstm_triton if s.cell == "lstm" else module.gru_triton
-    precision = "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+    precision = "tf32" if tf32_allowed() else "ieee"
     return Network(lambda x: run(x, *states, *weights, resets, input_precision=precision)[0], weights, BATCH_FIRST)

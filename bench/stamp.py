@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from gatefuse._version import __version__
+from gatefuse.kernels.precision import tf32_allowed
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def take_stamp(device: torch.device) -> Stamp:
     on_gpu = device.type == "cuda"
     gpu = torch.cuda.get_device_name(device) if on_gpu else ""
     commit, tree = _commit()
-    tf32 = f"matmul {torch.get_float32_matmul_precision()}, cudnn {torch.backends.cudnn.allow_tf32}"
+    tf32 = f"matmul {torch.backends.cuda.matmul.fp32_precision}, layers {tf32_allowed()}"
     return Stamp(
         device=slug(gpu) if on_gpu else device.type,
         kind=device.type,

@@ -11,6 +11,7 @@ from gatefuse.kernels.block_backward_kernels import block_backward_kernel
 from gatefuse.kernels.block_kernels import block_forward_kernel
 from gatefuse.kernels.codegen import device_functions
 from gatefuse.kernels.launch import launch
+from gatefuse.kernels.precision import tf32_allowed
 from gatefuse.kernels.sequence import Forward, Gradients, Sequence, Upstream, finish
 from gatefuse.kernels.tiles import block_tiles
 
@@ -18,7 +19,7 @@ from gatefuse.kernels.tiles import block_tiles
 def precision(dtype: torch.dtype) -> str:
     """How products of float32 are multiplied."""
     # cuDNN's recurrent layers follow this flag; here it also decides whether the driver runs float32 at all.
-    return "tf32" if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 else "ieee"
+    return "tf32" if dtype == torch.float32 and tf32_allowed() else "ieee"
 
 
 def _options(way: str, **constants: Any) -> dict[str, Any]:

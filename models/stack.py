@@ -14,6 +14,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Form, Request, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.plan import Plan, choose, explain
+from gatefuse.kernels.precision import tf32_allowed
 from gatefuse.models.checks import autocast_on, check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.loop import Call, cast, loop, request_of, running_dtype
 from gatefuse.models.transforms import PLAN, transforming
@@ -178,7 +179,7 @@ def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
         return PLAN
     if torch.compiler.is_compiling():  # a tracer can't see through the cache
         return choose(Request(*request), wanted)
-    return _plan_of(request, wanted, torch.backends.cudnn.allow_tf32)
+    return _plan_of(request, wanted, request[1].type != "cpu" and tf32_allowed())
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,8 @@
 """Mixed precision and tf32: as torch.nn's layers have them."""
 
 import copy
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -95,3 +97,29 @@ def test_packed_input_under_autocast_is_torch_nns(name, dtype):
     with torch.autocast("cpu", dtype):
         found, expected = ours(x), theirs(x)
     assert_close([found[0].data, *flat(found[1])], [expected[0].data, *flat(expected[1])], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("setting", ["torch.backends.fp32_precision", "torch.backends.cudnn.rnn.fp32_precision"])
+@pytest.mark.parametrize("value", ["ieee", "tf32"])
+def test_settings_by_fp32_precision_are_followed(setting, value):
+    """After them, torch raises where the older flags are read; in a process of its own, as they stay."""
+    program = f"""
+import torch
+import gatefuse
+from gatefuse.bench.limits import _tf32_as_cudnn
+from gatefuse.bench.stamp import take_stamp
+from gatefuse.kernels.precision import tf32_allowed
+{setting} = "{value}"
+layer = gatefuse.Recurrent("peephole_lstm", 4, 6)
+layer(torch.randn(3, 2, 4))
+torch.compile(layer, backend="eager", fullgraph=True)(torch.randn(3, 2, 4))
+gatefuse.LSTM(4, 6)(torch.randn(3, 2, 4), lengths=[3, 2])
+assert torch.compile(lambda x: x + tf32_allowed(), backend="eager", fullgraph=True)(torch.zeros(())) == tf32_allowed()
+with _tf32_as_cudnn():
+    assert torch.backends.cuda.matmul.fp32_precision == ("tf32" if tf32_allowed() else "ieee")
+take_stamp(torch.device("cpu"))
+print(tf32_allowed())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert not done.returncode, done.stderr
+    assert done.stdout.strip() == str(value == "tf32")

@@ -1,6 +1,7 @@
 """torch's own loop behind the driver contract, against the eager loop in float64."""
 
 import warnings
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch.testing import assert_close
 
 import gatefuse
 from gatefuse import find_cell
-from gatefuse.kernels.drivers import Form, Request, eager, vendor
+from gatefuse.kernels.drivers import Form, Request, eager, torch_loop, vendor
 from tests.oracle import cast, make_task, results
 
 CELLS = ("lstm", "gru", "elman", "elman_relu")
@@ -161,3 +162,16 @@ def test_on_a_gpu_it_agrees_in_float64(cell, reverse):
     got, expected = results(vendor, task), results(eager, task)
     for name in expected:
         assert_close(got[name], expected[name], **CLOSE)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_weights_of_one_layer_of_a_stack_come_together(bias):
+    """cuDNN lays a stack's weights out with all biases behind, and finds no single layer's in one block."""
+    stack = torch.nn.GRU(4, 6, 2, bias=bias, dtype=torch.float64)
+    weights = list(stack.parameters())[len(list(stack.parameters())) // 2 :]
+    found = torch_loop.together(weights)
+    assert all(a.data_ptr() + a.nbytes == b.data_ptr() for a, b in pairwise(found))
+    assert_close(list(found), weights)
+    assert torch_loop.together(found) is found
+    sum(w.square().sum() for w in found).backward()
+    assert_close([w.grad for w in weights], [2 * w.detach() for w in weights])

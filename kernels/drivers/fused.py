@@ -12,6 +12,7 @@ from torch.nn.functional import linear
 from gatefuse.kernels.directions import join
 from gatefuse.kernels.drivers import Outcome, Request, Task
 from gatefuse.kernels.ops import FLOATS, sequence_forward
+from gatefuse.kernels.precision import tf32_allowed
 from gatefuse.kernels.translatable import untranslatable
 
 
@@ -41,7 +42,7 @@ def whole_refusal(request: Request) -> str:
         return why
     if any(len(p.gates) > 8 for p in request.cell.program.products):
         return "a product must have at most 8 gates"
-    if request.device.type != "cpu" and request.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32:
+    if request.device.type != "cpu" and request.dtype == torch.float32 and not tf32_allowed():
         return "float32 on the matrix unit is tf32, which torch.backends.cudnn.allow_tf32 forbids"
     return ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -52,6 +53,8 @@ def call(
     train = dropout > 0 or torch.is_grad_enabled()
     loop = _loop(cell)
     first = states if cell is lstm else states[0]
+    if x.is_cuda and num_layers == 1 and not bidirectional:
+        weights = together(weights)
     if sizes is None:
         output, *finals = loop(x, first, weights, bias, num_layers, dropout, train, bidirectional, batch_first)
     else:
@@ -93,6 +96,17 @@ def _step(
     h, c = zip(*finals, strict=True)
     # stacks, which can be changed in place
     return torch.stack([now], 1 if form.batch_first else 0), (torch.stack(h), torch.stack(c))
+
+
+def together(weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The weights of a layer's direction in one block of memory, one after the other.
+
+    cuDNN wants them so, and would copy those of a layer within a stack itself, with a warning to nobody's use.
+    """
+    if all(a.data_ptr() + a.nbytes == b.data_ptr() for a, b in pairwise(weights)):
+        return weights
+    block = torch.cat([w.flatten() for w in weights])
+    return [part.view_as(w) for part, w in zip(block.split([w.numel() for w in weights]), weights, strict=True)]
 
 
 def _loop(cell: Cell) -> Any:
