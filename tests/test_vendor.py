@@ -165,13 +165,32 @@ def test_on_a_gpu_it_agrees_in_float64(cell, reverse):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_weights_of_one_layer_of_a_stack_come_together(bias):
-    """cuDNN lays a stack's weights out with all biases behind, and finds no single layer's in one block."""
-    stack = torch.nn.GRU(4, 6, 2, bias=bias, dtype=torch.float64)
-    weights = list(stack.parameters())[len(list(stack.parameters())) // 2 :]
-    found = torch_loop.together(weights)
-    assert all(a.data_ptr() + a.nbytes == b.data_ptr() for a, b in pairwise(found))
+def test_weights_come_together_for_cudnn(bias):
+    """All matrices, then all biases, in one block; those that are so stay, and one layer's of them don't."""
+    layer = torch.nn.GRU(4, 6, 2, bias=bias, bidirectional=True, dtype=torch.float64)
+    weights, each = list(layer.parameters()), 4 if bias else 2
+    found = torch_loop.together(weights, each)
     assert_close(list(found), weights)
-    assert torch_loop.together(found) is found
-    sum(w.square().sum() for w in found).backward()
-    assert_close([w.grad for w in weights], [2 * w.detach() for w in weights])
+    order = [w for k, w in enumerate(found) if k % each < 2] + [w for k, w in enumerate(found) if k % each >= 2]
+    assert all(a.data_ptr() + a.nbytes == b.data_ptr() for a, b in pairwise(order))
+    assert torch_loop.together(found, each) is found
+    part = found[-each:]
+    alone = torch_loop.together(part, each)
+    assert alone is not part
+    assert_close(list(alone), list(part))
+    sum(w.square().sum() for w in (*found, *alone)).backward()
+    assert_close([w.grad for w in weights], [(4 if k >= 3 * each else 2) * w.detach() for k, w in enumerate(weights)])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_cudnn_has_nothing_to_say_of_weights(cell, autocast):
+    layer = gatefuse.Recurrent(cell, 8, 16, 2, bidirectional=True, driver="vendor", device="cuda")
+    x = torch.randn(5, 4, 8, device="cuda")
+    with warnings.catch_warnings(), torch.autocast("cuda", torch.float16, enabled=autocast):
+        warnings.simplefilter("error")
+        for lengths in (None, [5, 2, 3, 1]):
+            output, _ = layer(x, lengths=lengths)
+            assert output.dtype == (torch.float16 if autocast else torch.float32)
+            output.sum().backward()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from gatefuse.kernels.drivers import Form, twice
 # and H 32 to 256 1.0 to 1.2, and at 512 1.3 to 1.5, by one thread and by two of an AMD EPYC. In training it took 0.2 to
 # 1.0 at all sizes.
 _ALONE = 8
+_GAP = 512  # bytes
 
 
 def knows(cell: Cell) -> bool:
@@ -53,8 +53,8 @@ def call(
     train = dropout > 0 or torch.is_grad_enabled()
     loop = _loop(cell)
     first = states if cell is lstm else states[0]
-    if x.is_cuda and num_layers == 1 and not bidirectional:
-        weights = together(weights)
+    if x.is_cuda:
+        weights = together(weights, form.each)
     if sizes is None:
         output, *finals = loop(x, first, weights, bias, num_layers, dropout, train, bidirectional, batch_first)
     else:
@@ -98,15 +98,21 @@ def _step(
     return torch.stack([now], 1 if form.batch_first else 0), (torch.stack(h), torch.stack(c))
 
 
-def together(weights: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The weights of a layer's direction in one block of memory, one after the other.
+def together(weights: Sequence[Tensor], each: int) -> Sequence[Tensor]:
+    """The weights, ``each`` of a layer's direction, in one block of memory as cuDNN lays them out: biases behind.
 
-    cuDNN wants them so, and would copy those of a layer within a stack itself, with a warning to nobody's use.
+    Elsewhere cuDNN copies them itself, with a warning that is of no use where they were cast, computed, or are one
+    layer's of a stack's block.
     """
-    if all(a.data_ptr() + a.nbytes == b.data_ptr() for a, b in pairwise(weights)):
+    memory = weights[0].untyped_storage()
+    # cuDNN may begin each at a round address
+    gaps = memory.nbytes() - sum(w.nbytes for w in weights)
+    if gaps < _GAP * len(weights) and all(w.untyped_storage().data_ptr() == memory.data_ptr() for w in weights):
         return weights
-    block = torch.cat([w.flatten() for w in weights])
-    return [part.view_as(w) for part, w in zip(block.split([w.numel() for w in weights]), weights, strict=True)]
+    order = sorted(range(len(weights)), key=lambda k: k % each >= 2)
+    parts = torch.cat([weights[k].flatten() for k in order]).split([weights[k].numel() for k in order])
+    found = dict(zip(order, parts, strict=True))
+    return [found[k].view_as(w) for k, w in enumerate(weights)]
 
 
 def _loop(cell: Cell) -> Any:
