@@ -97,10 +97,10 @@ class _Step(nn.RNNCellBase):
 
 
 class LSTMCell(_Step, nn.LSTMCell):
-    """torch.nn.LSTMCell, one step of the cell ``lstm``, with the keyword ``driver``.
+    """torch.nn.LSTMCell, one step of the cell ``lstm``, with its arguments input_size, hidden_size, bias, device and
+    dtype, and the keyword ``driver``.
 
     Args:
-        input_size, hidden_size, bias, device, dtype: torch.nn.LSTMCell's.
         driver: who runs the step, as Recurrent's.
 
     Raises:
@@ -111,10 +111,10 @@ class LSTMCell(_Step, nn.LSTMCell):
 
 
 class GRUCell(_Step, nn.GRUCell):
-    """torch.nn.GRUCell, one step of the cell ``gru``, with the keyword ``driver``.
+    """torch.nn.GRUCell, one step of the cell ``gru``, with its arguments input_size, hidden_size, bias, device and
+    dtype, and the keyword ``driver``.
 
     Args:
-        input_size, hidden_size, bias, device, dtype: torch.nn.GRUCell's.
         driver: who runs the step, as Recurrent's.
 
     Raises:
@@ -125,10 +125,10 @@ class GRUCell(_Step, nn.GRUCell):
 
 
 class RNNCell(_Step, nn.RNNCell):
-    """torch.nn.RNNCell, one step of the cell ``elman`` or, with nonlinearity "relu", ``elman_relu``, with ``driver``.
+    """torch.nn.RNNCell, one step of the cell ``elman`` or, with nonlinearity "relu", ``elman_relu``; with its arguments
+    input_size, hidden_size, bias, nonlinearity, device and dtype, and the keyword ``driver``.
 
     Args:
-        input_size, hidden_size, bias, nonlinearity, device, dtype: torch.nn.RNNCell's.
         driver: who runs the step, as Recurrent's.
 
     Raises:
