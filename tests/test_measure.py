@@ -120,6 +120,7 @@ class FakeCuda:
     def __init__(self, capture_fails=False):
         self.now, self.stream_now, self.capture_fails, self.log = 0.0, "first", capture_fails, []
         self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: self.work(0.5e-3))
+        self.is_initialized = lambda: True
 
     def work(self, seconds, result=None):
         if self.log[-1:] == ["capture"] and self.capture_fails:
