@@ -37,13 +37,14 @@ _TWO_CELLS = "({0}-lstm-plain or {0}-gru_reset_first-all or {0}-slstm-plain)"
 SWEEPS = ("quick", "regimes", "real", "lengths", "full")
 
 
-def _tests(name: str, path: str, pick: str, seconds: float, until: float) -> Job:
-    command = (*_PYTEST, "-m", "gpu", "-v", "--tb=short", path, *(("-k", pick) if pick else ()))
+def _tests(name: str, paths: str, pick: str, seconds: float, until: float) -> Job:
+    command = (*_PYTEST, "-m", "gpu", "-v", "--tb=short", *paths.split(), *(("-k", pick) if pick else ()))
     return Job(name, "tests", command, seconds, until, _SILENCE["tests"])
 
 
 def make_jobs(out: Path) -> list[Job]:
     """All jobs, the most important first."""
+    cells = "tests/test_drivers.py tests/test_own_cell.py"
     grid = _TWO_CELLS.format("cuda-grid")
     few = f"{_TWO_CELLS.format('cuda-step')} or {_TWO_CELLS.format('cuda-block')}"
     # Each tensor has an allocation of its own: within torch's large ones nothing beyond a tensor is out of bounds.
@@ -53,7 +54,9 @@ def make_jobs(out: Path) -> list[Job]:
     sanitized = " or ".join(f"cuda-{driver}-lstm-all" for driver in ("step", "block"))
     return [
         _tests("step and block, three cells", "tests/test_drivers.py", few, 120, 0.3),
-        _tests("torch's own loop", "tests/test_vendor.py", "", 60, 0.35),
+        _tests(
+            "torch's own loop", "tests/test_vendor.py tests/test_eval_backward.py tests/test_twice.py", "", 60, 0.35
+        ),
         _tests("what only a GPU shows", "tests/test_gpu.py", "not grid", 150, 0.4),
         _tests("grid, three cells", "tests/test_drivers.py", grid, 90, 0.45),
         _tests("what only a GPU shows, by grid", "tests/test_gpu.py", "grid", 240, 0.6),
@@ -61,9 +64,9 @@ def make_jobs(out: Path) -> list[Job]:
         _sweep("quick", out),
         _tests("recorded steps", "tests/test_recording.py", "", 60, 0.7),
         _tests("both directions", "tests/test_directions.py", "", 120, 0.7),
-        *(_tests(f"{d}, all cells", "tests/test_drivers.py", f"cuda-{d}", 300, 0.7) for d in ("block", "step")),
-        _tests("grid, all cells", "tests/test_drivers.py", "cuda-grid or programs_share", 300, 0.7),
-        _tests("script, all cells", "tests/test_drivers.py", "cuda-script", 300, 0.7),
+        *(_tests(f"{d}, all cells", cells, f"cuda-{d}", 300, 0.7) for d in ("block", "step")),
+        _tests("grid, all cells", cells, "cuda-grid or programs_share", 300, 0.7),
+        *(_tests(f"{d}, all cells", cells, f"cuda-{d}", 300, 0.7) for d in ("script", "aten")),
         *(_sweep(name, out) for name in SWEEPS[1:]),
     ]
 
