@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatefuse.kernels.graphs import allowed, capture
+
 # Bytes that the inputs and outputs of all recordings may take; the latest is kept in any case.
 ROOM = 2**30
 _REMEMBERED = 4096  # keys
@@ -31,7 +33,7 @@ def possible(device: torch.device) -> bool:
     they are, and unless GATEFUSE_GRAPHS=0 in the environment forbids it."""
     if device.type != "cuda" or os.environ.get("GATEFUSE_GRAPHS", "1") == "0":
         return False
-    return not torch.cuda.is_current_stream_capturing()
+    return allowed(device) and not torch.cuda.is_current_stream_capturing()
 
 
 def again(key: Hashable) -> bool:
@@ -96,20 +98,3 @@ class Recording:
                 mine.copy_(given)
         self._replay()
         return self.outputs
-
-
-def capture(function: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
-    """What starts all kernels of a function at once, and what they write.
-
-    The function runs once before: libraries set themselves up then, which can't be recorded.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads, such as one that loads data, may go on using the device meanwhile.
-    with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-        outputs = function()
-    return graph.replay, outputs

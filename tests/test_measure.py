@@ -149,8 +149,11 @@ class FakeCuda:
         yield
         self.stream_now = before
 
+    def graph_pool_handle(self):
+        return 0, 7
+
     @contextmanager
-    def graph(self, graph, stream):
+    def graph(self, graph, pool, stream, capture_error_mode):
         self.log.append("capture")
         self.stream_now = "side"
         yield  # one that raises leaves its stream behind, as torch's does
