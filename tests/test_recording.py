@@ -1,5 +1,7 @@
 """The step loop in recorded parts: on a CPU a recording is a function that runs again, on a GPU a CUDA graph."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -97,6 +99,43 @@ def test_a_shape_that_comes_once_is_launched(replays):
     assert not recording._recordings
     step.run(task)
     assert len(recording._recordings) == 1
+
+
+ASKED = """
+import torch
+from gatefuse.kernels.step_loop import _products
+
+matmul, keys = torch.backends.cuda.matmul, [_products()]
+for setting in (
+    "torch.set_float32_matmul_precision('high')",
+    "matmul.allow_tf32 = False",
+    "matmul.fp32_precision = 'tf32'",
+    "matmul.fp32_precision = 'ieee'",
+    "matmul.allow_fp16_reduced_precision_reduction = False",
+    "matmul.allow_bf16_reduced_precision_reduction = False",
+    "matmul.allow_fp16_accumulation = True",
+    "torch.use_deterministic_algorithms(True)",
+):
+    exec(setting)
+    keys.append(_products())
+    assert keys[-1] != keys[-2], setting
+"""
+
+
+def test_products_are_as_the_user_asks_now_and_not_as_when_they_were_recorded():
+    """In a process of its own, as torch refuses to be asked the older way what was set the newer way."""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", ASKED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_recording_is_found_by_what_is_asked_of_products(replays):
+    task = cast(make_task(find_cell("gru"), 8, 2, 3), torch.float32)
+    for count, deterministic in ((1, True), (2, False), (2, True)):
+        torch.use_deterministic_algorithms(deterministic)
+        with torch.no_grad():
+            step.run(task)
+            step.run(task)
+        assert len(recording._recordings) == count
 
 
 def test_inference_mode_and_training_share_recordings(replays):
