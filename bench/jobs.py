@@ -59,8 +59,8 @@ class Entry:
         outcome: ``passed``, ``failed``, ``unavailable``, or ``cut``, which is gone on with the next time.
         note: why, in a line.
         tests: outcome by test, in pytest's words; ``HUNG`` for one that was silent for too long, or was running each
-            time when its job was stopped twice. Of a sweep only those that hung, and as ``BROKE`` one after which the
-            device answered no more, as ``group: contender``.
+            time when its job was stopped twice; ``BROKE`` for one after which the device answered no more. Of a sweep
+            those two alone, as ``group: contender``.
         running: the test that was running when its job was stopped, or after which the device answered no more.
         output: the end of a failed command's output.
     """

@@ -47,6 +47,7 @@ def _judge_tests(finished: Finished) -> Entry:
     if broke(finished):
         entry.running = next((test for test in reversed(tests) if tests[test] in ("FAILED", "ERROR")), "")
         entry.outcome, entry.note = "cut", f"{SAID} after {entry.running or 'its beginning'}"
+        entry.tests |= {entry.running: "BROKE"} if entry.running else {}
     elif finished.status is None:
         entry.outcome, entry.note, entry.running = "cut", f"stopped in {running or 'its beginning'}", running
         if finished.silent and running:

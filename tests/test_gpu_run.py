@@ -131,14 +131,14 @@ BROKE = "!!!! Interrupted: the device answers no more: AcceleratorError !!!!\n"
 
 @pytest.mark.parametrize("status", [70, -6, None], ids=["ends", "aborts on its way out", "hangs on its way out"])
 def test_after_a_test_that_breaks_the_device_another_process_runs_the_rest(tmp_path, status):
-    breaks = PASS + "tests/a.py::test_block[y] FAILED\n" + BROKE
+    breaks = PASS + "tests/a.py::test_grid[y] FAILED\n" + BROKE
     takes = 1e9 if status is None else 3
     machine = Machine(tests=[(takes, status, breaks), (5, 0, "tests/a.py::test_three PASSED\n")], sweep=(5, 0, ""))
     jobs = [replace(job("tests", seconds=60), silence=10.0), job("sweep", "sweep", seconds=float("inf"))]
     record, said = make_run(machine, jobs, tmp_path)
-    assert said[1].strip().endswith("the device answers no more after tests/a.py::test_block[y]")
-    assert machine.ran[1][1] == ["--deselect=tests/a.py::test_one[x]", "--deselect=tests/a.py::test_block[y]"]
-    assert (record.entries["tests"].outcome, record.entries["tests"].counts) == ("failed", "2 passed, 1 failed")
+    assert said[1].strip().endswith("the device answers no more after tests/a.py::test_grid[y]")
+    assert machine.ran[1][1] == ["--deselect=tests/a.py::test_one[x]", "--deselect=tests/a.py::test_grid[y]"]
+    assert (record.entries["tests"].outcome, record.entries["tests"].counts) == ("failed", "2 passed, 1 broke")
     assert "--without" not in " ".join(machine.ran[-1][1])
 
 
