@@ -27,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     import torch
 
+    from gatefuse.bench.breakage import Watch
+
+    config.pluginmanager.register(Watch(), "gatefuse-device")
     if config.getoption("--benchmark"):
         if not config.pluginmanager.hasplugin("benchmark"):
             raise pytest.UsageError("--benchmark must have pytest-benchmark: pip install 'gatefuse[bench]'.")

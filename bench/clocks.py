@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from math import ceil
 from typing import Protocol
 
 import torch
+
+from gatefuse.kernels.graphs import allowed, capture
 
 Call = Callable[[], object]
 
@@ -103,24 +104,18 @@ class GpuClock:
 
     def graphed(self, call: Call) -> Call | None:
         """None where the call can't be captured, say since it waits for the device."""
-        graph, here, side = torch.cuda.CUDAGraph(), torch.cuda.current_stream(), torch.cuda.Stream()
+        if not allowed(self._flush.device):
+            return None
         try:
-            side.wait_stream(here)
-            with torch.cuda.stream(side):  # once ahead, for what a library sets up per stream
-                call()
-            here.wait_stream(side)
-            with torch.cuda.graph(graph, stream=side):
-                kept = call()
-            graph.replay()
+            # Of all threads, as a backward runs in another: what can't be captured there must be seen too.
+            start, kept = capture(call, "global")
+            start()
             torch.cuda.synchronize()
         except Exception:
-            torch.cuda.set_stream(here)  # a capture that fails leaves its own
-            with suppress(Exception):  # the error of the capture comes back once more
-                torch.cuda.synchronize()
             return None
 
         def replay() -> object:
-            graph.replay()
+            start()
             return kept
 
         return replay

@@ -1,9 +1,9 @@
 """``python3 -m gatefuse.bench.gpu``: what a GPU machine that is at hand for minutes is asked, in order of importance.
 
 Device tests, the most telling first and those of the grid's barrier last, which may hang; then the sanitizer; then
-sweeps. Each runs as a process of its own with a time limit of its own; one that hangs is stopped, and the rest of it
-runs without the test or contender that hung. All results lie in one flat folder, where they are written as soon as they
-are there; a later run with the same folder goes on from them.
+sweeps. Each runs as a process of its own with a time limit of its own; one that hangs is stopped, one that breaks the
+device ends, and the rest of it runs without the test or contender that did so. All results lie in one flat folder,
+where they are written as soon as they are there; a later run with the same folder goes on from them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 
 from gatefuse.bench import digest, report
 from gatefuse.bench.contenders import CONTENDERS, GRID
-from gatefuse.bench.jobs import Entry, Finished, Job, Record, execute, judge
+from gatefuse.bench.jobs import Entry, Finished, Job, Record, execute
 from gatefuse.bench.race import LIMIT
 from gatefuse.bench.variant_rows import NAME as TUNING
+from gatefuse.bench.verdicts import broke, judge
 
 # Below this many seconds nothing is begun: a process takes some to bring torch and to compile a first kernel.
 _LEAST = 20.0
@@ -36,13 +37,14 @@ _TWO_CELLS = "({0}-lstm-plain or {0}-gru_reset_first-all or {0}-slstm-plain)"
 SWEEPS = ("quick", "regimes", "real", "lengths", "full")
 
 
-def _tests(name: str, path: str, pick: str, seconds: float, until: float) -> Job:
-    command = (*_PYTEST, "-m", "gpu", "-v", "--tb=short", path, *(("-k", pick) if pick else ()))
+def _tests(name: str, paths: str, pick: str, seconds: float, until: float) -> Job:
+    command = (*_PYTEST, "-m", "gpu", "-v", "--tb=short", *paths.split(), *(("-k", pick) if pick else ()))
     return Job(name, "tests", command, seconds, until, _SILENCE["tests"])
 
 
 def make_jobs(out: Path) -> list[Job]:
     """All jobs, the most important first."""
+    cells = "tests/test_drivers.py tests/test_own_cell.py"
     grid = _TWO_CELLS.format("cuda-grid")
     few = f"{_TWO_CELLS.format('cuda-step')} or {_TWO_CELLS.format('cuda-block')}"
     # Each tensor has an allocation of its own: within torch's large ones nothing beyond a tensor is out of bounds.
@@ -52,7 +54,9 @@ def make_jobs(out: Path) -> list[Job]:
     sanitized = " or ".join(f"cuda-{driver}-lstm-all" for driver in ("step", "block"))
     return [
         _tests("step and block, three cells", "tests/test_drivers.py", few, 120, 0.3),
-        _tests("torch's own loop", "tests/test_vendor.py", "", 60, 0.35),
+        _tests(
+            "torch's own loop", "tests/test_vendor.py tests/test_eval_backward.py tests/test_twice.py", "", 60, 0.35
+        ),
         _tests("what only a GPU shows", "tests/test_gpu.py", "not grid", 150, 0.4),
         _tests("grid, three cells", "tests/test_drivers.py", grid, 90, 0.45),
         _tests("what only a GPU shows, by grid", "tests/test_gpu.py", "grid", 240, 0.6),
@@ -60,9 +64,9 @@ def make_jobs(out: Path) -> list[Job]:
         _sweep("quick", out),
         _tests("recorded steps", "tests/test_recording.py", "", 60, 0.7),
         _tests("both directions", "tests/test_directions.py", "", 120, 0.7),
-        *(_tests(f"{d}, all cells", "tests/test_drivers.py", f"cuda-{d}", 300, 0.7) for d in ("block", "step")),
-        _tests("grid, all cells", "tests/test_drivers.py", "cuda-grid or programs_share", 300, 0.7),
-        _tests("script, all cells", "tests/test_drivers.py", "cuda-script", 300, 0.7),
+        *(_tests(f"{d}, all cells", cells, f"cuda-{d}", 300, 0.7) for d in ("block", "step")),
+        _tests("grid, all cells", cells, "cuda-grid or programs_share", 300, 0.7),
+        *(_tests(f"{d}, all cells", cells, f"cuda-{d}", 300, 0.7) for d in ("script", "aten")),
         *(_sweep(name, out) for name in SWEEPS[1:]),
     ]
 
@@ -83,7 +87,7 @@ def run(
 ) -> None:
     """Run what isn't done, each job for as long as it and the budget allow; ``after`` is called after each.
 
-    A job in which something hangs goes on without that, within the same limits.
+    A job in which something hangs, or breaks the device, goes on without that, within the same limits.
     """
     began = clock()
     for job in jobs:
@@ -97,31 +101,36 @@ def run(
             if job.kind == "sweep":
                 command += (f"--stop-after={max(1.0, seconds - _GROUP):.0f}", *_without(record))
             say(f"{clock() - began:4.0f} s  {job.name}, for {seconds:.0f} s at most")
-            hung = False
+            go_on = False
             try:
                 finished = execute(command, seconds, job.silence)
                 entry = judge(job, finished, own_limit=own <= left)
-                hung = finished.silent and bool(entry.running)
+                # Not where it comes again: it could not be left out.
+                before = record.entries[job.name].tests if job.name in record.entries else {}
+                go_on = (finished.silent or broke(finished)) and entry.running not in ("", *before)
             except Exception as error:  # one job's end must not be that of all
                 entry = Entry("failed", f"{type(error).__name__}: {error}")
             record.keep(job, entry)
             what = entry.outcome, record.entries[job.name].counts, entry.note
             say(f"        {'; '.join(part for part in what if part)}")
             after()
-            if not hung:
+            if not go_on:
                 break
 
 
 def _without(record: Record) -> list[str]:
-    """Contenders that hung in a sweep; and the one whose barrier hung in a test, or while it was measured itself."""
-    hung = [test for entry in record.entries.values() for test, outcome in entry.tests.items() if outcome == "HUNG"]
-    names = [name for name in map(_contender, hung) if name]
+    """Contenders that hung, or broke the device, in a sweep; and the one whose barrier hung in a test, or while it was
+    measured itself."""
+    outcomes = [pair for entry in record.entries.values() for pair in entry.tests.items()]
+    # A test that broke the device costs a sweep nothing: there it is found out within one group, and in no time.
+    guilty = [test for test, how in outcomes if how == "HUNG" or (how == "BROKE" and not test.startswith("tests/"))]
+    names = [name for name in map(_contender, guilty) if name]
     return [f"--without={name}" for name in dict.fromkeys(names)]
 
 
-def _contender(hung: str) -> str:
-    name = hung.rpartition(": ")[2]
-    if name == LIMIT or (hung.startswith("tests/") and "grid" in hung):
+def _contender(test: str) -> str:
+    name = test.rpartition(": ")[2]
+    if name == LIMIT or (test.startswith("tests/") and "grid" in test):
         return GRID
     return name if name in {contender.name for contender in CONTENDERS} else ""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import tempfile
@@ -15,10 +14,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
-
-from .progress import NOW
-
-_KEPT = 6_000  # characters of a failed command's output
 
 
 @dataclass(frozen=True)
@@ -64,8 +59,9 @@ class Entry:
         outcome: ``passed``, ``failed``, ``unavailable``, or ``cut``, which is gone on with the next time.
         note: why, in a line.
         tests: outcome by test, in pytest's words; ``HUNG`` for one that was silent for too long, or was running each
-            time when its job was stopped twice. Of a sweep those that hung alone, as ``group: contender``.
-        running: the test that was running when its job was stopped.
+            time when its job was stopped twice; ``BROKE`` for one after which the device answered no more. Of a sweep
+            those two alone, as ``group: contender``.
+        running: the test that was running when its job was stopped, or after which the device answered no more.
         output: the end of a failed command's output.
     """
 
@@ -85,7 +81,7 @@ class Entry:
     @property
     def bad(self) -> list[str]:
         """Tests that did not pass."""
-        return [test for test, outcome in self.tests.items() if outcome in ("FAILED", "ERROR", "HUNG")]
+        return [test for test, outcome in self.tests.items() if outcome in ("FAILED", "ERROR", "HUNG", "BROKE")]
 
 
 class Record:
@@ -123,7 +119,7 @@ class Record:
         """Write it down, with all that an earlier part of the same job found."""
         if before := self.entries.get(job.name):
             if entry.running and entry.running == before.running:  # twice is no accident
-                entry.tests[entry.running] = "HUNG"
+                entry.tests.setdefault(entry.running, "HUNG")
             entry.tests = {**before.tests, **entry.tests}
             entry.seconds += before.seconds
             entry.output = entry.output or before.output
@@ -174,77 +170,3 @@ def execute(command: Sequence[str], seconds: float, silence: float = inf) -> Fin
                 status = process.wait(max(0.0, min(0.5, began + seconds - now)))
         output.seek(0)
         return Finished(status, output.read().decode(errors="replace"), time.monotonic() - began, silent)
-
-
-def judge(job: Job, finished: Finished, own_limit: bool) -> Entry:
-    """What a command's end says.
-
-    Args:
-        own_limit: it had the job's own seconds, and not only what was left of the budget.
-    """
-    if job.kind == "sanitizer":
-        return _judge_sanitizer(finished, own_limit or finished.silent)
-    return {"tests": _judge_tests, "sweep": _judge_sweep}[job.kind](finished)
-
-
-_TEST = re.compile(r"^(tests/\S+?::\w+(?:\[.*?\])?)(?: +(PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b)?", re.MULTILINE)
-
-
-def outcomes(output: str) -> tuple[dict[str, str], str]:
-    """Outcome by test out of what pytest -v printed, and the test that was running when it ended, "" if none was."""
-    tests: dict[str, str] = {}
-    running = ""
-    for name, outcome in _TEST.findall(output):
-        running = "" if outcome else name
-        if outcome:
-            tests[name] = outcome
-    return tests, running
-
-
-def _judge_tests(finished: Finished) -> Entry:
-    tests, running = outcomes(finished.output)
-    entry = Entry("passed", seconds=finished.seconds, tests=tests)
-    if finished.status is None:
-        entry.outcome, entry.note, entry.running = "cut", f"stopped in {running or 'its beginning'}", running
-        if finished.silent and running:
-            entry.tests[running] = "HUNG"
-        elif finished.silent and not tests:
-            entry.outcome = "failed"
-    elif finished.status not in (0, 5):  # 5: there was no test left to run
-        entry.outcome = "failed"
-        if finished.status != 1:
-            entry.note = f"pytest ended with {finished.status} in {running or 'its beginning'}"
-            if running:
-                entry.tests[running] = "ERROR"
-    if entry.bad or entry.outcome == "failed":
-        entry.output = finished.output[-_KEPT:]
-    return entry
-
-
-def _judge_sanitizer(finished: Finished, own_limit: bool) -> Entry:
-    if finished.status is None:
-        return Entry("unavailable" if own_limit else "cut", "it did not end in time", finished.seconds)
-    last = [line.strip() for line in finished.output.splitlines() if line.strip()][-1:] or ["nothing"]
-    found = re.search(r"ERROR SUMMARY: (\d+) error", finished.output)
-    if not found or re.search("not supported|unsupported", finished.output, re.IGNORECASE):
-        return Entry("unavailable", f"it ended with {finished.status} and said: {last[0][:200]}", finished.seconds)
-    if finished.status == 0 and " passed" in finished.output:
-        return Entry("passed", found.group(), finished.seconds)
-    note = f"{found.group()}, exit status {finished.status}"
-    return Entry("failed", note, finished.seconds, output=finished.output[-_KEPT:])
-
-
-def _judge_sweep(finished: Finished) -> Entry:
-    entry = Entry("passed", seconds=finished.seconds)
-    if finished.silent:
-        said = re.findall(rf"^{NOW}(.*)$", finished.output, re.MULTILINE)
-        entry.outcome, entry.running = "cut", said[-1] if said else ""
-        entry.note = f"hung in {entry.running or 'its beginning'}"
-        entry.tests = {entry.running: "HUNG"} if entry.running else {}
-    elif finished.status in (None, 2):  # stopped, by --stop-after or from outside
-        entry.outcome, entry.note = "cut", "stopped where its time was over"
-    elif finished.status not in (0, 1, 5):  # 1: a contender failed, which its row says
-        entry.outcome, entry.note = "failed", f"pytest ended with {finished.status}"
-    if entry.outcome == "failed" or finished.silent:
-        entry.output = finished.output[-_KEPT:]
-    return entry

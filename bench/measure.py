@@ -11,6 +11,7 @@ from functools import partial
 from random import Random
 from statistics import median
 
+from gatefuse.bench.breakage import blame
 from gatefuse.bench.clocks import Call, Clock
 
 # A call shorter than this runs once unmeasured before each sample: what the contender before it left in the caches and
@@ -71,12 +72,15 @@ def measure(
         warmup: calls before the first sample, besides the very first call, fewer of slow ones; a scripted loop compiles
             in the second.
         graphs: short calls are replayed from a graph too, where the device has such and the call can be captured.
+
+    Raises:
+        BrokenError: one of them broke the device. Nothing that was measured beside it counts.
     """
     found = {name: Samples() for name in calls}
     warm: dict[str, list[float]] = {}
     for name, call in calls.items():
         begins(name)
-        warm[name] = list(_warm_up(call, found[name], clock, partial(check, name), warmup, budget))
+        warm[name] = list(_warm_up(name, call, found[name], clock, partial(check, name), warmup, budget))
     fastest = {name: min(seconds) for name, seconds in warm.items() if seconds}
     repeats = {name: clock.repeats(seconds) for name, seconds in fastest.items()}
 
@@ -94,7 +98,8 @@ def measure(
         try:
             replays[name]()
             found[name].graph.append(clock.sample(replays[name], 1))
-        except Exception:  # the call itself was measured, and is no failure
+        except Exception as error:  # the call itself was measured, and is no failure
+            blame(name, error)
             del replays[name]
             found[name].graph.clear()
 
@@ -106,8 +111,11 @@ def measure(
                 samples.compiling = sum(max(0.0, s - steady) for s in (samples.first_call, *warm[name]))
                 # Last, since a capture that fails may leave a library in a state of its own.
                 begins(name)
-                if graphs and steady < GRAPH_CALL and (captured := clock.graphed(calls[name])):
-                    replays[name] = captured
+                if graphs and steady < GRAPH_CALL:
+                    if captured := clock.graphed(calls[name]):
+                        replays[name] = captured
+                    else:
+                        blame(name)
         _take_turns(found, replay, begins, replays, budget / 4, rounds, least)
     return found
 
@@ -119,10 +127,10 @@ def describe(error: BaseException) -> str:
 
 
 def _warm_up(
-    call: Call, into: Samples, clock: Clock, check: Callable[[object], None], times: int, budget: float
+    name: str, call: Call, into: Samples, clock: Clock, check: Callable[[object], None], times: int, budget: float
 ) -> Iterator[float]:
     """Seconds of the calls after the first; nothing more after one that raises."""
-    with _failing(into):
+    with _failing(name, into):
         into.first_call, result = clock.first(call)
         check(result)
         del result
@@ -153,16 +161,17 @@ def _take_turns(
         # In a fixed order each would always follow the same other one.
         for name in shuffle.sample(turn, len(turn)):
             begins(name)
-            with _failing(found[name]):
+            with _failing(name, found[name]):
                 act(name)
 
 
 @contextmanager
-def _failing(samples: Samples) -> Iterator[None]:
-    """What is raised inside becomes the contender's failure: the others go on."""
+def _failing(name: str, samples: Samples) -> Iterator[None]:
+    """What is raised inside becomes the contender's failure: the others go on, while the device answers."""
     try:
         yield
     except Exception as error:
+        blame(name, error)
         samples.failure = describe(error)
 
 

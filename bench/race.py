@@ -11,12 +11,14 @@ from torch import Tensor
 
 from gatefuse.bench import contenders as who
 from gatefuse.bench import networks
+from gatefuse.bench.breakage import blame
 from gatefuse.bench.clocks import Clock
 from gatefuse.bench.contender import Contender, Layout, Network
 from gatefuse.bench.limits import Limits
 from gatefuse.bench.measure import Samples, describe, measure
 from gatefuse.bench.rows import Row, compare
 from gatefuse.bench.sweeps import Group
+from gatefuse.bench.table import ON_REQUEST, UNCHECKED
 
 # A contender that errs by more computes something else, and how fast it does so is of no interest. Wide enough for
 # TF32 and for long sequences in half precision; the tests hold the drivers to much less.
@@ -42,6 +44,9 @@ def race(
         limits: the device's, for the columns of the floor.
         without: contenders that are left out.
         begins: told a contender's name, REFERENCE or LIMIT before each time that it is run.
+
+    Raises:
+        BrokenError: the device answers no more, after the one that it names.
     """
     begins(REFERENCE)
     try:
@@ -49,7 +54,8 @@ def race(
         batch = _draw(group, device)
         truth = _call(group, networks.make_oracle(group, source), tuple(t.double() for t in batch))()
     except Exception as error:  # out of memory, most likely: nobody can be checked, so nobody is timed
-        note = f"in the float64 reference: {describe(error)}"
+        blame(REFERENCE, error)
+        note = f"{UNCHECKED}{describe(error)}"
         return {c.name: (Row(group, c.name, "failed", note), Samples()) for c in who.contenders(group)}
     rows: dict[str, Row] = {}
     built: dict[str, Network] = {}
@@ -57,7 +63,7 @@ def race(
     for contender in who.contenders(group):
         row = rows[contender.name] = Row(group, contender.name)
         try:
-            why = "left out on request" if contender.name in without else contender.refusal(group, device)
+            why = ON_REQUEST if contender.name in without else contender.refusal(group, device)
             if why:
                 row.status, row.note = "left out", why
                 continue
@@ -67,6 +73,7 @@ def race(
                 built[contender.name] = contender.build(group, source)
             entered[contender.name] = contender
         except Exception as error:
+            blame(contender.name, error)
             row.status, row.note = "left out" if contender.optional else "failed", describe(error)
 
     def check(name: str, result: object) -> None:
@@ -88,7 +95,11 @@ def race(
     compare(list(rows.values()), who.baseline(group, device))
     if limits:
         begins(LIMIT)
-        floor = limits.floor(group)
+        try:
+            floor = limits.floor(group)
+        except Exception as error:
+            blame(LIMIT, error)
+            raise
         for row in rows.values():
             row.floor = floor
     return {name: (row, measured.get(name, Samples())) for name, row in rows.items()}

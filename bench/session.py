@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from gatefuse.bench import report
+from gatefuse.bench.breakage import BrokenError
 from gatefuse.bench.clocks import make_clock
 from gatefuse.bench.contenders import CONTENDERS, GRID, contenders
 from gatefuse.bench.limits import Limits
-from gatefuse.bench.measure import Samples
+from gatefuse.bench.measure import Samples, describe
 from gatefuse.bench.progress import Progress
 from gatefuse.bench.race import race
 from gatefuse.bench.replay import Replay
@@ -99,14 +100,25 @@ class Session:
         config.pluginmanager.register(session, "gatefuse-benchmark")
 
     def raced(self, title: str) -> dict[str, tuple[Row, Samples]]:
-        """Rows and samples of a group by contender; measured and written when first asked for."""
+        """Rows and samples of a group by contender; measured and written when first asked for.
+
+        Raises:
+            BrokenError: a contender broke the device. Its own row is written alone, and the rest of the group left to
+                another process.
+        """
         group = self._titled[title]
         if self._raced is None or self._raced[0] != group:
             if self._limits is None:  # when the first group runs: a GPU's clock takes memory
                 self._limits = Limits(self.device, make_clock(self.device), GRID not in self._without)
             budget = BUDGETS[self._sweep]
             begins = partial(self._progress.begins, title) if self._progress else lambda name: None
-            found = race(group, self._limits.clock, self.device, budget, self._limits, self._without, begins)
+            try:
+                found = race(group, self._limits.clock, self.device, budget, self._limits, self._without, begins)
+            except BrokenError as broken:
+                if broken.name in {contender.name for contender in contenders(group)}:
+                    row = Row(group, broken.name, "failed", describe(broken.error))
+                    self.table.append([row.columns()])
+                raise
             self.table.append([row.columns() for row, _ in found.values()])
             self._raced = group, found
             if self.device.type == "cuda":

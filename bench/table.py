@@ -38,6 +38,11 @@ FIGURES = (
 SHAPE = ("cell", "H", "B", "T", "I", "layers", "bidirectional", "shape_name", "fill")
 GROUP = (*SHAPE, "dtype", "mode")
 
+# Notes of rows in which nothing was tried: how one begins whose group had no reference, and the whole of one for whom
+# the contender was not wanted.
+UNCHECKED = "in the float64 reference: "
+ON_REQUEST = "left out on request"
+
 # Columns that files written before them lack, in the order and with the text that they then get; all rows were full.
 _LATER = {
     "shape_name": {"fill": "1"},
@@ -122,7 +127,8 @@ class Table:
             old = read(path)
             self._old = old[(old["commit"] == stamp["commit"]) & (old["device"] == stamp["device"])]
         assert self._old is not None
-        self._done = {_key(row) for row in self._old.to_dict("records")}
+        # Without a reference nobody was measured: another process may have the memory for it.
+        self._done = {_key(row) for row in self._old.to_dict("records") if not row["note"].startswith(UNCHECKED)}
 
     @property
     def resumed(self) -> bool:
@@ -134,7 +140,10 @@ class Table:
         return _key(row) in self._done
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write a finished group's rows, all at once."""
+        """Write a finished group's rows, all at once; one that is left out on request takes no measured row's place."""
+        rows = [row for row in rows if row["note"] != ON_REQUEST or not self.holds(row)]
+        if not rows:
+            return
         frame = pd.DataFrame([{**row, **self.stamp} for row in rows])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._old is None:

@@ -109,7 +109,20 @@ def _wanted(loop: Sequence, key: Hashable, way: str) -> bool:
 def _key(loop: Sequence, *flags: Any) -> Hashable:
     """All that a part's kernels depend on, but for its length."""
     given = tuple(v is not None for v in (loop.bias, loop.restarts, loop.live))
-    return loop.cell.key, loop.x.dtype, loop.B, loop.H, loop.order, given, flags
+    return loop.cell.key, loop.x.dtype, loop.B, loop.H, loop.order, given, flags, _products()
+
+
+def _products() -> Hashable:
+    """What torch's user may ask of products, by which torch picks the kernel that a recording keeps."""
+    matmul = torch.backends.cuda.matmul
+    return (
+        # allow_tf32 and get_float32_matmul_precision raise an error where the user has set this one.
+        matmul.fp32_precision,
+        matmul.allow_fp16_reduced_precision_reduction,
+        matmul.allow_bf16_reduced_precision_reduction,
+        matmul.allow_fp16_accumulation,
+        torch.are_deterministic_algorithms_enabled(),
+    )
 
 
 def _replays(parts: list[Part], key: Hashable, run: Callable[..., Any], shared: frozenset[int]) -> Any:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from gatefuse.bench import gpu
-from gatefuse.bench.jobs import Finished, Job, Record, execute, judge, outcomes
+from gatefuse.bench.jobs import Finished, Job, Record, execute
+from gatefuse.bench.verdicts import judge, outcomes
 
 
 class Machine:
@@ -123,6 +124,37 @@ def test_a_contender_that_hangs_is_left_out_of_the_rest_of_its_sweep_and_of_othe
     assert [name for name, _ in machine.ran] == ["quick", "quick", "real", "real", "full"]
     assert record.entries["quick"].bad == ["lstm H8 (x: y): gatefuse block"]
     assert [record.entries[name].outcome for name in ("quick", "real", "full")] == ["failed", "failed", "passed"]
+
+
+BROKE = "!!!! Interrupted: the device answers no more: AcceleratorError !!!!\n"
+
+
+@pytest.mark.parametrize("status", [70, -6, None], ids=["ends", "aborts on its way out", "hangs on its way out"])
+def test_after_a_test_that_breaks_the_device_another_process_runs_the_rest(tmp_path, status):
+    breaks = PASS + "tests/a.py::test_grid[y] FAILED\n" + BROKE
+    takes = 1e9 if status is None else 3
+    machine = Machine(tests=[(takes, status, breaks), (5, 0, "tests/a.py::test_three PASSED\n")], sweep=(5, 0, ""))
+    jobs = [replace(job("tests", seconds=60), silence=10.0), job("sweep", "sweep", seconds=float("inf"))]
+    record, said = make_run(machine, jobs, tmp_path)
+    assert said[1].strip().endswith("the device answers no more after tests/a.py::test_grid[y]")
+    assert machine.ran[1][1] == ["--deselect=tests/a.py::test_one[x]", "--deselect=tests/a.py::test_grid[y]"]
+    assert (record.entries["tests"].outcome, record.entries["tests"].counts) == ("failed", "2 passed, 1 broke")
+    assert "--without" not in " ".join(machine.ran[-1][1])
+
+
+def test_a_contender_that_breaks_the_device_is_left_out_of_the_rest(tmp_path):
+    said = "now: lstm H8: gatefuse eager\nnow: lstm H8: gatefuse block\n" + BROKE
+    machine = Machine(quick=[(3, 70, said), (5, 0, "")], real=(5, 0, ""))
+    record, _ = make_run(machine, [job(name, "sweep", seconds=1e9) for name in ("quick", "real")], tmp_path)
+    assert [arguments[1:] for _, arguments in machine.ran] == [[], *[["--without=gatefuse block"]] * 2]
+    assert record.entries["quick"].tests == {"lstm H8: gatefuse block": "BROKE"}
+    assert [record.entries[name].outcome for name in ("quick", "real")] == ["failed", "passed"]
+
+
+def test_a_job_that_breaks_the_device_twice_at_the_same_place_waits_for_the_next_call(tmp_path):
+    machine = Machine(quick=(3, 70, "now: lstm H8: the reference\n" + BROKE), next=(5, 0, PASS))
+    make_run(machine, [job("quick", "sweep", seconds=1e9), job("next")], tmp_path)
+    assert [name for name, _ in machine.ran] == ["quick", "quick", "next"]
 
 
 def test_a_silence_in_which_nothing_is_named_ends_the_job(tmp_path):

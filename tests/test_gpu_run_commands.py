@@ -20,16 +20,31 @@ def test_the_jobs_name_what_there_is(tmp_path):
     kinds = [j.kind for j in jobs]
     assert kinds.index("sweep") < 7
     assert [j.name for j in jobs if j.kind == "sweep"] == [f"sweep {name}" for name in gpu.SWEEPS]
-    paths = {argument for each in jobs for argument in each.command if argument.startswith("tests/")}
-    listed = execute([sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", *sorted(paths)], 120).output
-    tests = [line for line in listed.splitlines() if "::" in line]
+    tests = gpu_tests()
     assert len(tests) > 100
     for each in jobs:
         if each.kind != "sweep":
-            (path,) = (argument for argument in each.command if argument.startswith("tests/"))
-            pick = Expression.compile(each.command[each.command.index("-k") + 1] if "-k" in each.command else "test")
-            own = [test.lower() for test in tests if test.startswith(path)]
-            assert any(pick.evaluate(lambda word, test=test, **_: word.lower() in test) for test in own), each.name
+            assert picked(each, tests), each.name
+
+
+def test_every_test_that_needs_a_gpu_is_in_a_job(tmp_path):
+    tests = gpu_tests()
+    left = set(tests).difference(*(picked(each, tests) for each in gpu.make_jobs(tmp_path) if each.kind == "tests"))
+    assert sorted(left) == []
+
+
+def gpu_tests():
+    """Names of all tests that have the mark."""
+    listed = execute([sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", "tests"], 120).output
+    return [line for line in listed.splitlines() if "::" in line]
+
+
+def picked(each, tests):
+    """Those that a job runs."""
+    paths = tuple(argument for argument in each.command if argument.startswith("tests/"))
+    pick = Expression.compile(each.command[each.command.index("-k") + 1] if "-k" in each.command else "test")
+    own = [test for test in tests if test.startswith(paths)]
+    return [test for test in own if pick.evaluate(lambda word, test=test, **_: word.lower() in test.lower())]
 
 
 def test_few_files_are_left_and_some_that_a_killed_run_left_are_removed(tmp_path, monkeypatch, capsys):

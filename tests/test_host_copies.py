@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from gatefuse import find_cell
 from gatefuse.kernels import block_loop, grid_loop, limits, recording, step_launches, step_loop
 from gatefuse.kernels.drivers.fused import run
+from gatefuse.kernels.drivers.packing import Packing
 from gatefuse.kernels.sequence import Sequence, Upstream
 from tests import cells_on_the_spot
 from tests.oracle import change, make_task
@@ -108,3 +109,13 @@ def test_the_way_to_the_loops_waits_for_nothing(made_up, loop, options):
         output = run(task, loop).sequences[0]
         torch.autograd.grad(output.sum(), [task.x, *task.weights[:4]])
     assert waits.found == []
+
+
+@pytest.mark.parametrize(("device", "capturing"), [("cuda", True), ("cuda", False), ("cpu", True)])
+def test_a_graph_holds_no_copy_from_the_host_s_memory(monkeypatch, device, capturing):
+    """Within a capture the copy waits, which the capture refuses; elsewhere nobody waits for it."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, where, non_blocking: asked.append(non_blocking) or self)
+    Packing.of(torch.tensor([2, 2, 1]), torch.device(device))
+    assert asked == [not (capturing and device == "cuda")]

@@ -120,6 +120,7 @@ class FakeCuda:
     def __init__(self, capture_fails=False):
         self.now, self.stream_now, self.capture_fails, self.log = 0.0, "first", capture_fails, []
         self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: self.work(0.5e-3))
+        self.is_initialized = lambda: True
 
     def work(self, seconds, result=None):
         if self.log[-1:] == ["capture"] and self.capture_fails:
@@ -148,8 +149,11 @@ class FakeCuda:
         yield
         self.stream_now = before
 
+    def graph_pool_handle(self):
+        return 0, 7
+
     @contextmanager
-    def graph(self, graph, stream):
+    def graph(self, graph, pool, stream, capture_error_mode):
         self.log.append("capture")
         self.stream_now = "side"
         yield  # one that raises leaves its stream behind, as torch's does

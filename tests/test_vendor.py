@@ -155,6 +155,7 @@ def test_gradients_in_eval_mode(cell):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:RNN module weights")  # they are tensors of their own here, and none of a layer's
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "backward"])
 def test_on_a_gpu_it_agrees_in_float64(cell, reverse):

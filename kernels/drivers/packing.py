@@ -36,7 +36,10 @@ class Packing(NamedTuple):
         """
         B = int(sizes[0])
         within = torch.arange(B, device=sizes.device) < sizes.unsqueeze(1)
-        rows = within.view(-1).nonzero().squeeze(1).to(device, non_blocking=True)
+        # A graph would copy from the host's address, which somebody else has by the time of the replay; a copy that
+        # waits ends its capture with an error.
+        captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        rows = within.view(-1).nonzero().squeeze(1).to(device, non_blocking=not captured)
         if order is not None:
             samples = rows % B
             rows = rows - samples + order[samples]
