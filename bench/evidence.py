@@ -10,7 +10,7 @@ from .blocks import Block, Heading, Items, Table
 from .markdown import digits, number, percent, places, span
 from .results import TORCH, Results
 
-# BrokenError lines that are named one by one.
+# Broken lines that are named one by one.
 NAMED = 20
 
 
