@@ -11,6 +11,7 @@ from torch.nn.functional import dropout as drop
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Form, Outcome, Request, Task, Weights, driver
+from gatefuse.kernels.drivers.packing import moved
 from gatefuse.models.checks import autocast_on
 
 
@@ -51,7 +52,7 @@ def loop(
 
     x, lengths = call.x, call.lengths
     if lengths is not None:
-        lengths = lengths.to(x.device)
+        lengths = moved(lengths, x.device)
     rows = call.states[0].shape[0]
     D, n = form.directions, len(call.weights) // rows
     run = _runner(driver_name) if whole else driver(driver_name).run

@@ -116,6 +116,6 @@ def test_a_graph_holds_no_copy_from_the_host_s_memory(monkeypatch, device, captu
     """Within a capture the copy waits, which the capture refuses; elsewhere nobody waits for it."""
     asked = []
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    monkeypatch.setattr(torch.Tensor, "to", lambda self, where, non_blocking: asked.append(non_blocking) or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, where, non_blocking=False: asked.append(non_blocking) or self)
     Packing.of(torch.tensor([2, 2, 1]), torch.device(device))
     assert asked == [not (capturing and device == "cuda")]

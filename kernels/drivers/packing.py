@@ -36,10 +36,7 @@ class Packing(NamedTuple):
         """
         B = int(sizes[0])
         within = torch.arange(B, device=sizes.device) < sizes.unsqueeze(1)
-        # A graph would copy from the host's address, which somebody else has by the time of the replay; a copy that
-        # waits ends its capture with an error.
-        captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        rows = within.view(-1).nonzero().squeeze(1).to(device, non_blocking=not captured)
+        rows = moved(within.view(-1).nonzero().squeeze(1), device)
         if order is not None:
             samples = rows % B
             rows = rows - samples + order[samples]
@@ -66,6 +63,15 @@ class Packing(NamedTuple):
         rows.narrow(1, data.shape[1], 1).copy_(feature.view(-1, 1))
         rows.narrow(1, 0, data.shape[1]).index_copy_(0, self.rows, data)
         return rows.unflatten(0, self.shape)
+
+
+def moved(numbers: Tensor, device: torch.device) -> Tensor:
+    """Numbers from the host on that device, for which the host doesn't wait."""
+    # A graph would copy from the host's address, which somebody else has by the time of the replay; a copy that waits
+    # ends its capture with an error.
+    if torch.compiler.is_compiling() or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+        return numbers.to(device)
+    return numbers.to(device, non_blocking=True)
 
 
 def reorder(states: Iterable[Tensor], order: Tensor | None) -> tuple[Tensor, ...]:

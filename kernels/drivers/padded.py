@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import Form, torch_loop
-from gatefuse.kernels.drivers.packing import Packing
+from gatefuse.kernels.drivers.packing import Packing, moved
 
 # Added to what a sigmoid gets: it is 0 or 1 then in every dtype, unless the weights' own part comes near to this.
 _CLOSED = 1e4
@@ -57,7 +57,7 @@ def packed(
     cell: Cell, data: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], packing: Packing, form: Form
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As stack, but from packed rows to packed rows, with states in the order of packing."""
-    lengths = packing.lengths.to(data.device)
+    lengths = moved(packing.lengths, data.device)
     mark = None
     if cell is lstm:
         mark = _over(packing.shape[0], lengths).to(data.dtype)

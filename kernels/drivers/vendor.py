@@ -17,7 +17,7 @@ from gatefuse.kernels.cells.elman import elman
 from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import Form, Outcome, Request, Task, padded, torch_loop
-from gatefuse.kernels.drivers.packing import Packing, reorder
+from gatefuse.kernels.drivers.packing import Packing, moved, reorder
 from gatefuse.kernels.drivers.torch_loop import knows
 
 name = "vendor"
@@ -100,7 +100,7 @@ def stack(
     ordered = form._replace(batch_first=False)
     # On a GPU packing waits for the lengths; but cuDNN wants an LSTM's weights as they lie, and padding adds a column.
     if cell is not lstm if full is None else _pad(cell, x.dtype, full, B * states[0].shape[2]):
-        output, finals = padded.stack(cell, x, states, weights, lengths.to(x.device), ordered)
+        output, finals = padded.stack(cell, x, states, weights, moved(lengths, x.device), ordered)
     else:
         output, finals = _packing(cell, x, states, weights, lengths.cpu(), ordered)
     return output.transpose(0, 1) if form.batch_first else output, finals
