@@ -73,8 +73,12 @@ def check_input(x: Tensor, input_size: int, weight: Tensor, dims: tuple[int, int
     if x.dim() not in dims:
         forms = "(I,), or (B, I)" if cell else "(T, I), or (T, B, I), with batch_first (B, T, I)"
         raise ValueError(f"x must have the shape {forms}. Got {tuple(x.shape)}.")
+    _check_like(x, input_size, weight, RuntimeError if cell else ValueError)
+
+
+def _check_like(x: Tensor, input_size: int, weight: Tensor, refuse: type[Exception]) -> None:
+    """``refuse`` is raised for the dtype."""
     if x.dtype != weight.dtype and not (x.dtype.is_floating_point and autocast_on(x.device)):
-        refuse = RuntimeError if cell else ValueError
         raise refuse(f"x must have the weights' dtype {weight.dtype}. Got {x.dtype}.")
     if x.shape[-1] != input_size:
         raise RuntimeError(f"x must have input_size {input_size} as its last dimension. Got {x.shape[-1]}.")
@@ -95,9 +99,7 @@ def check_packed(x: PackedSequence, input_size: int, weight: Tensor) -> None:
     if sizes.dtype != torch.int64 or sizes.dim() != 1 or not len(sizes):
         got = f"{sizes.dtype} of shape {tuple(sizes.shape)}"
         raise RuntimeError(f"a PackedSequence's batch_sizes must be int64, one for each step. Got {got}.")
-    if data.dtype != weight.dtype and not (data.dtype.is_floating_point and autocast_on(data.device)):
-        raise RuntimeError(f"x must have the weights' dtype {weight.dtype}. Got {data.dtype}.")
-    check_input(data, input_size, weight)
+    _check_like(data, input_size, weight, RuntimeError)
 
 
 def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what: str = "state") -> tuple[Tensor, ...]:

@@ -135,8 +135,9 @@ class Recurrent(Stack, nn.Module):
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
         if isinstance(x, Proxy):
-            additions = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
-            return recorded(self, x, state, **additions)
+            return recorded(
+                self, x, state, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
+            )
         return self._run(x, state, lengths, resets, reset_state, all_states)
 
     def plan(
@@ -158,15 +159,7 @@ class Recurrent(Stack, nn.Module):
     def flatten_parameters(self) -> None:
         """Lay the weights out as cuDNN wants them; done when the layer is made or moved, and a no-op elsewhere."""
         if vendor.knows(self.cell):
-            vendor.flatten(
-                self.cell,
-                self._flat(),
-                input_size=self.input_size,
-                hidden_size=self.hidden_size,
-                num_layers=self.num_layers,
-                bidirectional=self.bidirectional,
-                batch_first=self.batch_first,
-            )
+            vendor.flatten(self.cell, self._flat(), self._form(self.batch_first), self.input_size, self.hidden_size)
 
     def extra_repr(self) -> str:
         text = f"{self.cell.name}, {self.input_size}, {self.hidden_size}"

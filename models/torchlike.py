@@ -67,8 +67,9 @@ class _Layer(Stack, nn.RNNBase):
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
         if isinstance(input, Proxy):
-            additions = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
-            return recorded(self, input, hx, **additions)
+            return recorded(
+                self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
+            )
         if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
             output, state = super().forward(input, hx)
             self._differentiable_twice(input, hx, output, state)

@@ -3,10 +3,6 @@
 In a process of its own, since Triton reads TRITON_INTERPRET once.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -15,6 +11,7 @@ from gatefuse.kernels.drivers.fused import interpreted
 from gatefuse.kernels.launch import compile_only
 from gatefuse.kernels.sequence import Sequence, Upstream
 from tests import cells_on_the_spot
+from tests.compiling import compiling
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 BINARY = {"cuda": "cubin", "hip": "hsaco"}
@@ -71,14 +68,8 @@ def main() -> None:
 
 
 def test_every_cell_compiles_for_every_target(tmp_path):
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    env |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.test_compile_ahead import main; main()"],
-        env=env, capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    program = "from tests.test_compile_ahead import main; main()"
+    lines = compiling(program, tmp_path, timeout=900, TRITON_DEFAULT_FP_FUSION="1")
     for target in ("80", "90", "gfx942"):
         for cell in cell_names():
             assert sum(line.startswith(f"{target} {cell} ") for line in lines) >= 4

@@ -1,8 +1,5 @@
 """The floor: what a call needs at least, what the device can do, and how the two make a time."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from gatefuse.bench.traffic import traffic
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.limits import Limits as Held
 from gatefuse.kernels.tiles import grid_tiles
+from tests.compiling import compiling
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -162,11 +160,10 @@ for form in ("ptx", "portable", "block"):
 """
 
 
-def test_the_compiler_leaves_the_barriers_in_the_loop():
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    done = subprocess.run([sys.executable, "-c", _COMPILE], cwd=ROOT, env=env, capture_output=True, text=True)
-    found = {line.split()[0]: [int(n) for n in line.split()[1:]] for line in done.stdout.splitlines()}
-    assert found.keys() == {"ptx", "portable", "block"}, done.stderr
+def test_the_compiler_leaves_the_barriers_in_the_loop(tmp_path):
+    lines = compiling(_COMPILE, tmp_path)
+    found = {line.split()[0]: [int(n) for n in line.split()[1:]] for line in lines}
+    assert found.keys() == {"ptx", "portable", "block"}
     assert all(count >= 1 for form in ("ptx", "portable") for count in found[form])
     assert found["block"][0] >= 1
     assert found["block"][1:] == [0, 0]

@@ -3,15 +3,12 @@
 In a process of its own, since Triton reads TRITON_INTERPRET once.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from gatefuse import find_cell
 from tests import cells_on_the_spot
+from tests.compiling import compiling
 from tests.races import races
 from tests.test_compile_ahead import compile_cell
 
@@ -87,12 +84,6 @@ def main() -> None:
 
 
 def test_all_threads_meet_between_a_store_and_a_load_by_another(tmp_path):
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.test_races import main; main()"],
-        env=env, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = compiling("from tests.test_races import main; main()", tmp_path)
     assert len(lines) >= 2 * len(CASES) - 2
     assert [line for line in lines if not line.endswith(" []")] == []

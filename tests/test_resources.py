@@ -1,8 +1,5 @@
 """What kernels take of a multiprocessor: the page, and what must hold of block's and grid's."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +12,7 @@ from gatefuse.bench.machine_code import TimeLoop, Usage
 from gatefuse.bench.residence import Held
 from gatefuse.bench.resource_cases import LOOPS, Case, Cut
 from gatefuse.kernels.drivers.fused import interpreted
+from tests.compiling import compiling
 
 ROOT = Path(__file__).resolve().parents[1]
 CASE = Case(LOOPS[0], "lstm", torch.bfloat16, 64, 16)
@@ -117,12 +115,7 @@ def test_weights_stay_on_the_chip_at_every_size(tmp_path):
         resources.cuobjdump()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {
-        "TRITON_CACHE_DIR": str(tmp_path / "cache")
-    }
-    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
+    compiling(PROGRAM, tmp_path / "cache", tmp_path, options=("-W", "error"))
     rows = resource_report.read(tmp_path / "resources" / "sm_90.csv")
     assert set(rows["error"]) == {""}
     assert set(rows["triton"]) != {""}

@@ -1,8 +1,5 @@
 """What compiling and measuring variants showed: refusals, pages, the table in the docs; a sample is compiled."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from gatefuse.bench.resource_cases import LOOPS, Case, Cut
 from gatefuse.bench.resources import Row
 from gatefuse.bench.variant import Trial
 from gatefuse.bench.variants import RULED_OUT, VARIANTS
+from tests.compiling import compiling
 from tests.test_variants import make_log, make_row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,10 +154,7 @@ def test_a_sample_of_the_variants_compiles_and_does_what_was_expected(tmp_path):
         variant_resources.resources.cuobjdump()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path / "c")}
-    command = [sys.executable, "-W", "error", "-c", _COMPILE, str(tmp_path), *SAMPLE]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr
+    compiling(_COMPILE, tmp_path / "cache", tmp_path, *SAMPLE, options=("-W", "error"))
     rows = variant_report.read_compiled(tmp_path / "variants_sm_90.csv").set_index("variant")
     assert set(rows.index) == set(SAMPLE)
     assert set(rows["refused"]) == {""}

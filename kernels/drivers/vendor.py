@@ -170,16 +170,7 @@ def _packing(
     return output, finals
 
 
-def flatten(
-    cell: Cell,
-    weights: Sequence[Tensor],
-    *,
-    input_size: int,
-    hidden_size: int,
-    num_layers: int,
-    bidirectional: bool,
-    batch_first: bool,
-) -> None:
+def flatten(cell: Cell, weights: Sequence[Tensor], form: Form, input_size: int, hidden_size: int) -> None:
     """Lay the weights of a whole stack out in one block of memory, as cuDNN wants them; a no-op elsewhere.
 
     Without it cuDNN copies them in every call and torch warns.
@@ -197,14 +188,14 @@ def flatten(
     with torch.cuda.device_of(first), torch.no_grad():
         torch._cudnn_rnn_flatten_weight(
             list(weights),
-            len(weights) // (num_layers * (2 if bidirectional else 1)),
+            form.each,
             input_size,
             cudnn.get_cudnn_mode(mode),
             hidden_size,
             0,
-            num_layers,
-            batch_first,
-            bidirectional,
+            form.num_layers,
+            form.batch_first,
+            form.bidirectional,
         )
 
 
