@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 
 import torch
 import torch.distributed as dist
@@ -78,8 +79,9 @@ def main() -> None:
         device = torch.device("cpu")
         dist.init_process_group("gloo")
     train(device, by)
-    dist.barrier()  # a process that leaves while another still talks takes gloo's threads down with it
+    dist.barrier()  # a process that leaves while another still talks takes the other's call down with it
     dist.destroy_process_group()
+    time.sleep(0.2)  # FSDP2's meshes keep gloo's threads, which abort if Python ends as they let go of the last call
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Whatever a person can get wrong ends in a message and exit code 2, and what was 
 from __future__ import annotations
 
 import argparse
+import importlib
 import math
 import os
 import sys
@@ -148,7 +149,7 @@ def _train(given: argparse.Namespace) -> None:
         trainer.model.eval()
         print(generate(trainer.model, corpus.vocabulary, given.prefix, 50, corpus.kind))
     if dist.is_initialized():
-        dist.barrier()  # a process that leaves while another still talks takes gloo's threads down with it
+        dist.barrier()  # a process that leaves while another still talks takes the other's call down with it
 
 
 def _epoch(trainer: Trainer) -> Point:
@@ -181,6 +182,10 @@ def _connect(device: str | None) -> torch.device:
     if launched:
         if found.type == "cuda":
             torch.cuda.set_device(found)
+        # Whose functions take the group of this moment as default. Imported later, as DistributedDataParallel does, it
+        # would hold the group to the end, and a thread of gloo's that meets a Python that is ending aborts the process
+        # (pytorch/pytorch#190489).
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("nccl" if found.type == "cuda" else "gloo")
     return found
 

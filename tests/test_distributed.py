@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,7 @@ def worker(rank, distribute, folder):
         found[name] = {key: getattr(p, "full_tensor", p.detach)() for key, p in model.named_parameters()}
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+    time.sleep(0.2)  # as in the example
 
 
 @pytest.mark.parametrize("distribute", [by_ddp, by_fsdp, by_fsdp_accelerated_late])
