@@ -25,6 +25,11 @@ def autocast_on(device: torch.device) -> bool:
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
+def exporting() -> bool:
+    """torch.compiler.is_exporting(), which in torch 2.11 says yes within torch.compile too."""
+    return torch.compiler._is_exporting_flag
+
+
 def check_driver(driver: str) -> str:
     """Raises ValueError: neither auto nor a driver's name."""
     if driver != "auto" and driver not in DRIVERS:

@@ -12,7 +12,7 @@ from torch.nn.functional import dropout as drop
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Form, Outcome, Request, Task, Weights, driver
 from gatefuse.kernels.drivers.packing import moved
-from gatefuse.models.checks import autocast_on
+from gatefuse.models.checks import autocast_on, exporting
 
 
 class Call(NamedTuple):
@@ -109,7 +109,7 @@ def _runner(name: str) -> Callable[[Task], Outcome]:
 
 def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:
     """Whether both directions of a layer run in one launch."""
-    if torch.compiler.is_exporting():
+    if exporting():
         return False
     refusal = getattr(driver(driver_name), "both_refusal", None)
     return refusal is not None and not refusal(Request(*request_of(cell, call)))

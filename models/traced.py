@@ -22,11 +22,12 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Outcome, Request, Task, Weights, driver
 from gatefuse.kernels.ops import LOOPS
 from gatefuse.kernels.plan import choose
+from gatefuse.models.checks import exporting
 
 
 def runner(name: str) -> Callable[[Task], Outcome]:
     """What runs a task by that driver: the driver, or while torch traces, the operator that stands for it."""
-    if torch.compiler.is_exporting():  # who will run the program isn't known
+    if exporting():  # who will run the program isn't known
         return partial(run, by="auto")
     if torch.compiler.is_compiling() and name not in LOOPS:
         return partial(run, by=name)

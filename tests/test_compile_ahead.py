@@ -3,6 +3,8 @@
 In a process of its own, since Triton reads TRITON_INTERPRET once.
 """
 
+from importlib.metadata import version
+
 import pytest
 import torch
 
@@ -56,7 +58,8 @@ def main() -> None:
                 if (arch == 90 and not masks) or (cell.name in ("gru", "gru_reset_first") and masks):
                     order = "both" if masks else "forward"
                     kernels |= compile_cell(cell, target, torch.bfloat16, masks, block_loop, order=order)
-                    kernels |= compile_cell(cell, target, torch.bfloat16, masks, grid_loop, order=order)
+                    if backend == "cuda" or version("triton") >= "3.7":  # which grid's driver refuses there
+                        kernels |= compile_cell(cell, target, torch.bfloat16, masks, grid_loop, order=order)
                 if arch == 90 and not masks:  # the product's sum split among programs
                     split = compile_cell(cell, target, torch.bfloat16, masks, grid_loop, H=512)
                     kernels |= {f"{name} split": kernel for name, kernel in split.items()}

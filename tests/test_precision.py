@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.testing import assert_close
+from torch.torch_version import TorchVersion
 
 import gatefuse
 from gatefuse import find_cell
@@ -103,6 +104,8 @@ def test_packed_input_under_autocast_is_torch_nns(name, dtype):
 @pytest.mark.parametrize("value", ["ieee", "tf32"])
 def test_settings_by_fp32_precision_are_followed(setting, value):
     """After them, torch raises where the older flags are read; in a process of its own, as they stay."""
+    if setting == "torch.backends.fp32_precision" and TorchVersion(torch.__version__) < "2.13":
+        pytest.skip("in torch 2.11 it doesn't reach cuDNN, which has a setting of its own from the start")
     program = f"""
 import torch
 import gatefuse

@@ -15,6 +15,8 @@ from gatefuse.kernels.ops import FLOATS, sequence_forward
 from gatefuse.kernels.precision import tf32_allowed
 from gatefuse.kernels.translatable import untranslatable
 
+_HAS_TRITON = find_spec("triton") is not None  # asked once, as torch.compile can't ask in torch 2.11
+
 
 def interpreted() -> bool:
     """Triton's interpreter is on: TRITON_INTERPRET=1 when Triton was first imported."""
@@ -23,7 +25,7 @@ def interpreted() -> bool:
 
 def refusal(request: Request) -> str:
     """Refuses CPUs without the interpreter, missing Triton, float64, and cells that can't be translated."""
-    if find_spec("triton") is None:
+    if not _HAS_TRITON:
         return "Triton is not installed"
     if request.device.type not in ("cuda", "cpu"):
         return f"its kernels run on CUDA and ROCm devices, not on {request.device.type}"
