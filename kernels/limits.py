@@ -33,6 +33,10 @@ def limits(device: torch.device) -> Limits:
     return of_arch(assumed.get()) if device.type == "cpu" else _read(device)
 
 
+# torch.compile takes the answer of the moment, as torch.compiler.assume_constant_result has it, and asks no device.
+limits._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def of_arch(arch: str) -> Limits:
     """The limits of a GPU that isn't there, by its architecture, ``sm_90``; of one that isn't listed, small ones."""
     return Limits(SHARED_BYTES.get(arch, 65_536), _PROGRAMS.get(arch, 132))

@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import torch
 
+from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Outcome, Request, Task, fused
 from gatefuse.kernels.limits import limits
 from gatefuse.kernels.tiles import grid_backward_tiles, grid_shared_bytes, grid_tiles
@@ -35,16 +36,25 @@ def both_refusal(request: Request) -> str:
 
 
 def _refusal(request: Request, directions: int) -> str:
-    held = limits(request.device)
-    call = request.cell.program, request.H, request.B, request.dtype.itemsize, held, directions
+    return _unfit(request.cell.key, request.H, request.dtype.itemsize, request.device, request.needs_grad, directions)
+
+
+def _unfit(key: str, H: int, itemsize: int, device: torch.device, needs_grad: bool, directions: int) -> str:
+    """Whatever B is: the smallest tile of a batch is among those that are tried for any."""
+    program = Cell.by_key(key).program
+    held = limits(device)
+    call = program, H, 1, itemsize, held, directions
     cut = grid_tiles(*call)
-    needed = grid_shared_bytes(request.cell.program, request.H, request.dtype.itemsize, cut)
+    needed = grid_shared_bytes(program, H, itemsize, cut)
     if needed > held.shared:
         return f"its kernels take at least {needed:,} bytes of shared memory, and a program may have {held.shared:,}"
-    programs = directions * max(cut.units, grid_backward_tiles(*call).units if request.needs_grad else 0)
+    programs = directions * max(cut.units, grid_backward_tiles(*call).units if needs_grad else 0)
     if programs > held.programs:
         return f"its {programs} programs must all run at once, and the device has room for {held.programs}"
     return ""
+
+
+_unfit._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile can't follow it
 
 
 def run(task: Task) -> Outcome:
