@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from gatefuse.kernels.constant import constant
+
 # Bytes a program may have, as CUDA's tables of compute capabilities give them; for devices that torch can't ask.
 SHARED_BYTES = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_120": 101_376}
 
@@ -27,14 +29,11 @@ class Limits(NamedTuple):
 assumed: ContextVar[str] = ContextVar("assumed", default="sm_90")
 
 
+@constant
 def limits(device: torch.device) -> Limits:
     """The limits of a CUDA or ROCm device; of a CPU, where kernels are compiled ahead or interpreted, those of the GPU
     that they are compiled for, or else of an H100."""
     return of_arch(assumed.get()) if device.type == "cpu" else _read(device)
-
-
-# torch.compile takes the answer of the moment, as torch.compiler.assume_constant_result has it, and asks no device.
-limits._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def of_arch(arch: str) -> Limits:

@@ -1,14 +1,13 @@
-"""Whether a cell's equations can be made into kernels, also while torch.compile traces; imports the compiler."""
+"""Whether a cell's equations can be made into kernels, also while torch.compile traces."""
 
 from __future__ import annotations
 
-import torch
-
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.constant import constant
 from gatefuse.kernels.operators import TranslationError
 
 
-@torch.compiler.assume_constant_result
+@constant
 def untranslatable(key: str) -> str:
     """Why a cell's equations can't be made into kernels, by its key; torch.compile calls this while it traces."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch.autograd import forward_ad
 
+from gatefuse.kernels.constant import constant
 from gatefuse.kernels.drivers import DRIVERS
 from gatefuse.kernels.plan import Plan
 
@@ -19,6 +20,7 @@ PLAN = Plan(
 )
 
 
+@constant
 def transforming() -> bool:
     """Whether vmap, another transform of torch.func, or forward-mode differentiation is at work around this call.
 
@@ -27,7 +29,3 @@ def transforming() -> bool:
     # torch has no public way to ask. The first is functorch's own record of the transforms that it is within, None
     # outside of all; the second is -1 outside of dual_level.
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
-
-
-# As torch.compiler.assume_constant_result does, which would import the compiler with gatefuse.
-transforming._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from importlib.metadata import version
 import torch
 
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.constant import constant
 from gatefuse.kernels.drivers import Outcome, Request, Task, fused
 from gatefuse.kernels.limits import limits
 from gatefuse.kernels.tiles import grid_backward_tiles, grid_shared_bytes, grid_tiles
@@ -39,6 +40,7 @@ def _refusal(request: Request, directions: int) -> str:
     return _unfit(request.cell.key, request.H, request.dtype.itemsize, request.device, request.needs_grad, directions)
 
 
+@constant  # torch.compile can't follow the cutting of tiles
 def _unfit(key: str, H: int, itemsize: int, device: torch.device, needs_grad: bool, directions: int) -> str:
     """Whatever B is: the smallest tile of a batch is among those that are tried for any."""
     program = Cell.by_key(key).program
@@ -52,9 +54,6 @@ def _unfit(key: str, H: int, itemsize: int, device: torch.device, needs_grad: bo
     if programs > held.programs:
         return f"its {programs} programs must all run at once, and the device has room for {held.programs}"
     return ""
-
-
-_unfit._dynamo_marked_constant = True  # type: ignore[attr-defined]  # torch.compile can't follow it
 
 
 def run(task: Task) -> Outcome:
