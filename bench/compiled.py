@@ -17,7 +17,7 @@ from gatefuse.bench.contender import Network
 from gatefuse.bench.sweeps import Group
 from gatefuse.kernels.cell import Cell, Gates, Recurrence
 from gatefuse.kernels.cells import find_cell
-from gatefuse.models.stack import first_states
+from gatefuse.models.loop import first_states
 
 # A compilation takes seconds, several a cell; these sweeps have the time.
 SWEEPS = {"cpu": ("real",), "cuda": ("real", "full")}

@@ -10,13 +10,19 @@ from torch import Tensor
 from torch.nn.functional import dropout as drop
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Form, Outcome, Request, Task, Weights, driver
+from gatefuse.kernels.drivers import Form, Request, Task, Weights, driver
 from gatefuse.kernels.drivers.packing import moved
 from gatefuse.models.checks import autocast_on, exporting
 
+# Sequences, of which the first is the output, and final states.
+Results = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+
 
 class Call(NamedTuple):
-    """A call whose arguments are checked and have the forms that drivers take, but for x, which stays batch first."""
+    """A call whose arguments are checked and have the forms that drivers take, but for x, which stays batch first.
+
+    Without ``given`` the states are the cell's first, which nobody gave.
+    """
 
     x: Tensor
     states: tuple[Tensor, ...]
@@ -28,34 +34,41 @@ class Call(NamedTuple):
     T: int
     B: int
     batched: bool
+    given: bool
 
 
-def loop(
-    cell: Cell, driver_name: str, call: Call, form: Form, *, whole: bool = True
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def first_states(cell: Cell, x: Tensor, *shape: int) -> tuple[Tensor, ...]:
+    """The states that a sequence begins with where none are given; nobody writes into them, so that they may be one."""
+    if not any(cell.init):
+        return (x.new_zeros(shape),) * len(cell.init)
+    return tuple([x.new_full(shape, value) for value in cell.init])
+
+
+def lowered(call: Call, run: Callable[[Call], Results]) -> Results:
+    """Run a call: under autocast with all tensors cast first, as torch.lstm and its like do, and autocast off."""
+    if not autocast_on(call.x.device):
+        return run(call)
+    lower = cast(call, running_dtype(call.x))
+    with torch.autocast(call.x.device.type, enabled=False):
+        return run(lower)
+
+
+def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     """One driver call for each layer, and for each direction where the driver doesn't run both at once.
 
-    Under autocast all tensors are cast first, as torch.lstm and its like do, and autocast is off within.
-
     Args:
-        call: with x of shape (T, B, I).
+        call: with x of shape (T, B, I), in the dtype of the computation.
         form: the layers'; x is time first whatever it says.
-        whole: that torch.compile and torch.export get an operator for all steps; else those of the equations.
 
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
-    if autocast_on(call.x.device):
-        lower = cast(call, running_dtype(call.x))
-        with torch.autocast(call.x.device.type, enabled=False):
-            return loop(cell, driver_name, lower, form, whole=whole)
-
     x, lengths = call.x, call.lengths
     if lengths is not None:
         lengths = moved(lengths, x.device)
     rows = call.states[0].shape[0]
     D, n = form.directions, len(call.weights) // rows
-    run = _runner(driver_name) if whole else driver(driver_name).run
+    run = driver(driver_name).run
     both = D == 2 and both_at_once(cell, driver_name, call)
     sequences: tuple[Tensor, ...] = ()
     finals: list[tuple[Tensor, ...]] = []
@@ -98,15 +111,6 @@ def cast(call: Call, dtype: torch.dtype) -> Call:
     return call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh)
 
 
-def _runner(name: str) -> Callable[[Task], Outcome]:
-    """What runs a task by that driver: the driver, or while torch traces, an operator that stands for it."""
-    if not torch.compiler.is_compiling():
-        return driver(name).run
-    from gatefuse.models import traced  # operators take long to define
-
-    return traced.runner(name)
-
-
 def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:
     """Whether both directions of a layer run in one launch."""
     if exporting():
@@ -131,7 +135,7 @@ def running_dtype(x: Tensor) -> torch.dtype:
 
 def request_of(cell: Cell, call: Call) -> tuple[Any, ...]:
     """The arguments of a Request, which hash faster than one."""
-    x, states, weights, lengths, resets, fresh, all_states, T, B, _ = call
+    x, states, weights, lengths, resets, fresh, all_states, T, B, *_ = call
     needs_grad = torch.is_grad_enabled() and (
         weights[0].requires_grad or any(t.requires_grad for t in (*weights, x, *states, *(fresh or ())))
     )

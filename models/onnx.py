@@ -2,8 +2,8 @@
 
     torch.onnx.export(model, (x,), "model.onnx", dynamo=True, custom_translation_table=translation_table())
 
-Each direction of each layer becomes one operator, for any number of steps where dynamic_shapes says so. Sources: ONNX
-operators LSTM, GRU and RNN, version 14.
+Each layer becomes one operator, with both directions if it has two, for any number of steps where dynamic_shapes says
+so. Sources: ONNX operators LSTM, GRU and RNN, version 14.
 """
 
 from __future__ import annotations
@@ -47,39 +47,54 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """
     from onnxscript import INT32, opset18
 
-    from gatefuse.models import traced  # noqa: F401  (defines the operator)
+    from gatefuse.models import layer_ops  # noqa: F401  (defines the operator)
 
     op: Any = opset18  # typed for the bodies of its own functions, not for a translation's constants
 
-    def translated(
-        x: Any, states: Any, w_ih: Any, w_hh: Any, b_ih: Any, b_hh: Any, parameters: Any, lengths: Any, resets: Any,
-        fresh: Any, cell: str, by: str, reverse: bool, all_states: bool,
-    ) -> Any:  # fmt: skip
-        standard, H = _find(cell, resets is not None, all_states), w_hh.shape[1]
+    def rows(tensor: Any, first: int, last: int) -> Any:
+        return op.Slice(tensor, [first], [last], [0])
 
-        def rows(tensor: Any, k: int, size: int) -> Any:
-            return op.Slice(tensor, [k * size], [(k + 1) * size], [0])
+    def translated(
+        x: Any, states: Any, weights: Any, fresh: Any, lengths: Any, resets: Any,
+        cell: str, by: str, bias: bool, bidirectional: bool, all_states: bool,
+    ) -> Any:  # fmt: skip
+        standard, H = _find(cell, resets is not None, all_states), weights[1].shape[1]
+        each = (4 if bias else 2) + len(standard.parameters)
+        D = 2 if bidirectional else 1
+        steps = None if lengths is None else op.Cast(lengths, to=INT32.dtype)
+
+        def directions(tensors: Any) -> Any:
+            """One for each direction, with that as the dimension ahead."""
+            return op.Concat(*[op.Unsqueeze(tensor, [0]) for tensor in tensors], axis=0)
 
         def arranged(*tensors: Any) -> Any:
-            """The tensors' gates in ONNX's order, one below the other, with the dimension of directions ahead."""
-            parts = [rows(tensor, k, H) for tensor in tensors for k in standard.gates]
-            return op.Unsqueeze(op.Concat(*parts, axis=0), [0])
+            """The tensors' gates in ONNX's order, one below the other."""
+            parts = [rows(tensor, k * H, (k + 1) * H) for tensor in tensors for k in standard.gates]
+            return op.Concat(*parts, axis=0)
 
-        inputs = [x, arranged(w_ih), arranged(w_hh), None if b_ih is None else arranged(b_ih, b_hh)]
-        inputs.append(None if lengths is None else op.Cast(lengths, to=INT32.dtype))
-        inputs += [op.Unsqueeze(state, [0]) for state in states]
-        if standard.parameters:
-            inputs.append(op.Unsqueeze(op.Concat(*[parameters[k] for k in standard.parameters], axis=0), [0]))
-        output, *parts = getattr(op, standard.name)(
-            *inputs, hidden_size=H, direction="reverse" if reverse else "forward", **standard.attributes
-        )
-        finals = [op.Squeeze(part, [0]) for part in parts]
-        if lengths is not None:  # runtimes give zeros where a sample has no steps, for its first states
+        finals: list[list[Any]] = []
+        for first in range(0, len(weights) // each, D):
+            of = [weights[k * each : (k + 1) * each] for k in range(first, first + D)]
+            inputs = [x, directions(arranged(w[0]) for w in of), directions(arranged(w[1]) for w in of)]
+            inputs += [directions(arranged(*w[2:4]) for w in of) if bias else None, steps]
+            inputs += [rows(state, first, first + D) for state in states]
+            if standard.parameters:  # of an LSTM alone, behind its two states
+                inputs += [None] * (2 - len(states))
+                own = [w[len(w) - len(standard.parameters) :] for w in of]
+                inputs.append(directions(op.Concat(*[p[k] for k in standard.parameters], axis=0) for p in own))
+            output, *last = getattr(op, standard.name)(
+                *inputs, hidden_size=H, direction="bidirectional" if bidirectional else "forward",
+                **standard.attributes,
+            )  # fmt: skip
+            x = op.Reshape(op.Transpose(output, perm=[0, 2, 1, 3]), [0, 0, D * H])
+            finals.append(last)
+        results = [op.Concat(*column, axis=0) for column in zip(*finals, strict=True)]
+        if lengths is not None and len(states):  # runtimes give zeros where a sample has no steps, for its first states
             empty = op.Unsqueeze(op.Equal(lengths, op.CastLike([0], lengths)), [1])
-            finals = [op.Where(empty, old, new) for old, new in zip(states, finals, strict=True)]
-        return [op.Squeeze(output, [1]), *finals]
+            results = [op.Where(empty, old, new) for old, new in zip(states, results, strict=True)]
+        return [x, *results]
 
-    return {torch.ops.gatefuse.sequence.default: translated}
+    return {torch.ops.gatefuse.layers.default: translated}
 
 
 def _find(cell: str, resets: bool, all_states: bool) -> _Standard:

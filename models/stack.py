@@ -15,12 +15,9 @@ from gatefuse.kernels.drivers import Form, Request, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.plan import Plan, choose, explain
 from gatefuse.kernels.precision import tf32_allowed
-from gatefuse.models.checks import autocast_on, check_input, check_lengths, check_packed, check_resets, check_state
-from gatefuse.models.loop import Call, cast, loop, request_of, running_dtype
+from gatefuse.models.checks import check_input, check_lengths, check_packed, check_resets, check_state
+from gatefuse.models.loop import Call, Results, first_states, loop, lowered, request_of
 from gatefuse.models.transforms import PLAN, transforming
-
-# Sequences, of which the first is the output, and final states.
-_Results = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
 class Stack:
@@ -69,7 +66,7 @@ class Stack:
             if resets is None:
                 raise ValueError("reset_state must come with resets. Got reset_state alone.")
             fresh = self._states(reset_state, shape, x, "reset_state")
-        return Call(x, states, weights, lengths, resets, fresh, all_states, T, B, batched)
+        return Call(x, states, weights, lengths, resets, fresh, all_states, T, B, batched, given=state is not None)
 
     def _states(self, state: Any, shape: tuple[int, ...], x: Tensor, what: str) -> tuple[Tensor, ...]:
         """(L * D, B, H) each, as given without a batch or with one."""
@@ -100,7 +97,9 @@ class Stack:
             states = first_states(self.cell, x.data, n, B, H)
         else:
             states = reorder(self._states(state, (n, B, H), x.data, "state"), x.sorted_indices)
-        return packing, Call(x.data, states, weights, packing.lengths, None, None, all_states, T, B, True)
+        return packing, Call(
+            x.data, states, weights, packing.lengths, None, None, all_states, T, B, True, given=state is not None
+        )
 
     def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Plan:
         given = x, state, lengths, resets, reset_state, all_states
@@ -121,15 +120,11 @@ class Stack:
             sequences, finals = self._lower(call, self._run_padded)
         return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
 
-    def _lower(self, call: Call, run: Callable[[Call], _Results]) -> _Results:
+    def _lower(self, call: Call, run: Callable[[Call], Results]) -> Results:
         """In autocast's dtype where there are lengths: it knows torch's loops, not what lengths need around them."""
-        if call.lengths is None or not autocast_on(call.x.device):
-            return run(call)
-        lower = cast(call, running_dtype(call.x))
-        with torch.autocast(call.x.device.type, enabled=False):
-            return run(lower)
+        return run(call) if call.lengths is None else lowered(call, run)
 
-    def _run_padded(self, call: Call) -> _Results:
+    def _run_padded(self, call: Call) -> Results:
         """Time first or batch first, as the layer is."""
         form = self._form(batch_first=self.batch_first and call.batched)
         name = plan_of(request_of(self.cell, call), self.driver).driver
@@ -148,7 +143,7 @@ class Stack:
             finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
         return sequences, finals
 
-    def _run_packed(self, packing: Packing, call: Call) -> _Results:
+    def _run_packed(self, packing: Packing, call: Call) -> Results:
         form = self._form(batch_first=False)
         name = plan_of(request_of(self.cell, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
@@ -161,16 +156,15 @@ class Stack:
         dropout = self.dropout if self.training else 0.0
         return Form(self.bias, self.num_layers, self.bidirectional, dropout, batch_first)
 
-    def _loop(self, name: str, call: Call, form: Form) -> _Results:
-        # No transform can look into an operator for all steps, which torch.compile would get.
-        return loop(self.cell, name, call, form, whole=not transforming())
+    def _loop(self, name: str, call: Call, form: Form) -> Results:
+        # no transform can look into an operator for all steps
+        if torch.compiler.is_compiling() and not transforming():
+            from gatefuse.models import traced  # operators take long to define
 
-
-def first_states(cell: Cell, x: Tensor, *shape: int) -> tuple[Tensor, ...]:
-    """The states that a sequence begins with where none are given; nobody writes into them, so that they may be one."""
-    if not any(cell.init):
-        return (x.new_zeros(shape),) * len(cell.init)
-    return tuple([x.new_full(shape, value) for value in cell.init])
+            if traced.stands_for(name, call.x.device):
+                by = self.driver if call.x.device.type == "cpu" else name  # there, auto may choose for each T
+                return lowered(call, lambda lower: traced.run(self.cell, by, lower, form))
+        return lowered(call, lambda lower: loop(self.cell, name, lower, form))
 
 
 def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:

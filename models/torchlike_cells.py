@@ -18,8 +18,8 @@ from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import Form, Request
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.models.checks import check_driver, check_input, check_state
-from gatefuse.models.loop import Call, loop, request_of
-from gatefuse.models.stack import first_states, plan_of
+from gatefuse.models.loop import Call, first_states, loop, lowered, request_of
+from gatefuse.models.stack import plan_of
 from gatefuse.models.symbolic import recorded
 from gatefuse.models.transforms import PLAN, transforming
 
@@ -63,7 +63,7 @@ class _Step(nn.RNNCellBase):
             return super().forward(input, hx)
         call = self._prepare(input, hx)
         how = plan_of(request_of(self.cell, call), self.driver)
-        _, finals = loop(self.cell, how.driver, call, Form(self.bias), whole=False)
+        _, finals = lowered(call, lambda lower: loop(self.cell, how.driver, lower, Form(self.bias)))
         finals = tuple([(s.squeeze(0) if call.batched else s.squeeze((0, 1))).clone() for s in finals])
         return finals if len(finals) > 1 else finals[0]
 
@@ -89,7 +89,7 @@ class _Step(nn.RNNCellBase):
                     raise ValueError(f"a cell's state must have the shape (H,), or (B, H). Got {tuple(state.shape)}.")
             states = check_state(self.cell, hx, (B, H) if batched else (H,), x)
             states = tuple([s.contiguous().view(1, B, H) for s in states])
-        return Call(x, states, weights, None, None, None, False, 1, B, batched)
+        return Call(x, states, weights, None, None, None, False, 1, B, batched, given=hx is not None)
 
     def extra_repr(self) -> str:
         text = super().extra_repr()

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import gatefuse
 from gatefuse import Recurrent
-from gatefuse.models import traced
+from gatefuse.models import layer_ops
 from tests.layers import CLOSE, flat
 
 T, B, I, H = 5, 3, 4, 6
@@ -41,7 +41,7 @@ def draw(layer, steps, samples):
 def count(program):
     """How often the operator is in the graph, and how many operators there are."""
     targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
-    return targets.count(torch.ops.gatefuse.sequence.default), len(targets)
+    return targets.count(torch.ops.gatefuse.layers.default), len(targets)
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -53,7 +53,7 @@ def test_any_number_of_steps_and_samples(build, strict):
     inner = layer.rnn if isinstance(layer, Around) else layer
     program = torch.export.export(layer, (draw(inner, T, B),), dynamic_shapes=({0: ANY, 1: ANY},), strict=strict)
     operators, _ = count(program)
-    assert operators == inner.num_layers * (1 + inner.bidirectional)
+    assert operators == 1
     for steps, samples in ((T, B), (2, 7), (40, 2)):
         x = draw(inner, steps, samples)
         for a, b in zip(flat(program.module()(x)), flat(layer(x)), strict=True):
@@ -148,22 +148,27 @@ def test_nothing_is_different_afterwards():
     assert layer.plan(x).driver == "vendor"
 
 
-@pytest.mark.parametrize(("cell", "resets"), [("lstm", False), ("peephole_lstm", True)])
-@pytest.mark.parametrize("reverse", [False, True])
-def test_the_operator_is_sound(cell, resets, reverse):
+@pytest.mark.parametrize(("cell", "options"), [("lstm", False), ("peephole_lstm", True)])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_operator_is_sound(cell, options, bidirectional):
     cell = gatefuse.find_cell(cell)
-    G, S = len(cell.gates), len(cell.states)
+    G, S, rows = len(cell.gates), len(cell.states), 1 + bidirectional
+    weights = torch.randn(G * H, I), torch.randn(G * H, H), torch.randn(G * H), torch.randn(G * H)
+    states = [torch.randn(rows, B, H) for _ in range(S)]
     arguments = (
-        torch.randn(T, B, I), [torch.randn(B, H) for _ in range(S)], torch.randn(G * H, I), torch.randn(G * H, H),
-        torch.randn(G * H), torch.randn(G * H), [torch.randn(H) for _ in cell.parameters], torch.tensor([T, 0, 2]),
-        torch.rand(T, B) < 0.3 if resets else None, [torch.randn(B, H) for _ in range(S)] if resets else [],
-        cell.key, "auto", reverse, resets,
+        torch.randn(T, B, I), states if options else [], [*weights, *[torch.randn(H) for _ in cell.parameters]] * rows,
+        [s.clone() for s in states] if options else [], torch.tensor([T, 0, 2]),
+        torch.rand(T, B) < 0.3 if options else None, cell.key, "auto", True, bidirectional, options,
     )  # fmt: skip
-    torch.library.opcheck(traced.sequence, arguments)
+    torch.library.opcheck(layer_ops.layers, arguments)
+    count = 0
     for tensor in tree_leaves(arguments):
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
             tensor.requires_grad_()
-    torch.library.opcheck(traced.sequence, arguments)
+            count += 1
+    torch.library.opcheck(layer_ops.layers, arguments)
+    training = *arguments[:6], [True] * count, *arguments[6:]
+    torch.library.opcheck(torch.ops.gatefuse.layers_in_training.default, training)
 
 
 def test_an_exported_program_trains():

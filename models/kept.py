@@ -1,0 +1,76 @@
+"""What an operator's forward keeps for its backward, where that is a graph of autograd's and no tensor.
+
+The operator returns a byte whose memory belongs to what it keeps: that lives as long as the byte does, in whoever's
+hands, and is found by the byte's address. A copy of the byte finds nothing; then the forward must run once more.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+
+class _Graph(array):
+    """A graph from leaves to results, and the memory of the byte that stands for it."""
+
+    def __new__(cls, *_: object) -> Any:
+        return super().__new__(cls, "B", b"\0")
+
+    def __init__(self, leaves: Sequence[Tensor], results: Sequence[Tensor]):
+        self.leaves, self.results = leaves, results
+
+
+_graphs: WeakValueDictionary[int, _Graph] = WeakValueDictionary()
+
+
+def keep(
+    inputs: Sequence[Tensor], wanted: Sequence[bool], run: Callable[[Sequence[Tensor]], list[Tensor]]
+) -> tuple[list[Tensor], Tensor]:
+    """The results of ``run`` on the inputs, and the byte for ``back``.
+
+    Args:
+        wanted: which inputs have gradients.
+    """
+    if not _recording():
+        with torch.no_grad():
+            return run([t.detach() for t in inputs]), torch.zeros(1, dtype=torch.uint8)
+    # Copies, as a compiler may write other things where inputs and results lay, before it comes to the backward.
+    leaves = [t.detach().clone().requires_grad_(want) for t, want in zip(inputs, wanted, strict=True)]
+    with torch.enable_grad():
+        results = run(leaves)
+    graph = _Graph(leaves, results)
+    _graphs[graph.buffer_info()[0]] = graph
+    return [r.detach().clone() for r in results], torch.frombuffer(graph, dtype=torch.uint8)
+
+
+def _recording() -> bool:
+    """Whether autograd records: not in a compiled operator's first call, which torch watches by a mode below it.
+
+    What runs there as if it did would have TorchScript compile a loop without gradients, for all calls to come.
+    """
+    with torch.enable_grad():
+        return torch.zeros(1, requires_grad=True).neg().requires_grad
+
+
+def back(byte: Tensor, d_results: Sequence[Tensor | None]) -> Sequence[Tensor | None] | None:
+    """Gradients of the inputs that have any, from those of the results; None where the byte is a copy."""
+    graph = _graphs.get(byte.data_ptr())
+    if graph is None:
+        return None
+    # the graph stays as long as the byte does: one may go back through it again
+    return gradients(graph.results, graph.leaves, d_results, retain_graph=True)
+
+
+def gradients(
+    results: Sequence[Tensor], leaves: Sequence[Tensor], d_results: Sequence[Tensor | None], retain_graph: bool = False
+) -> Sequence[Tensor | None]:
+    """Of the leaves that require one, from those of the results; None where there is no way back."""
+    pairs = [(r, d) for r, d in zip(results, d_results, strict=True) if d is not None and r.requires_grad]
+    outputs, given = zip(*pairs, strict=True)
+    wanted = [t for t in leaves if t.requires_grad]
+    return torch.autograd.grad(outputs, wanted, given, retain_graph=retain_graph, allow_unused=True)
