@@ -88,10 +88,10 @@ class Stack:
         weights = self._flat()
         check_packed(x, self.input_size, weights[0])
         packing = Packing.of(x.batch_sizes, x.data.device)
-        if len(x.data) != len(packing.rows):
-            N = len(packing.rows)
-            raise RuntimeError(f"a PackedSequence of these batch_sizes must have {N} rows. Got {len(x.data)}.")
-        T, B = packing.shape
+        N, given = packing.rows.shape[0], x.data.shape[0]
+        if given != N:
+            raise RuntimeError(f"a PackedSequence of these batch_sizes must have {N} rows. Got {given}.")
+        T, B = packing.within.shape
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
         if state is None:
             states = first_states(self.cell, x.data, n, B, H)

@@ -18,11 +18,13 @@ class Packing(NamedTuple):
     Attributes:
         sizes: (T,), the samples that a step has, on the CPU.
         lengths: (B,), at least 1 each, in the order of packing, which is longest first; on the CPU.
+        within: (T, B), whether a sample has that step, in that order and on the CPU too.
         rows: of the T * B rows of a padded sequence, time first, those that are packed, in their order.
     """
 
     sizes: Tensor
     lengths: Tensor
+    within: Tensor
     rows: Tensor
 
     @classmethod
@@ -40,12 +42,7 @@ class Packing(NamedTuple):
         if order is not None:
             samples = rows % B
             rows = rows - samples + order[samples]
-        return cls(sizes, within.sum(0), rows)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """T and B."""
-        return len(self.sizes), len(self.lengths)
+        return cls(sizes, within.sum(0), within, rows)
 
     def pack(self, padded: Tensor) -> Tensor:
         """(T, B, N), or more steps, to the packed rows, (their number, N)."""
@@ -53,16 +50,18 @@ class Packing(NamedTuple):
 
     def unpack(self, data: Tensor, T: int | None = None) -> Tensor:
         """The way back, zero beyond each sample's end; T steps, by default the longest sample's."""
-        shape = self.shape if T is None else (T, self.shape[1])
-        rows = data.new_zeros(shape[0] * shape[1], *data.shape[1:])
-        return rows.index_copy_(0, self.rows, data).unflatten(0, shape)
+        longest, B = self.within.shape
+        T = longest if T is None else T
+        rows = data.new_zeros(T * B, *data.shape[1:])
+        return rows.index_copy_(0, self.rows, data).unflatten(0, (T, B))
 
-    def unpack_beside(self, data: Tensor, feature: Tensor) -> Tensor:
-        """As unpack, with a further feature (T, B, 1) as the last: (T, B, N + 1)."""
-        rows = data.new_zeros(feature.numel(), data.shape[1] + 1)
-        rows.narrow(1, data.shape[1], 1).copy_(feature.view(-1, 1))
-        rows.narrow(1, 0, data.shape[1]).index_copy_(0, self.rows, data)
-        return rows.unflatten(0, self.shape)
+    def unpack_marked(self, data: Tensor) -> Tensor:
+        """As unpack in the order of packing, with a further feature, the last: 1 beyond a sample's end, 0 within."""
+        (T, B), size = self.within.shape, data.shape[1]
+        rows = data.new_zeros(T * B, size + 1)
+        rows.narrow(1, size, 1).copy_(self.within.view(-1, 1).logical_not())
+        rows.narrow(1, 0, size).index_copy_(0, self.rows, data)
+        return rows.view(T, B, size + 1)
 
 
 def moved(numbers: Tensor, device: torch.device) -> Tensor:

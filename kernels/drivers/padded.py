@@ -44,9 +44,9 @@ def stack(
     over = _over(x.shape[0], lengths)
     # Whatever lies in the padding must not reach a gradient: zero times not-a-number is none.
     x = x.masked_fill(over, 0.0)
-    mark = over.to(x.dtype) if cell is lstm else None
-    x = x if mark is None else torch.cat([x, mark], -1)
-    output, (h, *others) = _layers(cell, x, mark, states, weights, lengths.clamp(min=1), form)
+    if cell is lstm:
+        x = torch.cat([x, over.to(x.dtype)], -1)
+    output, (h, *others) = _layers(cell, x, states, weights, lengths.clamp(min=1), form)
     output = output.masked_fill(over, 0.0)
     if whole > x.shape[0]:  # pad copies in any case
         output = pad(output, (0, 0, 0, 0, 0, whole - x.shape[0]))
@@ -57,14 +57,8 @@ def packed(
     cell: Cell, data: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], packing: Packing, form: Form
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As stack, but from packed rows to packed rows, with states in the order of packing."""
-    lengths = moved(packing.lengths, data.device)
-    mark = None
-    if cell is lstm:
-        mark = _over(packing.shape[0], lengths).to(data.dtype)
-        x = packing.unpack_beside(data, mark)
-    else:
-        x = packing.unpack(data)
-    output, finals = _layers(cell, x, mark, states, weights, lengths, form)
+    x = packing.unpack_marked(data) if cell is lstm else packing.unpack(data)
+    output, finals = _layers(cell, x, states, weights, moved(packing.lengths, data.device), form)
     return packing.pack(output), finals
 
 
@@ -76,7 +70,6 @@ def _over(T: int, lengths: Tensor) -> Tensor:
 def _layers(
     cell: Cell,
     x: Tensor,
-    mark: Tensor | None,
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
     lengths: Tensor,
@@ -85,16 +78,18 @@ def _layers(
     """The output, which is anything beyond a sample's end, and the final states.
 
     Args:
-        x: (T, B, I), zero beyond each sample's end, of an LSTM with the feature that mark is.
-        mark: for an LSTM's other layers, (T, B, 1): 1 beyond each sample's end and 0 within.
+        x: (T, B, I), zero beyond each sample's end; of an LSTM with a last feature, 1 there and 0 within.
         lengths: from 1 on; where there is no step, c stays, and h is anything.
     """
     T, B = x.shape[:2]
     source = _turned(T, lengths) if form.bidirectional else None
-    ends = (lengths - 1) * B + torch.arange(B, device=x.device)
+    ends = lengths * B + torch.arange(-B, 0, device=x.device)
     D, each = form.directions, form.each
+    n = states[0].shape[0]
+    # for the further layers, a constant
+    mark = x[..., -1:].detach() if cell is lstm and n > D else None
     finals = []
-    for first in range(0, len(states[0]), D):
+    for first in range(0, n, D):
         if first:
             x = drop(x, form.dropout) if form.dropout else x
             x = x if mark is None else torch.cat([x, mark], -1)
@@ -104,7 +99,7 @@ def _layers(
             output, (_, *cells) = torch_loop.call(
                 cell,
                 x if backwards is None else _gather(x, backwards),
-                [s[k : k + 1] for s in states],
+                states if n == 1 else [s[k : k + 1] for s in states],
                 _holding(cell, weights[k * each : (k + 1) * each]),
                 Form(form.bias),
             )
@@ -122,7 +117,7 @@ def _holding(cell: Cell, weights: Sequence[Tensor]) -> Sequence[Tensor]:
     if cell is not lstm:
         return weights
     w_ih, *others = weights
-    H = len(w_ih) // 4
+    H = w_ih.shape[0] // 4
     shut, open_ = w_ih.new_full((H, 1), -_CLOSED), w_ih.new_full((H, 1), _CLOSED)
     column = torch.cat([shut, open_, w_ih.new_zeros(2 * H, 1)])
     return [torch.cat([w_ih, column], 1), *others]

@@ -120,11 +120,11 @@ def unpacks(cell: Cell, data: Tensor, sizes: Tensor, H: int) -> bool:
     """Whether the rows of a PackedSequence of these batch_sizes are better unpacked."""
     if data.device.type != "cpu" or data.dim() != 2:
         return False
-    T, B = len(sizes), int(sizes[0])
-    if len(data) == T * B:  # then torch's loops take it as if it were not packed
+    T, B, N = sizes.shape[0], int(sizes[0]), data.shape[0]
+    if T * B == N:  # then torch's loops take it as if it were not packed
         return False
     fewest = max(_FEWEST_TRAINED, H / _H_A_STEP) if torch.is_grad_enabled() else _FEWEST
-    return fewest <= T and _pad(cell, data.dtype, len(data) / (T * B), B * H)
+    return fewest <= T and _pad(cell, data.dtype, N / (T * B), B * H)
 
 
 def _pad(cell: Cell, dtype: torch.dtype, full: float, size: int) -> bool:
