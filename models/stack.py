@@ -88,17 +88,18 @@ class Stack:
         weights = self._flat()
         check_packed(x, self.input_size, weights[0])
         packing = Packing.of(x.batch_sizes, x.data.device)
-        N, given = packing.rows.shape[0], x.data.shape[0]
+        T, B = packing.within.shape
+        N, given = T * B if packing.rows is None else packing.rows.shape[0], x.data.shape[0]
         if given != N:
             raise RuntimeError(f"a PackedSequence of these batch_sizes must have {N} rows. Got {given}.")
-        T, B = packing.within.shape
+        lengths = None if packing.rows is None else packing.lengths
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
         if state is None:
             states = first_states(self.cell, x.data, n, B, H)
         else:
             states = reorder(self._states(state, (n, B, H), x.data, "state"), x.sorted_indices)
         return packing, Call(
-            x.data, states, weights, packing.lengths, None, None, all_states, T, B, True, given=state is not None
+            x.data, states, weights, lengths, None, None, all_states, T, B, True, given=state is not None
         )
 
     def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Plan:

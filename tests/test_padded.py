@@ -1,12 +1,16 @@
 """Lengths for torch's own loops without packing, against packed sequences and the eager loop."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence
 from torch.testing import assert_close
 
 import gatefuse
-from gatefuse import find_cell
+from gatefuse import Recurrent, find_cell
 from gatefuse.kernels.drivers import Form, eager, padded, vendor
+from tests.layers import flat
 from tests.oracle import cast, check, make_task, results
 
 CELLS = ["lstm", "gru", "elman", "elman_relu"]
@@ -122,3 +126,20 @@ def test_full_samples_take_the_loop_as_it_is(monkeypatch):
     task = make_task(find_cell("lstm"), 4, 3, 5)
     object.__setattr__(task, "lengths", torch.full((3,), 4))
     check(vendor, task, torch.float32)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("kind", [gatefuse.LSTM, gatefuse.GRU, partial(Recurrent, "gru"), partial(Recurrent, "slstm")])
+def test_packed_samples_of_one_length_run_as_they_lie(kind, grad, monkeypatch):
+    layer = kind(3, 4, 2, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(25, 3, 3, dtype=torch.float64, requires_grad=grad)
+    found = []
+    with torch.set_grad_enabled(grad), monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "nonzero", None)  # nobody looks for rows
+        output, state = layer(pack_padded_sequence(x, torch.full((3,), 25)))
+        found.append([output.data.view(25, 3, 8), *flat(state)])
+        output, state = layer(x)
+        found.append([output, *flat(state)])
+    assert_close(*found, rtol=0, atol=1e-12)
+    if grad:
+        assert_close(*[torch.autograd.grad(sum(r.square().sum() for r in results), x)[0] for results in found])

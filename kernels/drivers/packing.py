@@ -19,13 +19,14 @@ class Packing(NamedTuple):
         sizes: (T,), the samples that a step has, on the CPU.
         lengths: (B,), at least 1 each, in the order of packing, which is longest first; on the CPU.
         within: (T, B), whether a sample has that step, in that order and on the CPU too.
-        rows: of the T * B rows of a padded sequence, time first, those that are packed, in their order.
+        rows: of the T * B rows of a padded sequence, time first, those that are packed, in their order; None where they
+            are all packed as they lie.
     """
 
     sizes: Tensor
     lengths: Tensor
     within: Tensor
-    rows: Tensor
+    rows: Tensor | None
 
     @classmethod
     def of(cls, sizes: Tensor, device: torch.device, order: Tensor | None = None) -> Packing:
@@ -38,6 +39,9 @@ class Packing(NamedTuple):
         """
         B = int(sizes[0])
         within = torch.arange(B, device=sizes.device) < sizes.unsqueeze(1)
+        # a trace is for other lengths too
+        if order is None and int(sizes.min()) == B and not torch.jit.is_tracing():
+            return cls(sizes, within.sum(0), within, None)
         rows = moved(within.view(-1).nonzero().squeeze(1), device)
         if order is not None:
             samples = rows % B
@@ -45,12 +49,15 @@ class Packing(NamedTuple):
         return cls(sizes, within.sum(0), within, rows)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """(T, B, N), or more steps, to the packed rows, (their number, N)."""
-        return padded.flatten(0, 1).index_select(0, self.rows)
+        """(T, B, N), or where some rows are left out more steps, to the packed rows, (their number, N)."""
+        rows = padded.flatten(0, 1)
+        return rows if self.rows is None else rows.index_select(0, self.rows)
 
     def unpack(self, data: Tensor, T: int | None = None) -> Tensor:
         """The way back, zero beyond each sample's end; T steps, by default the longest sample's."""
         longest, B = self.within.shape
+        if self.rows is None:
+            return data.unflatten(0, (longest, B))
         T = longest if T is None else T
         rows = data.new_zeros(T * B, *data.shape[1:])
         return rows.index_copy_(0, self.rows, data).unflatten(0, (T, B))
@@ -58,6 +65,7 @@ class Packing(NamedTuple):
     def unpack_marked(self, data: Tensor) -> Tensor:
         """As unpack in the order of packing, with a further feature, the last: 1 beyond a sample's end, 0 within."""
         (T, B), size = self.within.shape, data.shape[1]
+        assert self.rows is not None, "nothing lies beyond an end"
         rows = data.new_zeros(T * B, size + 1)
         rows.narrow(1, size, 1).copy_(self.within.view(-1, 1).logical_not())
         rows.narrow(1, 0, size).index_copy_(0, self.rows, data)
