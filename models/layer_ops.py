@@ -125,7 +125,9 @@ torch.library.define("gatefuse::layers_kept", f"({_INPUTS}, bool[] wanted, {_OPT
 def _kept(*arguments: Any) -> list[Tensor]:
     """The results of layers, and a byte; wanted says which of the smooth inputs have gradients."""
     inputs, wanted, options = arguments[:6], arguments[6], arguments[7:]
-    results, byte = kept.keep(_smooth(inputs), wanted, lambda leaves: _results(_with(inputs, leaves), options))
+    masks = [None if t is None else t.clone() for t in inputs[4:]]  # as keep does, since the graph may hold these too
+    own = *inputs[:4], *masks
+    results, byte = kept.keep(_smooth(inputs), wanted, lambda leaves: _results(_with(own, leaves), options))
     return [*results, byte]
 
 

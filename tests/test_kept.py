@@ -35,15 +35,17 @@ def alive():
 
 
 class Between(nn.Module):
-    """Layers whose input and output are results of a compiler's own, which it may compute again, or write over."""
+    """Layers whose input, resets and output are a compiler's own, which it may compute again, or write over."""
 
-    def __init__(self, cell, **options):
+    def __init__(self, cell, resets=False, **options):
         super().__init__()
+        self.resets = resets
         self.layer = Recurrent(cell, I, H, 2, **DOUBLE, **options)
 
     def forward(self, x):
-        output, state = self.layer((x * 2).sin() + 1)
-        other = (x + 3).cos().sum(-1, keepdim=True)
+        resets = x[..., 0].sin() > 0.5 if self.resets else None
+        output, state = self.layer((x * 2).sin() + 1, resets=resets)
+        other = (x + 3).cos().sum(-1, keepdim=True) * (x[..., 1:2].cos() > 0.5)
         return (output * 3).relu() + other * torch.ones_like(output), state
 
 
@@ -53,10 +55,10 @@ def gradients(model, layer, x):
     return output, *torch.autograd.grad(total, [x, *layer.parameters()])
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"resets": True}], ids=["plain", "both", "resets"])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "elman", "peephole_lstm", "slstm"])
-def test_gradients_are_right_in_every_call(cell, bidirectional):
-    model = Between(cell, bidirectional=bidirectional)
+def test_gradients_are_right_in_every_call(cell, options):
+    model = Between(cell, **options)
     compiled = torch.compile(model, fullgraph=True)
     for _ in range(3):
         x = torch.randn(5, 3, I, **DOUBLE, requires_grad=True)
