@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 from torch import nn, sigmoid, tanh
+from torch._functorch import config as functorch
 from torch.testing import assert_close
 
 import gatefuse
@@ -65,6 +66,29 @@ def test_gradients_are_right_in_every_call(cell, options):
         assert_close(gradients(compiled, model, x), gradients(model, model, x), **CLOSE)
 
 
+class Written(nn.Module):
+    """What comes before the layer can be computed again, what comes behind it fits where input and output lay."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.mixed = Recurrent("lstm", 16, 16), torch.eye(16)
+
+    def forward(self, x):
+        output, state = self.layer((x * 2).sin() + 1)
+        return ((output * 3).relu() @ self.mixed).sin(), state
+
+
+@pytest.mark.parametrize("memory", [1.0, 0.0])
+def test_a_compiler_may_write_over_what_the_layer_was_given_and_gave(memory):
+    """In float32, as oneDNN's backward reads the output; the part of activations' memory decides what is kept."""
+    model = Written()
+    with functorch.patch(activation_memory_budget=memory):
+        compiled = torch.compile(model, fullgraph=True)
+        for _ in range(2):
+            x = torch.randn(50, 8, 16, requires_grad=True)
+            assert_close(gradients(compiled, model, x), gradients(model, model, x), rtol=1e-4, atol=1e-3)
+
+
 def trained(layer):
     """The layer compiled, after the first call, of which nothing is kept."""
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -89,7 +113,7 @@ def test_nothing_stays_after_the_backward_or_without_one():
 
 def test_one_may_go_back_twice():
     layer = Recurrent("lstm", I, H, **DOUBLE)
-    with torch._functorch.config.patch(donated_buffer=False):  # what torch asks for
+    with functorch.patch(donated_buffer=False):  # what torch asks for
         compiled, x = trained(layer)
         output, _ = compiled(x)
         first, second = (torch.autograd.grad(output.sum(), x, retain_graph=True) for _ in range(2))
