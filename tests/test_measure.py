@@ -1,5 +1,6 @@
 """Taking samples: in turns, within a budget, with failures apart; compile time, wall time and graphs."""
 
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from gatefuse.bench.clocks import CpuClock, GpuClock
-from gatefuse.bench.measure import GRAPH_CALL, measure
+from gatefuse.bench.measure import ENOUGH, GRAPH_CALL, measure
 
 
 class FakeClock:
@@ -62,6 +63,20 @@ def test_samples_are_taken_in_turns():
 
 def test_a_budget_cuts_rounds_but_not_below_the_least():
     assert len(measure({"a": lambda: None}, CpuClock(), budget=0.0)["a"].seconds) == 5
+
+
+def test_those_close_to_the_fastest_take_more_rounds():
+    def taking(seconds):
+        return lambda: time.sleep(seconds) or seconds
+
+    def fail():
+        raise RuntimeError("too slow to count")
+
+    calls = {"slow": taking(0.02), "a": taking(0.002), "b": taking(0.0022), "broken": fail}
+    found = measure(calls, FakeClock(), budget=0.3)
+    assert len(found["slow"].seconds) < ENOUGH
+    assert len(found["a"].seconds) == len(found["b"].seconds) == ENOUGH
+    assert not found["broken"].seconds
 
 
 def test_short_calls_are_repeated_within_a_sample():
