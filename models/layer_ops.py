@@ -82,7 +82,7 @@ def _own(tensors: Sequence[Tensor], others: Sequence[Tensor | None]) -> list[Ten
 def _sizes(inputs: Sequence[Any], options: Sequence[Any]) -> tuple[int, int, int, int]:
     """T, B, H and L * D."""
     x, weights, (cell, _, bias, *_) = inputs[0], inputs[2], options
-    each = len(Cell.by_key(cell).parameters) + (4 if bias else 2)
+    each = Form(bias).each + len(Cell.by_key(cell).parameters)
     return x.shape[0], x.shape[1], weights[1].shape[1], len(weights) // each
 
 

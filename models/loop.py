@@ -12,7 +12,7 @@ from torch.nn.functional import dropout as drop
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Form, Request, Task, Weights, driver
 from gatefuse.kernels.drivers.packing import moved
-from gatefuse.models.checks import autocast_on, exporting
+from gatefuse.models.checks import autocast_on
 
 # Sequences, of which the first is the output, and final states.
 Results = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -113,8 +113,6 @@ def cast(call: Call, dtype: torch.dtype) -> Call:
 
 def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:
     """Whether both directions of a layer run in one launch."""
-    if exporting():
-        return False
     refusal = getattr(driver(driver_name), "both_refusal", None)
     return refusal is not None and not refusal(Request(*request_of(cell, call)))
 

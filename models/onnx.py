@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gatefuse.kernels.drivers import Form
+
 
 class _Standard(NamedTuple):
     """An operator of ONNX's: its name, torch's gates and parameters in its order, and what it is told besides."""
@@ -59,8 +61,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         cell: str, by: str, bias: bool, bidirectional: bool, all_states: bool,
     ) -> Any:  # fmt: skip
         standard, H = _find(cell, resets is not None, all_states), weights[1].shape[1]
-        each = (4 if bias else 2) + len(standard.parameters)
-        D = 2 if bidirectional else 1
+        form = Form(bias, bidirectional=bidirectional)
+        D, each = form.directions, form.each + len(standard.parameters)
         steps = None if lengths is None else op.Cast(lengths, to=INT32.dtype)
 
         def directions(tensors: Any) -> Any:

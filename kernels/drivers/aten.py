@@ -27,9 +27,7 @@ def refusal(request: Request) -> str:
 
 def unwise(request: Request) -> str:
     """Why auto had better not take it where it can run; "" where there is no reason."""
-    if (
-        torch.compiler.is_compiling()
-    ):  # which would make a graph for each answer; auto is asked again when the operator runs
+    if torch.compiler.is_compiling():  # which would make a graph for each answer; the operator asks when it runs
         return ""
     if request.T < _FEW:
         return "in so few steps it doesn't make up for what it costs to begin"
