@@ -13,93 +13,29 @@ Nothing is traced or compiled here: see trace.py.
 
 from __future__ import annotations
 
-import inspect
-import operator
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import replace
+from importlib import import_module
+from itertools import count
+from threading import Lock
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, WeakValueDictionary
 
 from torch import Tensor
-from torch.nn.functional import linear
+
+from gatefuse.kernels.equations import Known, known, open_ended
+from gatefuse.kernels.operators import TranslationError
+from gatefuse.kernels.signature import check_names, read_signature
 
 if TYPE_CHECKING:
+    from gatefuse.kernels.gates import Gates, Recurrence
     from gatefuse.kernels.program import Program
 
-
-class Gates:
-    """Values by gate: ``a.f`` is gate f's, ``i, f, g, o = a`` unpacks them, ``x + R(h)`` adds gate by gate.
-
-    Args:
-        names: the G gates.
-        packed: one tensor of shape (..., G * H), cut only when a gate is asked for.
-        parts: in its place, G tensors of shape (..., H).
-    """
-
-    def __init__(self, names: Sequence[str], packed: Tensor | None = None, parts: Sequence[Tensor] | None = None):
-        self._names = names
-        self._packed = packed
-        self._parts = parts
-
-    def __iter__(self):
-        if self._parts is None:
-            assert self._packed is not None
-            self._parts = self._packed.chunk(len(self._names), -1)
-        return iter(self._parts)
-
-    def __getattr__(self, name: str) -> Tensor:
-        if name not in self._names:
-            raise AttributeError(f"a gate must be one of {', '.join(self._names)}. Got {name}.")
-        return tuple(self)[self._names.index(name)]
-
-    def _with(self, other: Any, op: Callable[[Any, Any], Any]) -> Gates:
-        if isinstance(other, Gates):
-            if self._packed is not None and other._packed is not None:
-                return Gates(self._names, op(self._packed, other._packed))
-            return Gates(self._names, parts=[op(a, b) for a, b in zip(self, other, strict=True)])
-        return Gates(self._names, parts=[op(a, other) for a in self])
-
-    def __add__(self, other: Any) -> Gates:
-        return self._with(other, operator.add)
-
-    def __sub__(self, other: Any) -> Gates:
-        return self._with(other, operator.sub)
-
-    def __mul__(self, other: Any) -> Gates:
-        return self._with(other, operator.mul)
-
-    def __radd__(self, other: Any) -> Gates:
-        return self._with(other, operator.add)
-
-    def __rmul__(self, other: Any) -> Gates:
-        return self._with(other, operator.mul)
-
-
-class Recurrence:
-    """The product with the recurrent weights: ``R(v)`` for all gates, ``R.f(v)`` for gate f.
-
-    Args:
-        names: the G gates.
-        weight: (G * H, H), gate by gate as torch.nn lays it out.
-        bias: (G * H,) or None.
-    """
-
-    def __init__(self, names: Sequence[str], weight: Tensor, bias: Tensor | None):
-        self._names = names
-        self._weight = weight
-        self._bias = bias
-
-    def __call__(self, vector: Tensor) -> Gates:
-        return Gates(self._names, linear(vector, self._weight, self._bias))
-
-    def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
-        if name not in self._names:
-            raise AttributeError(f"a gate of R must be one of {', '.join(self._names)}. Got {name}.")
-        k, G = self._names.index(name), len(self._names)
-        weight = self._weight.chunk(G)[k]
-        bias = None if self._bias is None else self._bias.chunk(G)[k]
-        product = lambda vector: linear(vector, weight, bias)  # noqa: E731
-        self.__dict__[name] = product  # cut once a sequence, not once a step
-        return product
+_MOST = 8  # versions of one cell's equations, after which they are taken to change for ever
+_numbers = count()
+_by_serial: WeakValueDictionary[str, Cell] = WeakValueDictionary()
+_by_label: dict[str, WeakSet[Cell]] = {}
+_by_key: WeakValueDictionary[str, Version] = WeakValueDictionary()
 
 
 class Cell:
@@ -107,14 +43,13 @@ class Cell:
 
     Attributes:
         name: the function's name.
-        key: a name no other cell in this process has; operators carry it.
         gates: names of the G gates, in the order of the weights' rows.
         states: names of the S states; the first is the output.
         parameters: names of the per-unit parameters, each of shape (H,).
         init: the value each state starts from where none is given.
+        serial: a name that no other cell in this process has.
+        made: what was made of the cell, code for one; it lives as long as the cell does.
     """
-
-    _by_key: dict[str, Cell] = {}  # noqa: RUF012
 
     def __init__(
         self,
@@ -125,32 +60,87 @@ class Cell:
         self.equations = equations
         self.name = equations.__name__
         self.gates = tuple(gates)
-        self.states, self.parameters = _read_signature(equations)
-        _check_names(self)
+        self.states, self.parameters = read_signature(equations)
+        check_names(self)
         init = dict(init or {})
         if unknown := sorted(init.keys() - set(self.states)):
             raise ValueError(f"init must name states of {self.name} ({', '.join(self.states)}). Got {unknown[0]}.")
         self.init = tuple(float(init.get(state, 0.0)) for state in self.states)
-        self.key = self.name if self.name not in Cell._by_key else f"{self.name}-{len(Cell._by_key)}"
-        Cell._by_key[self.key] = self
         self.__doc__ = equations.__doc__
         self.__module__ = equations.__module__
         self.__qualname__ = equations.__qualname__
+        self.made: dict[Any, Any] = {}
+        self.serial = f"{self.name}-{next(_numbers)}"
+        self._versions: tuple[Version, ...] = ()  # the latest first
+        self._lock = Lock()
+        _by_serial[self.serial] = self
+        _by_label.setdefault(self.label, WeakSet()).add(self)
 
     @staticmethod
-    def by_key(key: str) -> Cell:
-        """The cell that an operator's ``cell`` argument names."""
-        try:
-            return Cell._by_key[key]
-        except KeyError:
-            raise ValueError(f"cell must be the key of a cell defined in this process. Got {key!r}.") from None
+    def by_serial(serial: str) -> Cell:
+        """The cell that has that name in this process."""
+        return _by_serial[serial]
 
-    @cached_property
+    @staticmethod
+    def by_key(key: str) -> Version:
+        """The equations that an operator's ``cell`` argument names.
+
+        Raises:
+            ValueError: no cell in this process has these equations.
+        """
+        found = _by_key.get(key)
+        return _search(key) if found is None else found
+
+    @staticmethod
+    def named(name: str) -> Cell:
+        """The cell that has that serial in this process, or that key, by which files know it.
+
+        Raises:
+            ValueError, RuntimeError: as by_key and unchanged, for a key.
+        """
+        return Cell.by_key(name).unchanged().origin if ":" in name else _by_serial[name]
+
+    @property
+    def label(self) -> str:
+        """Module and name, as a key begins."""
+        return f"{self.__module__}.{self.__qualname__}"
+
+    def current(self) -> Version:
+        """The equations with what they use from outside as it is now: numbers, for one, which may have changed."""
+        for version in self._versions:
+            if version.holds():
+                return version
+        with self._lock:
+            version = self._renewed()
+            self._versions = version, *self._versions
+            _by_key[version.key] = version
+        return version
+
+    def _renewed(self) -> Version:
+        if len(self._versions) < _MOST:
+            return Version(self, known(self))
+        changed = sorted({r.text for v in self._versions for r in v.outside if not r.holds()})
+        why = f"use {', '.join(changed)} from outside, which changes too often; learn it as a keyword-only parameter"
+        return Version(self, open_ended(self, why))
+
+    @property
+    def key(self) -> str:
+        """Module, name and a fingerprint of the equations as they are now: what operators and files name them by."""
+        return self.current().key
+
+    @property
+    def refusal(self) -> str:
+        """Why the equations can't be made into code; "" where they can. The eager driver runs them in any case."""
+        return self.current().refusal
+
+    @property
     def program(self) -> Program:
-        """The traced equations: stages, products, forward and backward. Traced once, when first asked for."""
-        from gatefuse.kernels.trace import trace
+        """The traced equations: stages, products, forward and backward.
 
-        return trace(self)
+        Raises:
+            TranslationError: they can't be translated; says which operator, or which rule.
+        """
+        return self.current().program
 
     def step(
         self, x: Gates, R: Recurrence, states: Sequence[Tensor], parameters: Mapping[str, Tensor]
@@ -179,6 +169,71 @@ class Cell:
         return self
 
 
+class Version(Cell):
+    """A cell's equations as they are at one time: what code is generated of, and operators name.
+
+    Attributes:
+        origin: the cell.
+        key, refusal: as the cell's, but fixed.
+        closed: whether the key stands for all that the equations compute, so that a file can name them.
+        outside: what they use from outside, as it was.
+    """
+
+    key = ""
+    refusal = ""
+
+    def __init__(self, origin: Cell, found: Known):
+        vars(self).update(vars(origin))
+        self.made = {}
+        self.origin = origin
+        self.key = f"{origin.label}:{found.fingerprint}"
+        self.refusal, self.closed, self.outside = found.refusal, found.closed, found.outside
+        self._program = None if found.program is None else replace(found.program, cell=self)
+
+    @property
+    def program(self) -> Program:
+        if self._program is None:
+            raise TranslationError(self.refusal)
+        return self._program
+
+    def current(self) -> Version:
+        return self
+
+    def holds(self) -> bool:
+        """Whether the equations are still these; of those that can't be foreseen no more is to be said."""
+        return all(reference.holds() for reference in self.outside)
+
+    def unchanged(self) -> Version:
+        """This version, if the cell's equations are still these.
+
+        Raises:
+            RuntimeError: what they use from outside is another than it was.
+        """
+        if changed := [reference.text for reference in self.outside if not reference.holds()]:
+            raise RuntimeError(
+                f"a program must run the equations of {self.name} that it was made of: make it anew where they change. "
+                f"Got another value of {', '.join(changed)}."
+            )
+        return self
+
+
+def _search(key: str) -> Version:
+    """The version of that key, whose cell may not have been used yet."""
+    label, _, _ = key.rpartition(":")
+    if label.startswith("gatefuse.") and label not in _by_label:
+        import_module(label.rpartition(".")[0])
+    cells = list(_by_label.get(label, ()))
+    for found in cells:
+        if found.key == key:
+            return found.current()
+    if not cells:
+        raise ValueError(f"cell must be the key of a cell defined in this process. Got {key!r}.")
+    raise ValueError(
+        f"a program must run the equations that it was made of. Got {key!r}, where {label} has other equations now: "
+        f"{cells[0].key!r}."
+    )
+
+
 def cell(gates: str, init: Mapping[str, float] | None = None) -> Callable[[Callable[..., Any]], Cell]:
     """Make a cell of a function ``f(x, R, state, ..., *, parameter, ...)`` that holds its equations.
 
@@ -198,34 +253,3 @@ def cell(gates: str, init: Mapping[str, float] | None = None) -> Callable[[Calla
         ValueError: a gate is named twice or is not a name; ``init`` names no state.
     """
     return lambda equations: Cell(equations, gates.split(), init)
-
-
-def _read_signature(equations: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    params = list(inspect.signature(equations).parameters.values())
-    positional = [p for p in params if p.kind == p.POSITIONAL_OR_KEYWORD]
-    named = [p for p in params if p.kind == p.KEYWORD_ONLY]
-    rule = f"{equations.__name__} must have the form f(x, R, state, ..., *, parameter, ...)"
-    if len(positional) + len(named) != len(params):
-        raise TypeError(f"{rule}. Got {inspect.signature(equations)}.")
-    if len(positional) < 3:
-        raise TypeError(f"{rule} with at least one state. Got {inspect.signature(equations)}.")
-    if any(p.default is not p.empty for p in params):
-        raise TypeError(f"{rule} without defaults. Got {inspect.signature(equations)}.")
-    return tuple(p.name for p in positional[2:]), tuple(p.name for p in named)
-
-
-def _check_names(cell: Cell) -> None:
-    if not cell.gates:
-        raise ValueError(f"gates must name at least one gate of {cell.name}. Got none.")
-    for gate in cell.gates:
-        if not gate.isidentifier() or gate.startswith("_"):
-            raise ValueError(f"a gate of {cell.name} must be a name without a leading underscore. Got {gate!r}.")
-    if len(set(cell.gates)) != len(cell.gates):
-        raise ValueError(f"the gates of {cell.name} must differ. Got {' '.join(cell.gates)}.")
-    generated = {f"{part}_{gate}" for part in "xra" for gate in cell.gates} | {f"d_{state}" for state in cell.states}
-    for name in (*cell.states, *cell.parameters):
-        if name in generated:
-            raise ValueError(
-                f"a state or parameter of {cell.name} must not have a name that generated code gives to a gate's or a "
-                f"gradient's value ({', '.join(sorted(generated))}). Got {name}."
-            )

@@ -11,15 +11,15 @@ knows a tuple by its text, in which two cells' functions are the same.
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.expression import Expr, input_names
+from gatefuse.kernels.generated import defined
+from gatefuse.kernels.per_cell import per_cell
 from gatefuse.kernels.printer import Printer, safe
 from gatefuse.kernels.program import Program
 
@@ -147,7 +147,7 @@ class DeviceFunctions:
     any_backward: JITFunction[Any]
 
 
-@cache
+@per_cell
 def device_functions(cell: Cell) -> DeviceFunctions:
     """The Triton functions of a cell; brings Triton when first called.
 
@@ -160,14 +160,10 @@ def device_functions(cell: Cell) -> DeviceFunctions:
     from gatefuse.kernels import mathlib
 
     program = cell.program
-    text = triton_source(program)
-    filename = f"<gatefuse {cell.key}>"
-    # triton.jit reads a function's source through linecache.
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
     helpers = ("sigmoid", "tanh", "log1p", "expm1", "log_sigmoid", "relu", "maximum", "minimum")
     namespace: dict[str, Any] = {"__name__": __name__, "triton": triton, "tl": tl}
     namespace |= {helper: getattr(mathlib, helper) for helper in helpers}
-    exec(compile(text, filename, "exec"), namespace)
+    defined(triton_source(program), f"<gatefuse {cell.key}>", namespace, cell)
     return DeviceFunctions(
         update=namespace["update"],
         vectors=tuple(namespace.get(f"vectors_{stage}") for stage in range(1, program.stages + 1)),

@@ -85,6 +85,8 @@ class Graph:
             return self.make("add", args[0], args[1].args[0])
         if op == "where" and args[1] is args[2]:
             return args[1]
+        if op == "stop" and args[0].op in ("stop", CONSTANT):
+            return args[0]
         return None
 
     def rewrite(self, roots: Iterable[Expr], change: Callable[[Expr], Expr | None]) -> list[Expr]:

@@ -50,6 +50,11 @@ PRIMITIVES: dict[str, Primitive] = {
     "where": _call("where", 3, triton="tl.where"),
     "maximum": _call("maximum", 2),
     "minimum": _call("minimum", 2),
+    # the same values as maximum and minimum, but another gradient where the two are equal
+    "clamp_min": _call("clamp_min", 2, triton="maximum"),
+    "clamp_max": _call("clamp_max", 2, triton="minimum"),
+    # a value beyond which no gradient goes
+    "stop": Primitive("({0})", "({0}).detach()"),
     "abs": _call("abs", triton="tl.abs"),
     "relu": _call("relu"),
     "exp": _call("exp", triton="tl.exp", transcendental=True),
@@ -76,6 +81,8 @@ def translate(graph: Graph, aten: str, args: tuple[Any, ...], kwargs: dict[str, 
         raise TranslationError(
             f"an operator in a cell must be one of {', '.join(names())}. Got {aten}, which can't be translated"
         )
+    if aten not in _OF_TRUTHS:  # where a truth is a number, it is 1 or 0
+        args = tuple([_number(graph.make, a) for a in args])
     return _ATEN[aten](graph.make, *args, **kwargs)
 
 
@@ -85,6 +92,10 @@ def names() -> list[str]:
 
 
 Make = Callable[..., Expr]
+
+
+def _number(make: Make, value: Any) -> Any:
+    return make("where", value, 1.0, 0.0) if isinstance(value, Expr) and value.op in TRUTHS else value
 
 
 def _add(make: Make, a, b, alpha=1):
@@ -114,12 +125,12 @@ def _pow(make: Make, base, exponent):
 
 def _clamp(make: Make, x, low=None, high=None, *, min=None, max=None):
     low, high = (low if min is None else min), (high if max is None else max)
-    x = x if low is None else make("maximum", x, low)
-    return x if high is None else make("minimum", x, high)
+    x = x if low is None else make("clamp_min", x, low)
+    return x if high is None else make("clamp_max", x, high)
 
 
 def _clamp_max(make: Make, x, high):
-    return make("minimum", x, high)
+    return make("clamp_max", x, high)
 
 
 def _sign(make: Make, x):
@@ -129,7 +140,7 @@ def _sign(make: Make, x):
 def _convert(make: Make, x, dtype=None, **_):
     if dtype is not None and not dtype.is_floating_point:
         raise TranslationError(f"a conversion in a cell must be to a floating dtype. Got {dtype}")
-    return make("where", x, 1.0, 0.0) if x.op in _TRUTH else x
+    return _number(make, x)
 
 
 def _scalar(make: Make, value, **_):
@@ -148,7 +159,9 @@ def _log_sigmoid_backward(make: Make, g, x, _buffer):
     return make("mul", g, make("sigmoid", make("neg", x)))
 
 
-_TRUTH = ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not")
+TRUTHS = ("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not")
+_LOGIC = ("logical_and", "logical_or", "logical_not", "bitwise_and", "bitwise_or", "bitwise_not", "logical_and_")
+_OF_TRUTHS = frozenset((*_LOGIC, "where", "masked_fill", "masked_fill_", "_to_copy", "detach", "clone", "alias"))
 
 
 def _plain(op: str) -> Callable[..., Expr]:
@@ -165,7 +178,7 @@ _ATEN: dict[str, Callable[..., Any]] = {
     "reciprocal": lambda make, x: make("div", 1.0, x),
     "rsqrt": lambda make, x: make("div", 1.0, make("sqrt", x)),
     "clamp": _clamp,
-    "clamp_min": lambda make, x, low: make("maximum", x, low),
+    "clamp_min": lambda make, x, low: make("clamp_min", x, low),
     "clamp_max": _clamp_max,
     "sgn": _sign,
     "sign": _sign,
@@ -181,6 +194,7 @@ _ATEN: dict[str, Callable[..., Any]] = {
     "clone": _same,
     "alias": _same,
     "logical_and": _plain("and"),
+    "logical_and_": _plain("and"),
     "logical_or": _plain("or"),
     "logical_not": _plain("not"),
     "bitwise_and": _plain("and"),

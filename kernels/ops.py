@@ -102,7 +102,7 @@ def sequence_forward(
             message states both.
     """
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
-    _check(Cell.by_key(cell), *inputs, loop, order)
+    _check(Cell.by_key(cell).unchanged(), *inputs, loop, order)
     with torch.cuda.device_of(x):
         kept = _run(loop, "forward", _sequence(cell, inputs, order), save, all_states)
     return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
@@ -180,7 +180,8 @@ def _setup_context(ctx, inputs, output):
     # Without this the backward would be handed zeros as large as everything that was kept for it.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
-    ctx.cell, ctx.loop, ctx.order = cell, loop, order
+    # the cell itself, which lives as long as its gradients are wanted
+    ctx.cell, ctx.loop, ctx.order = Cell.by_key(cell), loop, order
 
 
 def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
@@ -192,7 +193,7 @@ def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
     else:
         d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
         d_finals = torch.zeros_like(states) if d_finals is None else d_finals
-        found = sequence_backward(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell, ctx.loop, ctx.order)
+        found = sequence_backward(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell.key, ctx.loop, ctx.order)
     d_x, d_states, d_weight, d_bias, d_parameters, d_fresh = found
     d_bias, d_fresh = None if bias is None else d_bias, None if fresh is None else d_fresh
     return d_x, d_states, d_weight, d_bias, d_parameters, None, d_fresh, *(None,) * 6
@@ -203,7 +204,7 @@ def _differentiable(ctx, inputs, given):
     from gatefuse.kernels.drivers import eager
 
     x, states, weight, bias, parameters, _, fresh, _ = inputs
-    cell = Cell.by_key(ctx.cell)
+    cell = ctx.cell.unchanged()
     sequences, finals = eager.loop_in_order(cell, *[*inputs, ctx.order])
     outputs, gradients = [], []
     wanted = (sequences[0], torch.stack(sequences[1:]) if sequences[1:] else None, torch.stack(finals))

@@ -16,7 +16,10 @@ _RESERVED = {*keyword.kwlist, *PRIMITIVES, "tl", "torch", "triton", "float", "ra
 _RESERVED |= {"slots", "states", "parameters", "d_states", "d_vectors"}
 # names of the TorchScript loop
 _RESERVED |= {"x", "initial", "gates", "bias", "no_bias", "steps", "step", "k", "at", "restarts", "fresh", "live"}
-_RESERVED |= {"reverse", "sequences", "all_states", "weight_ih", "weight_hh", "bias_ih", "bias_hh"}
+_RESERVED |= {"reverse", "sequences", "sequence", "zero", "all_states", "weight_ih", "weight_hh", "bias_ih", "bias_hh"}
+
+# Of these torch takes no number for as many arguments.
+_TENSORS = {"maximum": 2, "minimum": 2, "clamp_min": 1, "clamp_max": 1}
 
 
 def safe(name: str) -> str:
@@ -86,12 +89,10 @@ class Printer:
         primitive = PRIMITIVES[e.op]
         template, precedence = getattr(primitive, self._dialect), primitive.precedence
         args = [self._text(a) for a in e.args]
-        if self._dialect == "torch" and e.op in ("maximum", "minimum"):
-            # torch's take two tensors
-            numbers = [k for k, a in enumerate(e.args) if a.op == CONSTANT]
-            if numbers:
-                clamp = "torch.clamp_min" if e.op == "maximum" else "torch.clamp_max"
-                return f"{clamp}({args[1 - numbers[0]][0]}, {args[numbers[0]][0]})", 9
+        if self._dialect == "torch" and e.op in _TENSORS:
+            for k in range(_TENSORS[e.op]):
+                if e.args[k].op == CONSTANT:
+                    args[k] = f"torch.full_like({args[1 - k][0]}, {args[k][0]})", 9
         if template.endswith(")") and "(" in template:
             return template.format(*(text for text, _ in args)), 9
         # The right side of an infix needs parentheses at equal precedence too, but for sums and products of themselves.

@@ -7,6 +7,7 @@ x_f and r_f apart. A *stage* is the products that can run at once; most cells ha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from gatefuse.kernels.expression import INPUT, Expr, input_names, walk
@@ -90,6 +91,26 @@ class Program:
         G = range(len(self.cell.gates))
         return self.columns == tuple(G) and [(s.gate, s.column) for s in self.slots] == [(g, g) for g in G]
 
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """What no gradient reaches in a step: "x", "R", names of states and of parameters."""
+        zero = [d.number == 0 for d in self.d_slots]
+        x = all(z for z, slot in zip(zero, self.slots, strict=True) if slot.gate >= 0)
+        columns = {slot.column for z, slot in zip(zero, self.slots, strict=True) if slot.column >= 0 and not z}
+        fed = {p.state for p in self.products if columns & set(range(p.first, p.first + len(p.gates)))}
+        names = {name for name, none in (("x", x), ("R", not columns)) if none}
+        names |= {s for k, s in enumerate(self.cell.states) if self.d_states[k].number == 0 and k not in fed}
+        names |= {p for p, d in zip(self.cell.parameters, self.d_parameters, strict=True) if d.number == 0}
+        return frozenset(names)
+
+    def text(self) -> str:
+        """The step, operation by operation: the same for equal equations, wherever they are written."""
+        roots = [*(p.vector for p in self.products), *self.new_states]
+        number = {id(e): k for k, e in enumerate(walk(roots))}
+        lines = [f"{e.op}{[number[id(a)] for a in e.args]}{e.value!r}" for e in walk(roots)]
+        gates = [p.gates for p in self.products]
+        return "\n".join([*lines, repr((gates, [number[id(root)] for root in roots]))])
+
     def stage_products(self, stage: int) -> list[int]:
         """Indices of the products of a stage."""
         return [k for k, p in enumerate(self.products) if p.stage == stage]
@@ -108,8 +129,8 @@ def find_products(
     by_gate = {cell.gates[gate]: vector_of[i] for i, gates in gates_of.items() for gate in gates}
 
     def stage(vector: Expr) -> int:
-        before = [name.removeprefix("r_") for name in input_names([vector])]
-        return 1 + max((stage(by_gate[gate]) for gate in before if gate in by_gate), default=0)
+        before = [gate for gate in by_gate if f"r_{gate}" in input_names([vector])]
+        return 1 + max((stage(by_gate[gate]) for gate in before), default=0)
 
     found = sorted(((stage(vector_of[i]), i) for i in gates_of), key=lambda pair: pair[0])
     products, first = [], 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import NamedTuple
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen import computed
 from gatefuse.kernels.ops import computed_products
+from gatefuse.kernels.per_cell import per_cell
 
 
 class CellShape(NamedTuple):
@@ -47,7 +47,7 @@ class CellShape(NamedTuple):
     UNDONE: int
 
 
-@cache
+@per_cell
 def cell_shape(cell: Cell) -> CellShape:
     """The constexpr view of a cell's program."""
     program = cell.program

@@ -11,11 +11,9 @@ Tensors are (B, H) in a step and (steps, B, H) for many; parameters are (H,).
 
 from __future__ import annotations
 
-import linecache
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +21,9 @@ from torch import Tensor
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen import computed, definition
 from gatefuse.kernels.expression import Expr, input_names
+from gatefuse.kernels.generated import defined
 from gatefuse.kernels.hoist import Hoisted, hoist
+from gatefuse.kernels.per_cell import per_cell
 from gatefuse.kernels.printer import Printer
 from gatefuse.kernels.program import Program
 
@@ -42,7 +42,7 @@ class TorchFunctions:
     d_parameters: Function
 
 
-@cache
+@per_cell
 def torch_functions(cell: Cell) -> TorchFunctions:
     """The functions of a cell's program.
 
@@ -51,10 +51,7 @@ def torch_functions(cell: Cell) -> TorchFunctions:
     """
     program, hoisted = cell.program, hoist(cell.program)
     text = _source(program, hoisted)
-    filename = f"<gatefuse {cell.key}, torch>"
-    linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)  # for tracebacks
-    namespace: dict[str, Any] = {"torch": torch}
-    exec(compile(text, filename, "exec"), namespace)
+    namespace = defined(text, f"<gatefuse {cell.key}, torch>", {"torch": torch}, cell)
     return TorchFunctions(
         hoisted,
         namespace["update"],

@@ -42,8 +42,23 @@ def _body(program: Program, masked: bool) -> list[str]:
         f"sequences = [torch.stack(seq_{states[0]})]",
         "if all_states:",
         f"    sequences = [{', '.join(f'torch.stack(seq_{s})' for s in states)}]",
+        *_reached(program),
         f"return sequences, [{', '.join(states)}]",
     ]
+
+
+def _reached(program: Program) -> list[str]:
+    """Zero from each input that no gradient would reach, so that all have one, as by every other driver."""
+    cell = program.cell
+    texts = {"x": ["gates"], "R": ["weight_hh", "bias"]}
+    texts |= {name: [f"initial[{k}]"] for k, name in enumerate(cell.states)}
+    texts |= {name: [safe(name)] for name in cell.parameters}
+    idle = [text for name in sorted(program.idle) for text in texts[name]]
+    if not idle:
+        return []
+    lines = [f"zero = {' + '.join(f'{text}.flatten()[:0].sum()' for text in idle)}"]
+    lines += ["sequences = [sequence + zero for sequence in sequences]"]
+    return lines + [f"{safe(s)} = {safe(s)} + zero" for s in cell.states]
 
 
 def _summed(program: Program, product: Product) -> bool:

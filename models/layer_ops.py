@@ -39,7 +39,7 @@ def layers(
         weights: of each layer and direction in turn.
         fresh: (L * D, B, H) each; none for the cell's first states.
         lengths, resets, all_states: as in Task.
-        cell, by: the cell's key, and a driver's name or "auto".
+        cell, by: the cell's serial or key, and a driver's name or "auto".
 
     Returns:
         The output (T, B, D * H), if wanted the other states' sequences, and the final states (L * D, B, H).
@@ -49,7 +49,7 @@ def layers(
 
 def _results(inputs: Sequence[Any], options: Sequence[Any]) -> list[Tensor]:
     x, states, weights, fresh, lengths, resets = inputs
-    found, by, bias, bidirectional, all_states = Cell.by_key(options[0]), *options[1:]
+    found, by, bias, bidirectional, all_states = Cell.named(options[0]), *options[1:]
     T, B, H, rows = _sizes(inputs, options)
     form = Form(bias, rows // 2 if bidirectional else rows, bidirectional)
     begin = tuple(states) or first_states(found, x, rows, B, H)
@@ -82,7 +82,7 @@ def _own(tensors: Sequence[Tensor], others: Sequence[Tensor | None]) -> list[Ten
 def _sizes(inputs: Sequence[Any], options: Sequence[Any]) -> tuple[int, int, int, int]:
     """T, B, H and L * D."""
     x, weights, (cell, _, bias, *_) = inputs[0], inputs[2], options
-    each = Form(bias).each + len(Cell.by_key(cell).parameters)
+    each = Form(bias).each + len(Cell.named(cell).parameters)
     return x.shape[0], x.shape[1], weights[1].shape[1], len(weights) // each
 
 
@@ -91,7 +91,7 @@ def _(*arguments):
     inputs, options = arguments[:6], arguments[6:]
     T, B, H, rows = _sizes(inputs, options)
     cell, _, _, bidirectional, all_states = options
-    S, x = len(Cell.by_key(cell).states), inputs[0]
+    S, x = len(Cell.named(cell).states), inputs[0]
     sequences = [x.new_empty(T, B, 2 * H if bidirectional else H) for _ in range(S if all_states else 1)]
     return [*sequences, *[x.new_empty(rows, B, H) for _ in range(S)]]
 

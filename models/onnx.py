@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.drivers import Form
 
 
@@ -100,10 +102,12 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 def _find(cell: str, resets: bool, all_states: bool) -> _Standard:
-    if cell not in _STANDARD:
-        raise ValueError(f"cell must be one of {', '.join(_STANDARD)} to become an operator of ONNX. Got {cell}.")
+    found = Cell.named(cell)
+    name = found.name
+    if name not in _STANDARD or find_cell(name) is not found:  # a cell that only shares a name with one is another
+        raise ValueError(f"cell must be one of {', '.join(_STANDARD)} to become an operator of ONNX. Got {name}.")
     if resets:
         raise ValueError("resets must be None in an export to ONNX, whose operators have none. Got resets.")
-    if all_states and _STANDARD[cell].name == "LSTM":
+    if all_states and _STANDARD[name].name == "LSTM":
         raise ValueError("all_states must be False in an export to ONNX, whose LSTM gives the output alone. Got True.")
-    return _STANDARD[cell]
+    return _STANDARD[name]

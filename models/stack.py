@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Form, Request, vendor
+from gatefuse.kernels.drivers import Form, Request, torch_loop, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.plan import Plan, choose, explain
 from gatefuse.kernels.precision import tf32_allowed
 from gatefuse.models.checks import check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.loop import Call, Results, first_states, loop, lowered, request_of
 from gatefuse.models.transforms import PLAN, transforming
+
+_MOST = 4096  # plans that a cell keeps
 
 
 class Stack:
@@ -174,9 +176,13 @@ def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
         return PLAN
     if torch.compiler.is_compiling():  # a tracer can't see through the cache
         return choose(Request(*request), wanted)
-    return _plan_of(request, wanted, request[1].type != "cpu" and tf32_allowed())
-
-
-@lru_cache(maxsize=4096)
-def _plan_of(request: tuple[Any, ...], wanted: str, tf32: bool) -> Plan:
-    return choose(Request(*request), wanted)
+    cell = request[0]
+    # Plans are kept by the cell, or by its equations as they are now where these could change.
+    made = cell.made if torch_loop.knows(cell) else cell.current().made
+    key = request[1:], wanted, request[1].type != "cpu" and tf32_allowed()
+    plan = made.get(key)
+    if plan is None:
+        if len(made) > _MOST:
+            made.clear()
+        plan = made[key] = choose(Request(*request), wanted)
+    return plan

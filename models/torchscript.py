@@ -8,9 +8,7 @@ its cell: the loop that kernels/torchscript.py prints, within models/scripted_la
 from __future__ import annotations
 
 import copy
-import linecache
 import re
-from functools import cache
 from itertools import count
 from typing import Any
 
@@ -19,6 +17,8 @@ from torch import nn
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import vendor
+from gatefuse.kernels.generated import defined
+from gatefuse.kernels.per_cell import per_cell
 from gatefuse.models.accelerate import PAIRS
 from gatefuse.models.recurrent import Recurrent
 from gatefuse.models.stack import Stack
@@ -94,7 +94,7 @@ def _become_generated(layer: Any) -> None:
     cell: Cell = layer.cell
     if getattr(layer, "proj_size", 0):
         raise ValueError("a model must not be a layer with a projection itself; put it into a module. Got one.")
-    if why := untranslatable(cell.key):
+    if why := untranslatable(cell.serial):
         raise ValueError(f"a cell must be translatable to be scripted. Got {cell.name}: {why}.")
     names = layer._names if isinstance(layer, Recurrent) else [name for group in layer._all_weights for name in group]
     kind = _generated(cell, tuple(names), layer.num_layers, layer.bidirectional, layer.bias, type(layer) is Recurrent)
@@ -104,19 +104,15 @@ def _become_generated(layer: Any) -> None:
     layer.init = list(cell.init)
 
 
-@cache
+@per_cell
 def _generated(
     cell: Cell, names: tuple[str, ...], num_layers: int, bidirectional: bool, bias: bool, recurrent: bool
 ) -> type[nn.Module]:
-    """The class of a layer's twin; TorchScript reads its source, which linecache keeps under a made-up file's name."""
+    """The class of a layer's twin, whose source TorchScript reads."""
     text = _source(cell, names, num_layers, bidirectional, bias, recurrent)
     name = cell.name if cell.name.isidentifier() else "cell"  # a lambda's is none
-    file = f"<gatefuse scripted {name} {next(_numbers)}>"
-    linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
-    namespace: dict[str, Any] = {"__name__": f"gatefuse.scripted.{name}"}
-    # Without this module's postponed annotations, which TorchScript can't read.
-    exec(compile(text, file, "exec", dont_inherit=True), namespace)
-    return namespace["Scripted"]
+    namespace = {"__name__": f"gatefuse.scripted.{name}"}
+    return defined(text, f"<gatefuse scripted {name} {next(_numbers)}>", namespace, cell)["Scripted"]
 
 
 def _source(

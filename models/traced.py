@@ -14,6 +14,7 @@ from torch.nn.functional import dropout as drop
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Form
 from gatefuse.kernels.ops import LOOPS
+from gatefuse.kernels.translatable import file_key
 from gatefuse.models.checks import exporting
 from gatefuse.models.layer_ops import layers
 from gatefuse.models.loop import Call, Results
@@ -60,7 +61,7 @@ def run(cell: Cell, by: str, call: Call, form: Form) -> Results:
 
 def _operator(cell: Cell, by: str, call: Call, form: Form) -> Results:
     states, fresh = call.states if call.given else (), call.fresh or ()
-    options = cell.key, by, form.bias, form.bidirectional, call.all_states
+    options = file_key(cell.serial) if exporting() else cell.serial, by, form.bias, form.bidirectional, call.all_states
     inputs = call.x, states, call.weights, fresh, call.lengths, call.resets
     wanted = [t.requires_grad for t in (call.x, *states, *call.weights, *fresh)]
     if torch.is_grad_enabled() and any(wanted) and _keeps(call.x):

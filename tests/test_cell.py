@@ -13,8 +13,8 @@ from torch.nn.functional import linear
 from torch.testing import assert_close
 
 from gatefuse import Cell, cell, cell_names, find_cell
-from gatefuse.kernels.cell import Gates, Recurrence
 from gatefuse.kernels.drivers import Task, Weights, eager
+from gatefuse.kernels.gates import Gates, Recurrence
 
 NAMES = ("i", "f", "g")
 B, H = 2, 5
@@ -159,14 +159,20 @@ def test_init_must_name_states():
         cell(gates="a", init={"n": 1.0})(f)
 
 
-def test_cells_of_one_name_have_their_own_keys():
+def test_cells_are_known_by_their_equations():
     def twin(x, R, h):
         return h
 
     one, two = cell(gates="a")(twin), cell(gates="a")(twin)
-    assert one.key != two.key
-    assert Cell.by_key(one.key) is one
-    assert Cell.by_key(two.key) is two
+    assert one.key == two.key == f"{__name__}.test_cells_are_known_by_their_equations.<locals>.twin:{one.key[-16:]}"
+
+    def twin(x, R, h):
+        return -h
+
+    other = cell(gates="a")(twin)
+    assert other.key != one.key
+    assert Cell.by_key(other.key).origin is other
+    assert Cell.by_key(one.key).origin in (one, two)
     message = "cell must be the key of a cell defined in this process. Got 'nowhere'."
     with pytest.raises(ValueError, match=exactly(message)):
         Cell.by_key("nowhere")
@@ -187,7 +193,8 @@ def test_find_cell():
     for name in cell_names():
         found = find_cell(name)
         assert found.name == name
-        assert found.key == name
+        assert found.key.startswith(f"{found.__module__}.{name}:")
+        assert Cell.by_key(found.key).origin is found
         assert find_cell(found) is found
     message = f"cell must be one of {', '.join(cell_names())}, or made by gatefuse.cell. Got 'lstn'."
     with pytest.raises(ValueError, match=exactly(message)):

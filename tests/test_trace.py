@@ -93,7 +93,7 @@ def test_shapes_stay():
 
 def test_tensors_from_outside_are_refused():
     outside = torch.ones(3)
-    refuse(lambda x, R, h: tanh(x.a + R.a(h)) * outside, "must be a single number; weights belong into")
+    refuse(lambda x, R, h: tanh(x.a + R.a(h)) * outside, "use outside from outside, a tensor, whose values may change")
 
 
 def test_rounding_modes_and_odd_powers_are_refused():

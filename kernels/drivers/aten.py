@@ -22,7 +22,7 @@ def refusal(request: Request) -> str:
     """Refuses 16 bits and cells that can't be translated."""
     if request.dtype not in (torch.float32, torch.float64):
         return f"its states would be rounded to {request.dtype} at each step"
-    return untranslatable(request.cell.key)
+    return untranslatable(request.cell.serial)
 
 
 def unwise(request: Request) -> str:

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from gatefuse.kernels.cell import Cell, Gates, Recurrence
+from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.directions import inputs_of
 from gatefuse.kernels.drivers import Outcome, Request, Task
+from gatefuse.kernels.drivers.care import Careful, reached
+from gatefuse.kernels.gates import Gates, Recurrence
+from gatefuse.kernels.translatable import untranslatable
 
 name = "eager"
 
@@ -63,6 +66,8 @@ def loop(
         fresh: the states that a restart begins with, (B, H) each; None without restarts.
         wanted: how many states' sequences are returned.
     """
+    careful = Careful(cell) if untranslatable(cell.serial) else None
+    step = cell.step if careful is None else careful.step
     R = Recurrence(cell.gates, weight, bias)
     named = dict(zip(cell.parameters, parameters, strict=True))
     T = x.shape[0]
@@ -76,15 +81,21 @@ def loop(
         before = now
         if begins is not None and fresh is not None:
             now = tuple(torch.where(begins[t], first, s) for first, s in zip(fresh, now, strict=True))
-        now = cell.step(Gates(cell.gates, inputs[t]), R, now, named)
+        now = step(Gates(cell.gates, inputs[t]), R, now, named)
         if lives is not None:
             now = tuple(torch.where(lives[t], new, old) for new, old in zip(now, before, strict=True))
         history.append(now)
     if reverse:
         history.reverse()
-    if not history:
-        return Outcome(tuple(s.new_empty(0, *s.shape) for s in now[:wanted]), now)
-    return Outcome(tuple(torch.stack([step[k] for step in history]) for k in range(wanted)), now)
+    if careful is not None:
+        careful.check()
+    if history:
+        sequences = tuple([torch.stack([step[k] for step in history]) for k in range(wanted)])
+    else:
+        sequences = tuple([s.new_empty(0, *s.shape) for s in now[:wanted]])
+    given = {"x": (x,), "R": (weight, bias)}
+    given |= {name: (value,) for name, value in (*zip(cell.states, states, strict=True), *named.items())}
+    return reached(cell, Outcome(sequences, now), given)
 
 
 def loop_in_order(

@@ -13,7 +13,7 @@ from gatefuse.kernels.directions import join
 from gatefuse.kernels.drivers import Outcome, Request, Task
 from gatefuse.kernels.ops import FLOATS, sequence_forward
 from gatefuse.kernels.precision import tf32_allowed
-from gatefuse.kernels.translatable import untranslatable
+from gatefuse.kernels.translatable import key_of, untranslatable, widest_product
 
 _HAS_TRITON = find_spec("triton") is not None  # asked once, as torch.compile can't ask in torch 2.11
 
@@ -35,14 +35,14 @@ def refusal(request: Request) -> str:
         return f"its kernels compute in float32 for float32, float16 and bfloat16, not {request.dtype}"
     if request.dtype == torch.bfloat16 and interpreted():
         return "Triton's interpreter does not round bfloat16 as a GPU does"
-    return untranslatable(request.cell.key)
+    return untranslatable(request.cell.serial)
 
 
 def whole_refusal(request: Request) -> str:
     """Refuses for kernels that run all steps: what refusal does, products of over 8 gates, float32 without tf32."""
     if why := refusal(request):
         return why
-    if any(len(p.gates) > 8 for p in request.cell.program.products):
+    if widest_product(request.cell.serial) > 8:
         return "a product must have at most 8 gates"
     if request.device.type != "cpu" and request.dtype == torch.float32 and not tf32_allowed():
         return "float32 on the matrix unit is tf32, which torch.backends.cudnn.allow_tf32 forbids"
@@ -91,6 +91,8 @@ def _run(task: Task, loop: str, order: str, *inputs: Tensor | None) -> Outcome:
     """The operator on its inputs, but for live, and its results as drivers return them."""
     live = task.live()
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
-    output, rest, finals, _, _ = sequence_forward(*inputs, live, task.cell.key, loop, order, save, task.all_states)
+    output, rest, finals, _, _ = sequence_forward(
+        *inputs, live, key_of(task.cell.serial), loop, order, save, task.all_states
+    )
     sequences = (output, *rest.unbind(0)) if task.all_states else (output,)
     return Outcome(task.end(sequences, live), finals.unbind(0))

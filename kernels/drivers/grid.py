@@ -37,13 +37,15 @@ def both_refusal(request: Request) -> str:
 
 
 def _refusal(request: Request, directions: int) -> str:
-    return _unfit(request.cell.key, request.H, request.dtype.itemsize, request.device, request.needs_grad, directions)
+    return _unfit(
+        request.cell.serial, request.H, request.dtype.itemsize, request.device, request.needs_grad, directions
+    )
 
 
 @constant  # torch.compile can't follow the cutting of tiles
-def _unfit(key: str, H: int, itemsize: int, device: torch.device, needs_grad: bool, directions: int) -> str:
+def _unfit(serial: str, H: int, itemsize: int, device: torch.device, needs_grad: bool, directions: int) -> str:
     """Whatever B is: the smallest tile of a batch is among those that are tried for any."""
-    program = Cell.by_key(key).program
+    program = Cell.by_serial(serial).program
     held = limits(device)
     call = program, H, 1, itemsize, held, directions
     cut = grid_tiles(*call)

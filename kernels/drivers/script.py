@@ -6,13 +6,13 @@ scripted before it is first run. A scripted loop saves into a file that runs wit
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Outcome, Request, Task
+from gatefuse.kernels.per_cell import per_cell
 from gatefuse.kernels.torchscript import torchscript_source
 from gatefuse.kernels.translatable import untranslatable
 
@@ -23,7 +23,7 @@ def refusal(request: Request) -> str:
     """Refuses cells that can't be translated and sequences of no steps."""
     if request.T == 0:
         return "a sequence of no steps has nothing to loop over"
-    return untranslatable(request.cell.key)
+    return untranslatable(request.cell.serial)
 
 
 def run(task: Task) -> Outcome:
@@ -48,7 +48,7 @@ def run(task: Task) -> Outcome:
     return Outcome(tuple(sequences), tuple(finals))
 
 
-@cache
+@per_cell
 def scripted(cell: Cell) -> Any:
     """The scripted functions ``loop`` and ``masked_loop`` of a cell; see gatefuse.source(cell, "torchscript")."""
     return torch.jit.CompilationUnit(torchscript_source(cell.program))
