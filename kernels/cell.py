@@ -145,7 +145,21 @@ class Cell:
     def step(
         self, x: Gates, R: Recurrence, states: Sequence[Tensor], parameters: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
-        """One step of the equations as they were written: the new states, each (B, H)."""
+        """One step of the equations as they were written: the new states, each (B, H).
+
+        Raises:
+            TypeError, ValueError: they return too few or too many states, what is no tensor, or another shape.
+        """
+        out = self.returned(x, R, states, parameters)
+        for new, old in zip(out, states, strict=True):
+            if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
+                return tuple([self._formed(*each) for each in zip(self.states, out, states, strict=True)])
+        return out
+
+    def returned(
+        self, x: Gates, R: Recurrence, states: Sequence[Tensor], parameters: Mapping[str, Tensor]
+    ) -> tuple[Any, ...]:
+        """What the equations return, one for each state."""
         out = self.equations(x, R, *states, **parameters)
         out = out if isinstance(out, tuple) else (out,)
         if len(out) != len(self.states):
@@ -154,6 +168,16 @@ class Cell:
                 f"Got {len(out)} values."
             )
         return out
+
+    def _formed(self, name: str, new: Any, old: Tensor) -> Tensor:
+        """A new state in the form of the old: of parameters alone, (H,), it is the same for all samples."""
+        if not isinstance(new, Tensor):
+            raise TypeError(f"the new state {name} of {self.name} must be a tensor. Got {type(new).__name__}.")
+        if new.shape not in (old.shape, old.shape[-1:]):
+            raise ValueError(
+                f"the new state {name} of {self.name} must have shape {tuple(old.shape)}. Got {tuple(new.shape)}."
+            )
+        return new.to(old.dtype).expand_as(old)
 
     def __repr__(self) -> str:
         return f"<cell {self.name}: gates {' '.join(self.gates)}, states {' '.join(self.states)}>"

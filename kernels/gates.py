@@ -77,7 +77,7 @@ class Recurrence:
         self._bias = bias
 
     def __call__(self, vector: Tensor) -> Gates:
-        return Gates(self._names, linear(vector, self._weight, self._bias))
+        return Gates(self._names, _product(vector, self._weight, self._bias))
 
     def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
         if name not in self._names:
@@ -85,9 +85,14 @@ class Recurrence:
         k, G = self._names.index(name), len(self._names)
         weight = _cut(self._weight, G, 0)[k]
         bias = None if self._bias is None else _cut(self._bias, G, 0)[k]
-        product = lambda vector: linear(vector, weight, bias)  # noqa: E731
+        product = lambda vector: _product(vector, weight, bias)  # noqa: E731
         self.__dict__[name] = product  # cut once a sequence, not once a step
         return product
+
+
+def _product(vector: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """In the weights' dtype, whatever the vector was made of: (h > 0).float(), for one."""
+    return linear(vector if vector.dtype == weight.dtype else vector.to(weight.dtype), weight, bias)
 
 
 def _cut(values: Tensor, G: int, dim: int) -> tuple[Tensor, ...]:

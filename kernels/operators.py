@@ -31,6 +31,9 @@ def _infix(sign: str, precedence: int) -> Primitive:
     return Primitive(text, text, precedence)
 
 
+# As in Python: below & and |, and a chain of them means another thing.
+COMPARED = 2
+
 # sigmoid, tanh and the like are device functions of mathlib.py; tl. marks Triton's own.
 PRIMITIVES: dict[str, Primitive] = {
     "add": _infix("+", 5),
@@ -38,15 +41,15 @@ PRIMITIVES: dict[str, Primitive] = {
     "mul": _infix("*", 6),
     "div": _infix("/", 6),
     "neg": Primitive("-{0}", "-{0}", 7),
-    "eq": _infix("==", 4),
-    "ne": _infix("!=", 4),
-    "lt": _infix("<", 4),
-    "le": _infix("<=", 4),
-    "gt": _infix(">", 4),
-    "ge": _infix(">=", 4),
-    "and": Primitive("{0} & {1}", "torch.logical_and({0}, {1})", 3),
-    "or": Primitive("{0} | {1}", "torch.logical_or({0}, {1})", 2),
-    "not": Primitive("{0} == 0", "torch.logical_not({0})", 4),
+    "eq": _infix("==", COMPARED),
+    "ne": _infix("!=", COMPARED),
+    "lt": _infix("<", COMPARED),
+    "le": _infix("<=", COMPARED),
+    "gt": _infix(">", COMPARED),
+    "ge": _infix(">=", COMPARED),
+    "and": Primitive("{0} & {1}", "torch.logical_and({0}, {1})", 4),
+    "or": Primitive("{0} | {1}", "torch.logical_or({0}, {1})", 3),
+    "not": Primitive("{0} == 0", "torch.logical_not({0})", COMPARED),
     "where": _call("where", 3, triton="tl.where"),
     "maximum": _call("maximum", 2),
     "minimum": _call("minimum", 2),

@@ -71,11 +71,11 @@ def choose(request: Request, wanted: str = "auto") -> Plan:
     possible: list[str] = []
     refused: dict[str, str] = {}
     for name in _PREFERENCE["cpu" if on_cpu else "gpu"]:
-        why = driver(name).refusal(request)
+        # what is asked first takes neither a trace nor an import
+        why = driver(name).unwise(request) if name == "aten" else ""
+        why = why or driver(name).refusal(request)
         if not why and name == "grid" and not costs.proven(name, request.device):
             why = _UNPROVEN
-        if not why and name == "aten":
-            why = driver(name).unwise(request)
         if why:
             refused[name] = why
         else:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from gatefuse.kernels.expression import CONSTANT, INPUT, Expr, walk
-from gatefuse.kernels.operators import PRIMITIVES
+from gatefuse.kernels.operators import COMPARED, PRIMITIVES
 
 _INLINE = 48  # an expression used once is written where it is used, up to this many characters
 _RESERVED = {*keyword.kwlist, *PRIMITIVES, "tl", "torch", "triton", "float", "range", "len", "list", "print"}
@@ -93,6 +93,9 @@ class Printer:
             for k in range(_TENSORS[e.op]):
                 if e.args[k].op == CONSTANT:
                     args[k] = f"torch.full_like({args[1 - k][0]}, {args[k][0]})", 9
+        if self._dialect == "torch" and e.op == "where" and e.args[1].op == e.args[2].op == CONSTANT:
+            # of two numbers torch would make a tensor of its default dtype
+            args[1] = f"torch.full_like({self._like}, {args[1][0]})", 9
         if template.endswith(")") and "(" in template:
             return template.format(*(text for text, _ in args)), 9
         # The right side of an infix needs parentheses at equal precedence too, but for sums and products of themselves.
@@ -100,5 +103,6 @@ class Printer:
         for k, (text, inner) in enumerate(args):
             loose = inner < precedence or (k == 1 and inner == precedence and e.op not in ("add", "mul"))
             loose = loose or (k == 1 and inner == precedence and e.args[1].op != e.op)
+            loose = loose or inner == precedence == COMPARED
             texts.append(f"({text})" if loose else text)
         return template.format(*texts), precedence

@@ -42,6 +42,11 @@ class Product:
     first: int
     stage: int
 
+    @property
+    def columns(self) -> range:
+        """Its column blocks."""
+        return range(self.first, self.first + len(self.gates))
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -94,14 +99,19 @@ class Program:
     @cached_property
     def idle(self) -> frozenset[str]:
         """What no gradient reaches in a step: "x", "R", names of states and of parameters."""
-        zero = [d.number == 0 for d in self.d_slots]
-        x = all(z for z, slot in zip(zero, self.slots, strict=True) if slot.gate >= 0)
-        columns = {slot.column for z, slot in zip(zero, self.slots, strict=True) if slot.column >= 0 and not z}
-        fed = {p.state for p in self.products if columns & set(range(p.first, p.first + len(p.gates)))}
-        names = {name for name, none in (("x", x), ("R", not columns)) if none}
-        names |= {s for k, s in enumerate(self.cell.states) if self.d_states[k].number == 0 and k not in fed}
-        names |= {p for p, d in zip(self.cell.parameters, self.d_parameters, strict=True) if d.number == 0}
-        return frozenset(names)
+        given = {f"d_{s}" for s in self.cell.states}
+        # a product hands gradients on where its columns have any; later stages first
+        for k, p in sorted(enumerate(self.products), key=lambda item: -item[1].stage):
+            if any(_holds(self.d_slots[i], given) for i, slot in enumerate(self.slots) if slot.column in p.columns):
+                given.add(f"d_v{k}")
+        reached = {"x" for d, slot in zip(self.d_slots, self.slots, strict=True) if slot.gate >= 0 and _holds(d, given)}
+        for k, p in enumerate(self.products):
+            if f"d_v{k}" in given:
+                reached |= {"R"} | ({self.cell.states[p.state]} if p.state >= 0 else set())
+        names = *self.cell.states, *self.cell.parameters
+        found = zip(names, (*self.d_states, *self.d_parameters), strict=True)
+        reached |= {name for name, d in found if _holds(d, given)}
+        return frozenset({"x", "R", *names} - reached)
 
     def text(self) -> str:
         """The step, operation by operation: the same for equal equations, wherever they are written."""
@@ -116,11 +126,19 @@ class Program:
         return [k for k, p in enumerate(self.products) if p.stage == stage]
 
 
+def _holds(d: Expr, given: set[str]) -> bool:
+    """Whether a gradient is made of any of these."""
+    return not given.isdisjoint(input_names([d]))
+
+
 def find_products(
     cell: Cell, asked: list[tuple[int, int]], vectors: list[Expr], new_states: list[Expr]
 ) -> list[Product]:
     """Group what R was asked for by vector, drop gates whose product nothing uses, and find the stages."""
-    used = input_names([*new_states, *vectors])
+    used, before = input_names(new_states), set()
+    while used != before:  # what a product's vector needs is used where the product is
+        before = used
+        used = used | input_names([vectors[k] for gate, k in asked if f"r_{cell.gates[gate]}" in used])
     gates_of: dict[int, list[int]] = {}
     for gate, k in asked:
         if f"r_{cell.gates[gate]}" in used:

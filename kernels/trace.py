@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
 
 _SHAPE = (2, 3)  # of the values the trace runs on
-_DTYPES = (torch.float64, torch.float16, torch.bfloat16)  # beside float32
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # beside float64
 
 
 def trace(cell: Cell) -> Program:
@@ -35,14 +35,14 @@ def trace(cell: Cell) -> Program:
         TranslationError: the equations hold an operator that isn't pointwise or isn't known, depend on what a trace
             can't see, ask R for a gate twice, or raise an error.
     """
-    program, asked_dtype = _trace(cell, torch.float32)
+    program, asked_dtype = _trace(cell, torch.float64)
     if asked_dtype:
         text = program.text()
         for dtype in _DTYPES:
             if _trace(cell, dtype)[0].text() != text:
                 raise TranslationError(
                     f"the equations of {cell.name} must be the same in every dtype. "
-                    f"Got others in {dtype} than in float32"
+                    f"Got others in {dtype} than in float64"
                 )
     return program
 
@@ -55,6 +55,7 @@ def _trace(cell: Cell, dtype: torch.dtype) -> tuple[Program, bool]:
         found, watch = run.forward()
         S = len(cell.states)
         new_states, vectors = found[:S], found[S:]
+        _check_steps(cell, new_states, vectors)
         products = find_products(cell, run.asked, vectors, new_states)
         # The backward leaves out vectors that are a state as it is: their gradients are added between the steps. The
         # others count once, however many gates asked for them.
@@ -84,6 +85,17 @@ def _trace(cell: Cell, dtype: torch.dtype) -> tuple[Program, bool]:
         phases=find_phases(slots, products),
     )
     return program, watch.asked_dtype
+
+
+def _check_steps(cell: Cell, new_states: Sequence[Expr], vectors: Sequence[Expr]) -> None:
+    """Parameters are one for all samples, which the trace doesn't show: it gives them the shape of a state."""
+    for e in (*new_states, *vectors):
+        names = input_names([e])
+        if names and names <= set(cell.parameters):
+            raise TranslationError(
+                f"new states of {cell.name} and what R multiplies must not come of parameters alone. "
+                f"Got one of {', '.join(sorted(names))}"
+            )
 
 
 class _Run:
@@ -137,7 +149,7 @@ class _Run:
         parameters = {p: by_name[p] for p in cell.parameters}
         with record, watch:
             try:
-                new = cell.step(x, R, [by_name[s] for s in cell.states], parameters)  # type: ignore[arg-type]
+                new = cell.returned(x, R, [by_name[s] for s in cell.states], parameters)  # type: ignore[arg-type]
             except TranslationError:
                 raise
             except Exception as error:
@@ -145,8 +157,8 @@ class _Run:
                     f"the equations of {cell.name} must run on states of shape {_SHAPE} as on any other. "
                     f"Got {type(error).__name__}: {error}"
                 ) from error
-        if error := record.refused or watch.refused:
-            raise error
+        if refused := record.refused or watch.refused:
+            raise refused
         for state, value in zip(cell.states, new, strict=True):
             _check_shape(cell, f"new state {state}", value)
         return [*new, *vectors], inputs, record, watch
@@ -251,7 +263,7 @@ class _Record(TorchDispatchMode):
         if expression.op == CONSTANT and result.numel() == 1:
             return
         truth = expression.op in TRUTHS or isinstance(expression.number, bool)
-        if result.dtype != (torch.bool if truth else self._dtype):
+        if result.dtype != (torch.bool if truth else self._dtype) and not self._is_exact(result, expression):
             raise TranslationError(
                 f"values in a cell must be of the states' dtype, or the truth of a comparison. "
                 f"Got {result.dtype} by {name}"
@@ -260,6 +272,13 @@ class _Record(TorchDispatchMode):
             raise TranslationError(
                 f"values in a cell must have a state's shape {_SHAPE}. Got {tuple(result.shape)} by {name}"
             )
+
+    def _is_exact(self, result: Tensor, expression: Expr) -> bool:
+        """Whether a value of another dtype is what one of the states' is: a choice of numbers, or rounded less."""
+        if result.dtype == torch.float32:
+            of_numbers = expression.op == "where" and all(a.op == CONSTANT for a in expression.args[1:])
+            return of_numbers or self._dtype in (torch.float16, torch.bfloat16)
+        return False
 
 
 _PLUMBING = ("pin_memory", "layout", "device", "memory_format", "non_blocking")

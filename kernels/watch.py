@@ -57,8 +57,8 @@ class Watch(TorchFunctionMode):
         name = func.__name__
         if name == "__get__":
             name = func.__self__.__name__
-        elif name == "__set__" or name.startswith("__set"):
-            raise TranslationError(f"the equations of {self._name} must change no tensor in place. Got an assignment")
+        elif name in ("__set__", "__setitem__") or (name.endswith("_") and not name.endswith("__")):
+            raise TranslationError(f"the equations of {self._name} must change no tensor in place. Got {name}")
         if name == "_set_grad_enabled":
             return func(*args, **kwargs)
         if name in _VALUES:
@@ -76,9 +76,10 @@ class Watch(TorchFunctionMode):
         if name in _MOVES:
             raise TranslationError(f"the equations of {self._name} must stay on the states' device. Got {name}")
         found = func(*args, **kwargs)
-        if name == "dtype" or (name in _CONVERSIONS and args[0].dtype != torch.bool):
+        if name == "dtype" or name in _CONVERSIONS:
             self.asked_dtype = True
-            return found
+            if not isinstance(found, Tensor):
+                return found
         results = found if isinstance(found, (tuple, list)) else [found]
         if not all(isinstance(result, Tensor) for result in results):
             if name in _SAME:

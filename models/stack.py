@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Form, Request, torch_loop, vendor
+from gatefuse.kernels.drivers import Form, Request, driver, torch_loop, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.plan import Plan, choose, explain
 from gatefuse.kernels.precision import tf32_allowed
@@ -167,7 +168,23 @@ class Stack:
             if traced.stands_for(name, call.x.device):
                 by = self.driver if call.x.device.type == "cpu" else name  # there, auto may choose for each T
                 return lowered(call, lambda lower: traced.run(self.cell, by, lower, form))
+        if torch.jit.is_tracing() and name in ("eager", "aten"):
+            name = _by_trace(name, Request(*request_of(self.cell, call)))
         return lowered(call, lambda lower: loop(self.cell, name, lower, form))
+
+
+def _by_trace(name: str, request: Request) -> str:
+    """Who runs a call that torch.jit.trace records: a loop of TorchScript's, which is one for any number of steps."""
+    if not (why := driver("script").refusal(request)):
+        return "script"
+    if request.T != 1:
+        warnings.warn(
+            f"torch.jit.trace keeps a Python loop as it is: what it made runs sequences of {request.T} steps alone, since "
+            f"{why}.",
+            torch.jit.TracerWarning,
+            stacklevel=2,
+        )
+    return name
 
 
 def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
