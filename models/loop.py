@@ -12,6 +12,7 @@ from torch.nn.functional import dropout as drop
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Form, Request, Task, Weights, driver
 from gatefuse.kernels.drivers.packing import moved
+from gatefuse.kernels.drivers.padding import finals_given, inputs_within, states_within
 from gatefuse.models.checks import autocast_on
 
 # Sequences, of which the first is the output, and final states.
@@ -63,10 +64,12 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
-    x, lengths = call.x, call.lengths
+    x, states, lengths = call.x, call.states, call.lengths
     if lengths is not None:
         lengths = moved(lengths, x.device)
-    rows = call.states[0].shape[0]
+        # for all layers at once: what a layer hands on is zero beyond the ends
+        x, states = inputs_within(x, lengths), states_within(cell, states, lengths)
+    rows = states[0].shape[0]
     D, n = form.directions, len(call.weights) // rows
     run = driver(driver_name).run
     both = D == 2 and both_at_once(cell, driver_name, call)
@@ -79,13 +82,14 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
             Task(
                 cell,
                 x,
-                tuple([s[k] for s in call.states]),
+                tuple([s[k] for s in states]),
                 bundle(call.weights[k * n : (k + 1) * n], form.bias),
                 lengths,
                 call.resets,
                 None if call.fresh is None else tuple([s[k] for s in call.fresh]),
                 reverse=k > first,
                 all_states=call.all_states and first + D == rows,
+                within=True,
             )
             for k in range(first, first + D)
         ]
@@ -101,7 +105,8 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
                 sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
         x = sequences[0]
     # stack copies, so that what the caller gets shares no memory with what a driver keeps
-    return sequences, tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+    last = tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+    return sequences, last if lengths is None else finals_given(call.states, last, lengths)
 
 
 def cast(call: Call, dtype: torch.dtype) -> Call:

@@ -76,6 +76,8 @@ class Task:
         fresh: the states that they then begin with, (B, H) each; the cell's init where None.
         reverse: from the last step of each sample to the first.
         all_states: sequences of all states are wanted, not only of the output.
+        within: x is zero beyond the ends, and samples of no steps have the cell's own first states, so that nothing
+            there can spoil a product; else a driver sees to it (padding.py).
     """
 
     cell: Cell
@@ -87,6 +89,7 @@ class Task:
     fresh: tuple[Tensor, ...] | None = None
     reverse: bool = False
     all_states: bool = False
+    within: bool = False
 
     @property
     def order(self) -> range:

@@ -15,6 +15,7 @@ from torch.nn.functional import linear
 from gatefuse.kernels.cell import Cell, Gates, Recurrence
 from gatefuse.kernels.directions import inputs_of
 from gatefuse.kernels.drivers import Outcome, Request, Task
+from gatefuse.kernels.drivers.padding import spared
 
 name = "eager"
 
@@ -24,6 +25,7 @@ def refusal(request: Request) -> str:
     return ""
 
 
+@spared
 def run(task: Task) -> Outcome:
     """Loop over the steps; see Task and Outcome for shapes."""
     weights, live = task.weights, task.live()

@@ -14,6 +14,7 @@ import torch
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Outcome, Request, Task, eager
+from gatefuse.kernels.drivers.padding import spared
 from gatefuse.kernels.drivers.saving import saved_elsewhere
 from gatefuse.kernels.torchscript import torchscript_source
 from gatefuse.kernels.translatable import untranslatable
@@ -28,6 +29,7 @@ def refusal(request: Request) -> str:
     return untranslatable(request.cell.key)
 
 
+@spared
 def run(task: Task) -> Outcome:
     """Run the scripted loop; see Task and Outcome for shapes."""
     # TorchScript saves other tensors once it has seen a loop run, and hands on no exception by which one stops it.
