@@ -104,7 +104,11 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
             if D == 2:
                 sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
         x = sequences[0]
-    # stack copies, so that what the caller gets shares no memory with what a driver keeps
+    # What the caller gets shares no memory with what a driver keeps, so that it may be changed in place.
+    kept = getattr(driver(driver_name), "keeps", False) and lengths is None and (both or D == 1)
+    if kept and sequences[0].requires_grad:
+        sequences = tuple([s.clone() for s in sequences])
+    # stack copies
     last = tuple([torch.stack(column) for column in zip(*finals, strict=True)])
     return sequences, last if lengths is None else finals_given(call.states, last, lengths)
 
