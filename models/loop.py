@@ -14,6 +14,7 @@ from gatefuse.kernels.drivers import Form, Request, Task, Weights, driver
 from gatefuse.kernels.drivers.packing import moved
 from gatefuse.kernels.drivers.padding import finals_given, inputs_within, states_within
 from gatefuse.models.checks import autocast_on
+from gatefuse.models.transforms import transforming
 
 # Sequences, of which the first is the output, and final states.
 Results = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -64,11 +65,13 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
-    x, states, lengths = call.x, call.states, call.lengths
+    x, states, lengths, empty = call.x, call.states, call.lengths, False
     if lengths is not None:
+        empty = _may_be_empty(lengths)
         lengths = moved(lengths, x.device)
         # for all layers at once: what a layer hands on is zero beyond the ends
-        x, states = inputs_within(x, lengths), states_within(cell, states, lengths)
+        x = inputs_within(x, lengths)
+        states = states_within(cell, states, lengths) if empty else states
     rows = states[0].shape[0]
     D, n = form.directions, len(call.weights) // rows
     run = driver(driver_name).run
@@ -110,7 +113,14 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
         sequences = tuple([s.clone() for s in sequences])
     # stack copies
     last = tuple([torch.stack(column) for column in zip(*finals, strict=True)])
-    return sequences, last if lengths is None else finals_given(call.states, last, lengths)
+    return sequences, finals_given(call.states, last, lengths) if empty and lengths is not None else last
+
+
+def _may_be_empty(lengths: Tensor) -> bool:
+    """Whether a sample may have no step; where lengths can be read without waiting, whether one has none."""
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or transforming():
+        return True
+    return not lengths.all()
 
 
 def cast(call: Call, dtype: torch.dtype) -> Call:
