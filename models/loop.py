@@ -118,7 +118,7 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
 
 def _may_be_empty(lengths: Tensor) -> bool:
     """Whether a sample may have no step; where lengths can be read without waiting, whether one has none."""
-    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or transforming():
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or transforming():
         return True
     return not lengths.all()
 

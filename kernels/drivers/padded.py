@@ -42,7 +42,7 @@ def stack(
     whole, empty = x.shape[0], True
     if x.device.type == "cpu":  # elsewhere it would wait for the device
         least, most = (int(length) for length in lengths.aminmax())
-        x, empty = x[: max(1, most)], least == 0
+        x, empty = x[: max(1, most)], least == 0 or torch.jit.is_tracing()
     begin = states_within(cell, states, lengths) if empty else states
     over = _over(x.shape[0], lengths)
     # Whatever lies in the padding must not reach a gradient: zero times not-a-number is none.
