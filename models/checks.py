@@ -107,8 +107,11 @@ def check_packed(x: PackedSequence, input_size: int, weight: Tensor) -> None:
     _check_like(data, input_size, weight, RuntimeError)
 
 
-def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what: str = "state") -> tuple[Tensor, ...]:
-    """The states as a tuple, each of the shape that a call needs; ``what`` is the argument's name.
+def check_state(
+    cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what: str = "state", sizes: Sequence[int] = ()
+) -> tuple[Tensor, ...]:
+    """The states as a tuple, each of the shape that a call needs; ``what`` is the argument's name, ``sizes`` are the
+    states' last dimensions where these differ.
 
     Raises:
         TypeError: not one tensor for a cell of one state, or not a tuple of tensors for another.
@@ -125,7 +128,9 @@ def check_state(cell: Cell, state: Any, shape: tuple[int, ...], x: Tensor, what:
         if len(state) != len(names):
             raise RuntimeError(f"{what} must be a tuple ({', '.join(names)}). Got {len(state)} of {len(names)}.")
     dtype, device = x.dtype, x.device
-    for name, value in zip(names, state, strict=True):
+    for k, (name, value) in enumerate(zip(names, state, strict=True)):
+        if sizes:
+            shape = *shape[:-1], sizes[k]
         if not isinstance(value, Tensor):
             raise TypeError(f"{what} {name} must be a tensor. Got {type(value).__name__}.")
         if value.shape != shape:

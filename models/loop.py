@@ -12,7 +12,9 @@ from torch.nn.functional import dropout as drop
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Form, Request, Task, Weights, driver
 from gatefuse.kernels.drivers.packing import moved
+from gatefuse.kernels.drivers.padding import finals_given, inputs_within, states_within
 from gatefuse.models.checks import autocast_on
+from gatefuse.models.transforms import transforming
 
 # Sequences, of which the first is the output, and final states.
 Results = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -63,10 +65,14 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
-    x, lengths = call.x, call.lengths
+    x, states, lengths, empty = call.x, call.states, call.lengths, False
     if lengths is not None:
+        empty = _may_be_empty(lengths)
         lengths = moved(lengths, x.device)
-    rows = call.states[0].shape[0]
+        # for all layers at once: what a layer hands on is zero beyond the ends
+        x = inputs_within(x, lengths)
+        states = states_within(cell, states, lengths) if empty else states
+    rows = states[0].shape[0]
     D, n = form.directions, len(call.weights) // rows
     run = driver(driver_name).run
     both = D == 2 and both_at_once(cell, driver_name, call)
@@ -79,13 +85,14 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
             Task(
                 cell,
                 x,
-                tuple([s[k] for s in call.states]),
+                tuple([s[k] for s in states]),
                 bundle(call.weights[k * n : (k + 1) * n], form.bias),
                 lengths,
                 call.resets,
                 None if call.fresh is None else tuple([s[k] for s in call.fresh]),
                 reverse=k > first,
                 all_states=call.all_states and first + D == rows,
+                within=True,
             )
             for k in range(first, first + D)
         ]
@@ -100,8 +107,20 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
             if D == 2:
                 sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
         x = sequences[0]
-    # stack copies, so that what the caller gets shares no memory with what a driver keeps
-    return sequences, tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+    # What the caller gets shares no memory with what a driver keeps, so that it may be changed in place.
+    kept = getattr(driver(driver_name), "keeps", False) and lengths is None and (both or D == 1)
+    if kept and sequences[0].requires_grad:
+        sequences = tuple([s.clone() for s in sequences])
+    # stack copies
+    last = tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+    return sequences, finals_given(call.states, last, lengths) if empty and lengths is not None else last
+
+
+def _may_be_empty(lengths: Tensor) -> bool:
+    """Whether a sample may have no step; where lengths can be read without waiting, whether one has none."""
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or transforming():
+        return True
+    return not lengths.all()
 
 
 def cast(call: Call, dtype: torch.dtype) -> Call:

@@ -117,8 +117,8 @@ class Recurrent(Stack, nn.Module):
             state: first states, in the order of the cell's: a tuple of (L * D, B, H) each, (L * D, H) without a batch;
                 one tensor where the cell has one state. The cell's own first values where None.
             lengths: (B,) integers from 0 to T. Sample b ends after lengths[b] steps: from there on its output is zero
-                and its states stay. Values are checked on the CPU alone, since reading them elsewhere waits for the
-                device.
+                and its states stay; whatever x holds there reaches nothing. Values are checked on the CPU alone, since
+                reading them elsewhere waits for the device.
             resets: bool, of x's shape without the features. Where true, the step begins a new sequence: its states
                 begin anew, and none crosses the border in either direction.
             reset_state: the states that they then begin with, in the form of ``state``; the cell's own first values

@@ -68,7 +68,13 @@ class ScriptedLayer(nn.Module):
             live = torch.arange(T, device=x.device).unsqueeze(1) < lengths.to(x.device)
         states = self.shaped(given, x, batched)
         fresh = states[:0] if resets is None else self.shaped(anew, x, batched)
-        output, finals = self.stack(x, states, resets, fresh, live)
+        if live is None:
+            output, finals = self.stack(x, states, resets, fresh, live)
+        else:  # zero times not-a-number is none: see kernels/drivers/padding.py
+            some, S = live[0].unsqueeze(1), len(states)
+            begin = [torch.where(some, states[s], self.init[s]) for s in range(S)]
+            output, ends = self.stack(torch.where(live.unsqueeze(2), x, 0.0), begin, resets, fresh, live)
+            finals = [torch.where(some, ends[s], states[s]) for s in range(S)]
         if not batched:
             return output.squeeze(1), [state.squeeze(1) for state in finals]
         if self.batch_first:

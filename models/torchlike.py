@@ -19,13 +19,14 @@ from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import torch_loop, twice, vendor
 from gatefuse.kernels.plan import Plan
-from gatefuse.models.checks import check_driver
+from gatefuse.models.checks import check_driver, check_packed, check_state
+from gatefuse.models.flat_weights import FlatWeights
 from gatefuse.models.stack import Stack, plan_of
 from gatefuse.models.symbolic import recorded
 from gatefuse.models.transforms import transforming
 
 
-class _Layer(Stack, nn.RNNBase):
+class _Layer(FlatWeights, Stack):
     # a class attribute, so that an instance of torch.nn's class can become one of these
     driver = "auto"
     proj_size: int
@@ -71,6 +72,8 @@ class _Layer(Stack, nn.RNNBase):
                 self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
             )
         if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
+            if self.cell is lstm and isinstance(input, PackedSequence):
+                self._check_packed(input, hx)
             output, state = super().forward(input, hx)
             self._differentiable_twice(input, hx, output, state)
             return output, state
@@ -115,6 +118,14 @@ class _Layer(Stack, nn.RNNBase):
             return False
         return self.driver == "vendor" or not self._is_tensor(input) or self._plan_for(input).driver == "vendor"
 
+    def _check_packed(self, input: PackedSequence, hx: Any) -> None:
+        """torch.nn.LSTM checks nothing of it, and reads and writes beyond the memory of weights and states."""
+        check_packed(input, self.input_size, self._flat_weights[0])  # type: ignore[arg-type]
+        if hx is not None:
+            rows, H = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
+            shape = rows, int(input.batch_sizes[0]), H
+            check_state(self.cell, hx, shape, input.data, sizes=(self.proj_size or H, H))
+
     def _changes_form(self, input: Tensor | PackedSequence, hx: Any) -> bool:
         return hx is not None if isinstance(input, PackedSequence) else input.dim() == 2
 
@@ -127,7 +138,8 @@ class _Layer(Stack, nn.RNNBase):
             data, sizes = (input.data, input.batch_sizes) if isinstance(input, PackedSequence) else (input, None)
             states = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
             form = self._form(batch_first=self.batch_first and sizes is None)
-            return twice.Given(self.cell, data, states, self._flat(), form, sizes)
+            weights: list[Any] = list(self._flat_weights)  # which just ran
+            return twice.Given(self.cell, data, states, weights, form, sizes)
 
         data = output.data if isinstance(output, PackedSequence) else output
         twice.differentiable((data, *(state if isinstance(state, tuple) else (state,))), given)
@@ -173,9 +185,6 @@ class _Layer(Stack, nn.RNNBase):
                 "proj_size must be 0 unless torch's own loop runs (driver auto or vendor, without lengths, resets and "
                 f"all_states). Got {self.proj_size}."
             )
-
-    def _flat(self) -> list[Tensor]:
-        return [weight for weights in self.all_weights for weight in weights]
 
     def extra_repr(self) -> str:
         text = super().extra_repr()

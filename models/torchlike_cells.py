@@ -76,7 +76,7 @@ class _Step(nn.RNNCellBase):
         weights: list[Tensor] = [self.weight_ih, self.weight_hh]
         if self.bias:
             weights += [self.bias_ih, self.bias_hh]
-        check_input(input, self.input_size, self.weight_ih, dims=(1, 2))
+        check_input(input, self.input_size, weights[0], dims=(1, 2))
         batched = input.dim() == 2
         x = input[None] if batched else input[None, None]
         B, H = x.shape[1], self.hidden_size

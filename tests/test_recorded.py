@@ -64,6 +64,19 @@ def test_a_trace_of_packed_input_is_for_any_lengths(name, lengths):
         assert_close(traced(x, torch.tensor(others)), theirs(x, torch.tensor(others)))
 
 
+@traces
+def test_a_trace_of_padded_input_is_for_samples_without_steps():
+    layer = gatefuse.Recurrent("gru_reset_first", I, H, driver="eager").requires_grad_(False)
+    x, state = torch.randn(5, 2, I), torch.randn(1, 2, H)
+
+    def run(x, state, lengths):
+        return layer(x, state, lengths=lengths)
+
+    traced = torch.jit.trace(run, (x, state, torch.tensor([5, 2])), check_trace=False)
+    lengths = torch.tensor([0, 4])
+    assert_close(traced(x, state, lengths), run(x, state, lengths))
+
+
 @pytest.mark.parametrize("name", [*LAYERS, "LSTMCell", "GRUCell", "RNNCell"])
 def test_fx_records_a_layer_as_one_node(name):
     layer, _ = pair(name)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 
 import gatefuse
-from gatefuse.kernels.drivers import eager
+from gatefuse.kernels.drivers import eager, twice
 from tests.layers import flat
 
 T, B, I, H = 5, 3, 2, 4
@@ -69,6 +69,7 @@ def stand_in(loop):
 
 @pytest.fixture
 def library(monkeypatch):
+    monkeypatch.setattr(twice, "foreign", lambda device: True)
     for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         found = stand_in(getattr(torch, name))
         monkeypatch.setattr(torch, name, found)

@@ -9,6 +9,10 @@ A driver that can run both directions of a layer at once also has
     both_refusal(request: Request) -> str            why it can't in this call, which it doesn't refuse
     run_both(tasks: tuple[Task, Task]) -> Outcome    sequences (T, B, 2 * H) and finals (B, 2 * H)
 
+and one whose backward reads the very sequences that it returned, where there are no lengths, has
+
+    keeps = True                                     a layer then hands out copies
+
 eager is the oracle, script a TorchScript loop, aten a Python loop of generated torch operators with a backward of its
 own, step one product and one fused kernel a step, block one kernel for all steps, grid one kernel of many programs that
 share the weights, vendor torch's own.
@@ -76,6 +80,8 @@ class Task:
         fresh: the states that they then begin with, (B, H) each; the cell's init where None.
         reverse: from the last step of each sample to the first.
         all_states: sequences of all states are wanted, not only of the output.
+        within: x is zero beyond the ends, and samples of no steps have the cell's own first states, so that nothing
+            there can spoil a product; else a driver sees to it (padding.py).
     """
 
     cell: Cell
@@ -87,6 +93,7 @@ class Task:
     fresh: tuple[Tensor, ...] | None = None
     reverse: bool = False
     all_states: bool = False
+    within: bool = False
 
     @property
     def order(self) -> range:

@@ -12,6 +12,7 @@ from gatefuse.kernels.drivers import Outcome, Request, Task, fused
 from gatefuse.kernels.translatable import untranslatable
 
 name = "aten"
+keeps = True
 
 # On two cores of an AMD EPYC, float32, peephole_lstm and gru_reset_first: at 8 steps the forward loses, at 16 it gains;
 # at B * H 2048 it gains, and at 4096 some shapes lose.

@@ -12,6 +12,7 @@ from gatefuse.kernels.limits import limits
 from gatefuse.kernels.tiles import block_shared_bytes
 
 name = "block"
+keeps = True
 
 _LARGEST = 128
 

@@ -16,6 +16,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.directions import inputs_of
 from gatefuse.kernels.drivers import Outcome, Request, Task
 from gatefuse.kernels.drivers.care import Careful, reached
+from gatefuse.kernels.drivers.padding import spared
 from gatefuse.kernels.gates import Gates, Recurrence
 from gatefuse.kernels.translatable import untranslatable
 
@@ -27,6 +28,7 @@ def refusal(request: Request) -> str:
     return ""
 
 
+@spared
 def run(task: Task) -> Outcome:
     """Loop over the steps; see Task and Outcome for shapes."""
     weights, live = task.weights, task.live()

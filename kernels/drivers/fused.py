@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from gatefuse.kernels.directions import join
 from gatefuse.kernels.drivers import Outcome, Request, Task
+from gatefuse.kernels.drivers.padding import both_spared, spared
 from gatefuse.kernels.ops import FLOATS, sequence_forward
 from gatefuse.kernels.precision import tf32_allowed
 from gatefuse.kernels.translatable import key_of, untranslatable, widest_product
@@ -49,6 +50,7 @@ def whole_refusal(request: Request) -> str:
     return ""
 
 
+@spared
 def run(task: Task, loop: str) -> Outcome:
     """Run a task by one of the operator's loops; see Task and Outcome for shapes."""
     x = linear(task.x, task.weights.input, task.weights.input_bias)
@@ -63,6 +65,7 @@ def run(task: Task, loop: str) -> Outcome:
     )
 
 
+@both_spared
 def run_both(tasks: tuple[Task, Task], loop: str) -> Outcome:
     """Run both directions of a layer at once; they differ in weights, states, fresh states and reverse alone.
 

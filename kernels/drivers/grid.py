@@ -18,6 +18,7 @@ from gatefuse.kernels.limits import limits
 from gatefuse.kernels.tiles import grid_backward_tiles, grid_shared_bytes, grid_tiles
 
 name = "grid"
+keeps = True
 
 
 def refusal(request: Request) -> str:

@@ -19,6 +19,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import Form, torch_loop
 from gatefuse.kernels.drivers.packing import Packing, moved
+from gatefuse.kernels.drivers.padding import finals_given, states_within
 
 # Added to what a sigmoid gets: it is 0 or 1 then in every dtype, unless the weights' own part comes near to this.
 _CLOSED = 1e4
@@ -38,19 +39,21 @@ def stack(
     Returns:
         The output (T, B, D * H), zero beyond each sample's end, and the final states (L * D, B, H).
     """
-    whole = x.shape[0]
+    whole, empty = x.shape[0], True
     if x.device.type == "cpu":  # elsewhere it would wait for the device
-        x = x[: max(1, int(lengths.max()))]
+        least, most = (int(length) for length in lengths.aminmax())
+        x, empty = x[: max(1, most)], least == 0 or torch.jit.is_tracing()
+    begin = states_within(cell, states, lengths) if empty else states
     over = _over(x.shape[0], lengths)
     # Whatever lies in the padding must not reach a gradient: zero times not-a-number is none.
     x = x.masked_fill(over, 0.0)
     if cell is lstm:
         x = torch.cat([x, over.to(x.dtype)], -1)
-    output, (h, *others) = _layers(cell, x, states, weights, lengths.clamp(min=1), form)
+    output, finals = _layers(cell, x, begin, weights, lengths.clamp(min=1), form)
     output = output.masked_fill(over, 0.0)
     if whole > x.shape[0]:  # pad copies in any case
         output = pad(output, (0, 0, 0, 0, 0, whole - x.shape[0]))
-    return output, (torch.where((lengths == 0)[:, None], states[0], h), *others)
+    return output, finals_given(states, finals, lengths) if empty else finals
 
 
 def packed(
@@ -79,7 +82,7 @@ def _layers(
 
     Args:
         x: (T, B, I), zero beyond each sample's end; of an LSTM with a last feature, 1 there and 0 within.
-        lengths: from 1 on; where there is no step, c stays, and h is anything.
+        lengths: from 1 on.
     """
     T, B = x.shape[:2]
     source = _turned(T, lengths) if form.bidirectional else None

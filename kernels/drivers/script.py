@@ -1,7 +1,8 @@
 """A TorchScript loop of the generated equations: ATen operators alone, no Python between the steps.
 
 For those who ask for it: torch has deprecated TorchScript, so nothing picks this driver by itself and nothing is
-scripted before it is first run. A scripted loop saves into a file that runs without Python.
+scripted before it is first run. A scripted loop saves into a file that runs without Python. Where somebody else keeps
+what autograd saves, as within torch.utils.checkpoint, the eager loop runs in its place.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Outcome, Request, Task
+from gatefuse.kernels.drivers import Outcome, Request, Task, eager
+from gatefuse.kernels.drivers.padding import spared
+from gatefuse.kernels.drivers.saving import saved_elsewhere
 from gatefuse.kernels.per_cell import per_cell
 from gatefuse.kernels.torchscript import torchscript_source
 from gatefuse.kernels.translatable import untranslatable
@@ -26,8 +29,12 @@ def refusal(request: Request) -> str:
     return untranslatable(request.cell.serial)
 
 
+@spared
 def run(task: Task) -> Outcome:
     """Run the scripted loop; see Task and Outcome for shapes."""
+    # TorchScript saves other tensors once it has seen a loop run, and hands on no exception by which one stops it.
+    if saved_elsewhere():
+        return eager.run(task)
     weights = task.weights
     args = (
         task.x,
@@ -40,7 +47,7 @@ def run(task: Task) -> Outcome:
         task.reverse,
         task.all_states,
     )
-    unit = scripted(task.cell)
+    unit = scripted(task.cell, _trains(task))
     if task.lengths is None and task.resets is None:
         sequences, finals = unit.loop(*args)
     else:
@@ -48,7 +55,16 @@ def run(task: Task) -> Outcome:
     return Outcome(tuple(sequences), tuple(finals))
 
 
+def _trains(task: Task) -> bool:
+    tensors = task.x, *task.states, *task.weights[:4], *task.weights.parameters, *(task.fresh or ())
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 @per_cell
-def scripted(cell: Cell) -> Any:
-    """The scripted functions ``loop`` and ``masked_loop`` of a cell; see gatefuse.source(cell, "torchscript")."""
+def scripted(cell: Cell, trains: bool) -> Any:
+    """The scripted functions ``loop`` and ``masked_loop`` of a cell; see gatefuse.source(cell, "torchscript").
+
+    One for training and one for the rest: what TorchScript has compiled where there were gradients saves its inputs
+    for them in every later call, which those of torch.inference_mode refuse.
+    """
     return torch.jit.CompilationUnit(torchscript_source(cell.program))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from gatefuse.kernels.drivers import Outcome, Request, Task, fused
 
 name = "step"
+keeps = True
 
 
 def refusal(request: Request) -> str:

@@ -17,6 +17,7 @@ from torch.autograd.graph import get_gradient_edge
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import Form, Task, Weights, eager
 from gatefuse.kernels.drivers.packing import Packing
+from gatefuse.kernels.drivers.saving import saved_elsewhere
 
 
 class Given(NamedTuple):
@@ -44,8 +45,12 @@ def differentiable(results: Sequence[Tensor], given: Callable[[], Given]) -> Non
     """
     if torch.compiler.is_compiling():  # here, since this may be the frame that torch's compiler comes to
         return
+    # To read grad_fn gives the node an object of Python's, and a chain of such nodes is freed one within the other:
+    # states carried on through some thousand calls would end the process.
+    if not foreign(results[0].device):
+        return
     # Someone keeps what autograd saves elsewhere, or not at all; kept here, it would stay in memory.
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+    if saved_elsewhere():
         return
     node = results[0].grad_fn
     for result in results[1:]:
@@ -57,6 +62,11 @@ def differentiable(results: Sequence[Tensor], given: Callable[[], Given]) -> Non
             return
     if node is not None:
         node.register_hook(partial(_hook, [given()]))
+
+
+def foreign(device: torch.device) -> bool:
+    """Whether a library may run the loop there; on a CPU torch knows second derivatives of all that runs it."""
+    return device.type != "cpu"
 
 
 def _hook(

@@ -18,6 +18,7 @@ from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import Form, Outcome, Request, Task, padded, torch_loop
 from gatefuse.kernels.drivers.packing import Packing, moved, reorder
+from gatefuse.kernels.drivers.padding import finals_given, states_within
 from gatefuse.kernels.drivers.torch_loop import knows
 
 name = "vendor"
@@ -164,13 +165,14 @@ def _packing(
     back = order.argsort().to(x.device)
     order = order.to(x.device)
     packing = Packing.of(sizes, x.device, order)
-    data, last = torch_loop.call(cell, packing.pack(x), reorder(states, order), weights, form, sizes)
+    some, begin = int(lengths.min()) > 0, states
+    if not some:
+        lengths = lengths.to(x.device)
+        empty = (lengths == 0)[:, None]
+        x, begin = x.masked_fill(empty, 0.0), states_within(cell, states, lengths)
+    data, last = torch_loop.call(cell, packing.pack(x), reorder(begin, order), weights, form, sizes)
     output, finals = packing.unpack(data, x.shape[0]), reorder(last, back)
-    if int(lengths.min()) == 0:
-        empty = (lengths == 0).to(x.device)[:, None]
-        finals = tuple([torch.where(empty, old, new) for old, new in zip(states, finals, strict=True)])
-        output = output.masked_fill(empty, 0.0)
-    return output, finals
+    return (output, finals) if some else (output.masked_fill(empty, 0.0), finals_given(states, finals, lengths))
 
 
 def flatten(cell: Cell, weights: Sequence[Tensor], form: Form, input_size: int, hidden_size: int) -> None:
