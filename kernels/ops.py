@@ -88,8 +88,7 @@ def _check(
             raise ValueError(f"{name} must be on {x.device}, as x is. Got {value.device}.")
 
 
-@torch.library.custom_op("gatefuse::sequence_forward", mutates_args=())
-def sequence_forward(
+def forward(
     x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
     restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
     cell: str, loop: str, order: str, save: bool, all_states: bool,
@@ -108,8 +107,10 @@ def sequence_forward(
     return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
 
 
-@torch.library.custom_op("gatefuse::sequence_backward", mutates_args=())
-def sequence_backward(
+sequence_forward = torch.library.custom_op("gatefuse::sequence_forward", forward, mutates_args=())
+
+
+def backward(
     x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
     restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
     output: Tensor, rest: Tensor, finals: Tensor, saved: Tensor, fed: Tensor,
@@ -126,6 +127,9 @@ def sequence_backward(
         )  # fmt: skip
     d_bias, d_fresh = (x.new_empty(0) if d is None else d for d in (found.bias, found.fresh))
     return found.x, found.states, found.weight, d_bias, found.parameters, d_fresh
+
+
+sequence_backward = torch.library.custom_op("gatefuse::sequence_backward", backward, mutates_args=())
 
 
 def _sequence(cell: str, inputs: tuple[Any, ...], order: str) -> Any:
@@ -193,7 +197,8 @@ def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
     else:
         d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
         d_finals = torch.zeros_like(states) if d_finals is None else d_finals
-        found = sequence_backward(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell.key, ctx.loop, ctx.order)
+        run = sequence_backward if watched(kept[0]) else backward
+        found = run(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell.key, ctx.loop, ctx.order)
     d_x, d_states, d_weight, d_bias, d_parameters, d_fresh = found
     d_bias, d_fresh = None if bias is None else d_bias, None if fresh is None else d_fresh
     return d_x, d_states, d_weight, d_bias, d_parameters, None, d_fresh, *(None,) * 6
@@ -219,3 +224,33 @@ def _differentiable(ctx, inputs, given):
 
 
 sequence_forward.register_autograd(_backward, setup_context=_setup_context)
+
+
+def watched(x: Tensor) -> bool:
+    """Whether somebody looks at operators: a tracer, a mode, a transform, or a tensor that is no plain one."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or type(x) not in (Tensor, torch.nn.Parameter)
+    )
+
+
+class _Sequence(torch.autograd.Function):
+    """sequence_forward where nobody looks: torch.library's first call imports all of torch's compiler, and each costs
+    the host more than this."""
+
+    forward = staticmethod(forward)  # type: ignore[assignment]
+    setup_context = staticmethod(_setup_context)  # type: ignore[assignment]
+    backward = staticmethod(_backward)
+
+
+def sequence(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """sequence_forward, or its work; arguments, results and errors are the same."""
+    if watched(arguments[0]):
+        return sequence_forward(*arguments)
+    if arguments[-2]:
+        return _Sequence.apply(*arguments)
+    with torch.no_grad():
+        return forward(*arguments)

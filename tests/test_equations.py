@@ -290,7 +290,7 @@ def test_code_of_other_equations_under_a_name_is_refused():
     label = new_cell().key.rpartition(":")[0]
     alive = new_cell()
     with pytest.raises(
-        ValueError, match="a program must run the equations that it was made of. Got .* other equations"
+        ValueError, match=r"a program must run the equations that it was made of\. Got .* other equations"
     ):
         Cell.by_key(f"{label}:0123456789abcdef")
     assert Cell.by_key(alive.key).origin.label == label
@@ -299,7 +299,7 @@ def test_code_of_other_equations_under_a_name_is_refused():
 @pytest.mark.parametrize("driver", ["eager", "aten", "script", "step", "auto"])
 def test_cells_are_freed_with_all_that_was_made_of_them(driver):
     held = nn.Tanh()  # what a closure holds
-    unit = cell(gates="a b")(lambda x, R, h: held(x.a + R.a(h)) * sigmoid(x.b + R.b(h)))
+    unit = cell(gates="a b")(lambda x, R, h: held(x.a + R.a(h)) * sigmoid(x.b + R.b(h)))  # noqa: F821
     layer, x = Recurrent(unit, I, H, driver=driver), torch.randn(20, B, I)
     layer(x)[0].sum().backward()
     layer.plan(x)

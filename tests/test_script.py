@@ -5,8 +5,7 @@ import torch
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
-from gatefuse import Recurrent, cell_names
-from gatefuse.kernels.drivers import script
+from gatefuse import Recurrent, cell_names, find_cell
 from tests.layers import flat
 
 T, B, I, H = 5, 2, 3, 4
@@ -16,7 +15,7 @@ T, B, I, H = 5, 2, 3, 4
 @pytest.mark.parametrize("cell", cell_names())
 def test_modes_in_any_order(cell, modes):
     """t: training; n: without gradients; i: in inference mode; capitals: of a tensor that was made there; F: frozen."""
-    script.scripted.cache_clear()
+    find_cell(cell).current().made.clear()
     layer, oracle = (Recurrent(cell, I, H, driver=driver) for driver in ("script", "eager"))
     oracle.load_state_dict(layer.state_dict())
     x = torch.randn(T, B, I)

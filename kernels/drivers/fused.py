@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from gatefuse.kernels.directions import join
 from gatefuse.kernels.drivers import Outcome, Request, Task
 from gatefuse.kernels.drivers.padding import both_spared, spared
-from gatefuse.kernels.ops import FLOATS, sequence_forward
+from gatefuse.kernels.ops import FLOATS, sequence
 from gatefuse.kernels.precision import tf32_allowed
 from gatefuse.kernels.translatable import key_of, untranslatable, widest_product
 
@@ -94,8 +94,6 @@ def _run(task: Task, loop: str, order: str, *inputs: Tensor | None) -> Outcome:
     """The operator on its inputs, but for live, and its results as drivers return them."""
     live = task.live()
     save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
-    output, rest, finals, _, _ = sequence_forward(
-        *inputs, live, key_of(task.cell.serial), loop, order, save, task.all_states
-    )
+    output, rest, finals, _, _ = sequence(*inputs, live, key_of(task.cell.serial), loop, order, save, task.all_states)
     sequences = (output, *rest.unbind(0)) if task.all_states else (output,)
     return Outcome(task.end(sequences, live), finals.unbind(0))
