@@ -197,7 +197,7 @@ def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
     else:
         d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
         d_finals = torch.zeros_like(states) if d_finals is None else d_finals
-        run = sequence_backward if watched(kept[0]) else backward
+        run: Any = sequence_backward if watched(kept[0]) else backward
         found = run(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell.key, ctx.loop, ctx.order)
     d_x, d_states, d_weight, d_bias, d_parameters, d_fresh = found
     d_bias, d_fresh = None if bias is None else d_bias, None if fresh is None else d_fresh
@@ -241,8 +241,8 @@ class _Sequence(torch.autograd.Function):
     """sequence_forward where nobody looks: torch.library's first call imports all of torch's compiler, and each costs
     the host more than this."""
 
-    forward = staticmethod(forward)  # type: ignore[assignment]
-    setup_context = staticmethod(_setup_context)  # type: ignore[assignment]
+    forward = staticmethod(forward)
+    setup_context = staticmethod(_setup_context)
     backward = staticmethod(_backward)
 
 

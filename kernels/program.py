@@ -135,7 +135,8 @@ def find_products(
     cell: Cell, asked: list[tuple[int, int]], vectors: list[Expr], new_states: list[Expr]
 ) -> list[Product]:
     """Group what R was asked for by vector, drop gates whose product nothing uses, and find the stages."""
-    used, before = input_names(new_states), set()
+    used: set[str] = input_names(new_states)
+    before: set[str] = set()
     while used != before:  # what a product's vector needs is used where the product is
         before = used
         used = used | input_names([vectors[k] for gate, k in asked if f"r_{cell.gates[gate]}" in used])

@@ -179,8 +179,8 @@ def _by_trace(name: str, request: Request) -> str:
         return "script"
     if request.T != 1:
         warnings.warn(
-            f"torch.jit.trace keeps a Python loop as it is: what it made runs sequences of {request.T} steps alone, since "
-            f"{why}.",
+            f"a layer that torch.jit.trace can keep for any number of steps must have a loop of TorchScript's. "
+            f"Got one for {request.T} steps alone: {why}.",
             torch.jit.TracerWarning,
             stacklevel=2,
         )
