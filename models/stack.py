@@ -15,6 +15,7 @@ from gatefuse.kernels.drivers import Form, Request, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.plan import Plan, choose, explain
 from gatefuse.kernels.precision import tf32_allowed
+from gatefuse.models.breaks import compiler_around
 from gatefuse.models.checks import check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.loop import Call, Results, first_states, loop, lowered, request_of
 from gatefuse.models.transforms import PLAN, transforming
@@ -131,7 +132,8 @@ class Stack:
         name = plan_of(request_of(self.cell, call), self.driver).driver
         sequences: tuple[Tensor, ...]
         if name == "vendor" and not torch.compiler.is_compiling():
-            output, finals = vendor.stack(self.cell, call.x, call.states, call.weights, form, call.lengths)
+            run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
+            output, finals = run(self.cell, call.x, call.states, call.weights, form, call.lengths)
             sequences = (output,)
         else:
             if form.batch_first:
@@ -148,7 +150,8 @@ class Stack:
         form = self._form(batch_first=False)
         name = plan_of(request_of(self.cell, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
-            output, finals = vendor.packed(self.cell, call.x, call.states, call.weights, form, packing)
+            run = vendor.packed if compiler_around() is None else torch.compiler.disable(vendor.packed)
+            output, finals = run(self.cell, call.x, call.states, call.weights, form, packing)
             return (output,), finals
         sequences, finals = self._loop(name, call._replace(x=packing.unpack(call.x)), form)
         return tuple([packing.pack(s) for s in sequences]), finals
@@ -158,8 +161,11 @@ class Stack:
         return Form(self.bias, self.num_layers, self.bidirectional, dropout, batch_first)
 
     def _loop(self, name: str, call: Call, form: Form) -> Results:
+        if not torch.compiler.is_compiling():
+            run = lowered if compiler_around() is None else torch.compiler.disable(lowered)
+            return run(call, lambda lower: loop(self.cell, name, lower, form))
         # no transform can look into an operator for all steps
-        if torch.compiler.is_compiling() and not transforming():
+        if not transforming():
             from gatefuse.models import traced  # operators take long to define
 
             if traced.stands_for(name, call.x.device):

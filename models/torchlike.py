@@ -19,6 +19,7 @@ from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import torch_loop, twice, vendor
 from gatefuse.kernels.plan import Plan
+from gatefuse.models.breaks import compiler_around
 from gatefuse.models.checks import check_driver
 from gatefuse.models.stack import Stack, plan_of
 from gatefuse.models.symbolic import recorded
@@ -70,6 +71,9 @@ class _Layer(Stack, nn.RNNBase):
             return recorded(
                 self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
             )
+        if not torch.compiler.is_compiling() and compiler_around() is not None:
+            given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+            return torch.compiler.disable(_Layer.forward)(self, input, hx, **given)
         if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
             output, state = super().forward(input, hx)
             self._differentiable_twice(input, hx, output, state)
