@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
@@ -17,7 +16,7 @@ from gatefuse.kernels.drivers import vendor
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.checks import check_driver, check_layer
 from gatefuse.models.stack import Stack
-from gatefuse.models.symbolic import recorded
+from gatefuse.models.symbolic import proxy_among, recorded
 
 
 class Recurrent(Stack, nn.Module):
@@ -134,9 +133,9 @@ class Recurrent(Stack, nn.Module):
             ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if isinstance(x, Proxy):
+        if (proxy := proxy_among(x, state, lengths, resets, reset_state)) is not None:
             return recorded(
-                self, x, state, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
+                proxy, self, x, state, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
             )
         return self._run(x, state, lengths, resets, reset_state, all_states)
 

@@ -166,7 +166,7 @@ class Stack:
             return run(call, lambda lower: loop(self.cell, name, lower, form))
         # no transform can look into an operator for all steps
         if not transforming():
-            from gatefuse.models import traced  # operators take long to define
+            from gatefuse.models import traced  # which in turn needs this module
 
             if traced.stands_for(name, call.x.device):
                 by = self.driver if call.x.device.type == "cpu" else name  # there, auto may choose for each T
@@ -180,7 +180,10 @@ def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
         return PLAN
     if torch.compiler.is_compiling():  # a tracer can't see through the cache
         return choose(Request(*request), wanted)
-    return _plan_of(request, wanted, request[1].type != "cpu" and tf32_allowed())
+    try:
+        return _plan_of(request, wanted, request[1].type != "cpu" and tf32_allowed())
+    except TypeError:  # a tracer's sizes, which are no numbers yet, have no hash
+        return choose(Request(*request), wanted)
 
 
 @lru_cache(maxsize=4096)

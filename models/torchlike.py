@@ -10,7 +10,6 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
@@ -22,7 +21,7 @@ from gatefuse.kernels.plan import Plan
 from gatefuse.models.breaks import compiler_around
 from gatefuse.models.checks import check_driver
 from gatefuse.models.stack import Stack, plan_of
-from gatefuse.models.symbolic import recorded
+from gatefuse.models.symbolic import proxy_among, recorded
 from gatefuse.models.transforms import transforming
 
 
@@ -67,9 +66,9 @@ class _Layer(Stack, nn.RNNBase):
                 set where torch's own loop can't run.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if isinstance(input, Proxy):
+        if (proxy := proxy_among(input, hx, lengths, resets, reset_state)) is not None:
             return recorded(
-                self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
+                proxy, self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
             )
         if not torch.compiler.is_compiling() and compiler_around() is not None:
             given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}

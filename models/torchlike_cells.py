@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
@@ -20,7 +19,7 @@ from gatefuse.kernels.plan import Plan, explain
 from gatefuse.models.checks import check_driver, check_input, check_state
 from gatefuse.models.loop import Call, Results, first_states, loop, lowered, request_of
 from gatefuse.models.stack import plan_of
-from gatefuse.models.symbolic import recorded
+from gatefuse.models.symbolic import proxy_among, recorded
 from gatefuse.models.transforms import PLAN, transforming
 
 
@@ -57,8 +56,8 @@ class _Step(nn.RNNCellBase):
             ValueError: a state's rank is wrong.
             RuntimeError: a shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if isinstance(input, Proxy):
-            return recorded(self, input, hx)
+        if (proxy := proxy_among(input, hx)) is not None:
+            return recorded(proxy, self, input, hx)
         if self.driver in ("auto", "vendor") and not transforming():
             return super().forward(input, hx)
         call = self._prepare(input, hx)

@@ -1,4 +1,4 @@
-"""Where torch.compile takes no layer into its graph, the layer runs as if nothing were compiled; cells it takes whole."""
+"""A layer that torch.compile leaves out of its graph runs as if nothing were compiled; cells it takes whole."""
 
 import pytest
 import torch

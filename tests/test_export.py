@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 import gatefuse
 from gatefuse import Recurrent
 from gatefuse.models import layer_ops
+from tests.compiling import compiling
 from tests.layers import CLOSE, flat
 
 T, B, I, H = 5, 3, 4, 6
@@ -116,6 +117,35 @@ def test_an_accelerated_model_saves_and_loads():
     loaded = torch.export.load(saved)
     x = torch.randn(2 * T, 2 * B, I)
     assert_close(loaded.module()(x), model(x))
+
+
+def test_a_program_runs_in_a_process_that_only_imports_gatefuse(tmp_path):
+    layer, x = Recurrent("lstm", I, H), torch.randn(T, B, I)
+    torch.export.save(torch.export.export(layer, (x,)), tmp_path / "program.pt2")
+    torch.save((x, layer(x)[0].detach()), tmp_path / "call.pt")
+    program = """
+import sys
+import torch
+import gatefuse
+x, expected = torch.load(sys.argv[1] + "/call.pt")
+torch.testing.assert_close(torch.export.load(sys.argv[1] + "/program.pt2").module()(x)[0], expected)
+"""
+    assert compiling(program, tmp_path, tmp_path) == []
+
+
+def test_importing_gatefuse_defines_the_operators_and_brings_no_compiler(tmp_path):
+    program = """
+import sys
+import torch
+heavy = ("torch._dynamo", "torch._inductor", "torch.utils.flop_counter", "functorch", "triton")
+before = [name in sys.modules for name in heavy]
+import gatefuse
+assert before == [name in sys.modules for name in heavy]
+names = "layers", "layers_gradients", "layers_in_training", "layers_kept", "sequence_forward", "sequence_backward"
+for name in names:
+    assert torch._C._dispatch_has_kernel(f"gatefuse::{name}"), name
+"""
+    assert compiling(program, tmp_path) == []
 
 
 class Last(nn.Module):
