@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
@@ -133,10 +134,11 @@ class Recurrent(Stack, nn.Module):
             ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if (proxy := proxy_among(x, state, lengths, resets, reset_state)) is not None:
-            return recorded(
-                proxy, self, x, state, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
-            )
+        if isinstance(x, Proxy) or not (state is lengths is resets is reset_state is None):
+            proxy = proxy_among(x, state, lengths, resets, reset_state)
+            if proxy is not None:
+                given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+                return recorded(proxy, self, x, state, **given)
         return self._run(x, state, lengths, resets, reset_state, all_states)
 
     def plan(

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 from torch.fx import Proxy
-from torch.fx import _symbolic_trace as fx
 from torch.nn.utils.rnn import PackedSequence
 
 _HOLDERS = (tuple, list, PackedSequence)
 
 
 def proxy_among(*arguments: Any) -> Proxy | None:
-    """The first of the arguments, or of what a tuple or list among them holds, that stands for a value while torch.fx
-    traces; None where nothing does."""
-    return _first(arguments) if fx._is_fx_tracing_flag else None
-
-
-def _first(arguments: Iterable[Any]) -> Proxy | None:
+    """The first of the arguments, or of what a tuple or list among them holds, that stands for a value of torch.fx's;
+    None where nothing does."""
     for argument in arguments:
         if isinstance(argument, Proxy):
             return argument
-        if isinstance(argument, _HOLDERS) and (found := _first(argument)) is not None:
+        if isinstance(argument, _HOLDERS) and (found := proxy_among(*argument)) is not None:
             return found
     return None
 

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
@@ -66,10 +67,11 @@ class _Layer(Stack, nn.RNNBase):
                 set where torch's own loop can't run.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if (proxy := proxy_among(input, hx, lengths, resets, reset_state)) is not None:
-            return recorded(
-                proxy, self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
-            )
+        if isinstance(input, Proxy) or not (hx is lengths is resets is reset_state is None):
+            proxy = proxy_among(input, hx, lengths, resets, reset_state)
+            if proxy is not None:
+                given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+                return recorded(proxy, self, input, hx, **given)
         if not torch.compiler.is_compiling() and compiler_around() is not None:
             given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
             return torch.compiler.disable(_Layer.forward)(self, input, hx, **given)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
@@ -56,7 +57,7 @@ class _Step(nn.RNNCellBase):
             ValueError: a state's rank is wrong.
             RuntimeError: a shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if (proxy := proxy_among(input, hx)) is not None:
+        if (hx is not None or isinstance(input, Proxy)) and (proxy := proxy_among(input, hx)) is not None:
             return recorded(proxy, self, input, hx)
         if self.driver in ("auto", "vendor") and not transforming():
             return super().forward(input, hx)

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 import gatefuse
 from gatefuse import Recurrent
 from gatefuse.models import layer_ops
+from tests import opcheck
 from tests.compiling import compiling
 from tests.layers import CLOSE, flat
 
@@ -190,15 +191,15 @@ def test_the_operator_is_sound(cell, options, bidirectional):
         [s.clone() for s in states] if options else [], torch.tensor([T, 0, 2]),
         torch.rand(T, B) < 0.3 if options else None, cell.key, "auto", True, bidirectional, options,
     )  # fmt: skip
-    torch.library.opcheck(layer_ops.layers, arguments)
+    opcheck.check(layer_ops.layers, arguments)
     count = 0
     for tensor in tree_leaves(arguments):
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
             tensor.requires_grad_()
             count += 1
-    torch.library.opcheck(layer_ops.layers, arguments)
+    opcheck.check(layer_ops.layers, arguments)
     training = *arguments[:6], [True] * count, *arguments[6:]
-    torch.library.opcheck(torch.ops.gatefuse.layers_in_training.default, training)
+    opcheck.check(torch.ops.gatefuse.layers_in_training.default, training)
 
 
 def test_an_exported_program_trains():
