@@ -1,12 +1,17 @@
-# `make test` and `make bench` need nothing but Python 3.10 or newer: each sets itself up in .venv.
+# `make test` and `make bench` need nothing but Python 3.10 or newer: each sets itself up in .venv, or with
+# CONSTRAINTS=newest, by the versions of constraints-newest.txt, in .venv-newest.
 
 PYTHON ?= python3
 OUT ?=
 BUDGET ?= 480
 SWEEP ?=
 ARGS ?=
+CONSTRAINTS ?=
 
-VENV := .venv
+# Each file of constraints has an environment of its own, so that they can stand side by side.
+SUFFIX := $(if $(CONSTRAINTS),-$(CONSTRAINTS))
+PINS := constraints$(SUFFIX).txt
+VENV := .venv$(SUFFIX)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
@@ -14,7 +19,7 @@ DOCS := $(VENV)/.docs
 .PHONY: help test bench check docs gpu tune clean
 
 help:
-	@echo 'make test    all tests that need no GPU; ARGS="-k lstm" goes to pytest'
+	@echo 'make test    all tests that need no GPU; ARGS="-k lstm" goes to pytest; CONSTRAINTS=newest: with the newest torch'
 	@echo 'make bench   the benchmark; SWEEP=name picks the shapes, ARGS goes to pytest'
 	@echo 'make check   ruff, the format and mypy'
 	@echo 'make docs    the documentation in site/, beginning at site/index.html; a warning is an error'
@@ -22,14 +27,14 @@ help:
 	@echo 'make tune    the variants of docs/tuning.md on this GPU, with its own python3; BUDGET=seconds, OUT=folder'
 	@echo 'make clean   removes the environment and what tools left behind'
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check,clients]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[test,check,clients]'
 	@touch $@
 
-$(DOCS): pyproject.toml constraints.txt
+$(DOCS): pyproject.toml $(PINS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[docs]'
 	@touch $@
 
 test: $(READY)
@@ -58,5 +63,5 @@ tune:
 	@python3 -m gatefuse.bench tune --budget=$(BUDGET) $(if $(OUT),--out=$(OUT)) $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist site .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-* build dist site .benchmarks .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """Flags and what runs: tests without --benchmark, the benchmark alone with it."""
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def pytest_configure(config: pytest.Config) -> None:
     elif not torch.cuda.is_available():
         # Kernel tests then run in Triton's interpreter, which must be chosen before anything imports triton.
         os.environ.setdefault("TRITON_INTERPRET", "1")
+        _check_interpreter()
+
+
+def _check_interpreter() -> None:
+    """Raises UsageError: this numpy is too new for the interpreter of this Triton."""
+    try:
+        triton, numpy = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
+    except PackageNotFoundError:
+        return
+    if triton < (3, 7) and numpy >= (2, 4):
+        raise pytest.UsageError(
+            f"numpy must be below 2.4 for the interpreter of Triton {version('triton')}: "
+            f"pip install 'gatefuse[oldest]'. Got {version('numpy')}."
+        )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

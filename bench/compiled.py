@@ -16,8 +16,8 @@ from torch.nn.functional import linear
 from gatefuse.bench.contender import Network
 from gatefuse.bench.sweeps import Group
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.gates import Gates, Recurrence
 from gatefuse.kernels.cells import find_cell
+from gatefuse.kernels.gates import Gates, Recurrence
 from gatefuse.models.loop import first_states
 
 # A compilation takes seconds, several a cell; these sweeps have the time.

@@ -19,6 +19,7 @@ import torch
 
 from gatefuse.bench.sweeps import Group
 from gatefuse.kernels.cells import find_cell
+from gatefuse.kernels.work import input_products, recurrent_products
 
 
 class Traffic(NamedTuple):
@@ -33,11 +34,11 @@ def traffic(group: Group) -> Traffic:
     """The least that one call of a group needs."""
     s, training = group.shape, group.mode == "training"
     cell = find_cell(s.cell)
-    G, C, S = len(cell.gates), len(cell.program.columns), len(cell.states)
+    G, S = len(cell.gates), len(cell.states)
     steps, D = s.T * s.B * s.fill, s.directions
     flop = numbers = 0.0
     for size in [s.I] + [s.H * D] * (s.layers - 1):
-        products = D * (size * G * s.H + s.H * C * s.H)
+        products = D * (input_products(cell, size, s.H) + recurrent_products(cell, s.H))
         weights = products + D * (2 * G + len(cell.parameters)) * s.H
         x, output, others = steps * size, steps * D * s.H, steps * D * s.H * (S - 1)
         flop += (6 if training else 2) * steps * products

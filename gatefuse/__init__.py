@@ -5,6 +5,7 @@ from gatefuse.kernels.cell import Cell, cell
 from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.kernels.codegen import source
 from gatefuse.kernels.plan import Plan
+from gatefuse.models import flop_counts
 from gatefuse.models.accelerate import accelerate, restore
 from gatefuse.models.recurrent import Recurrent
 from gatefuse.models.torchlike import GRU, LSTM, RNN
@@ -32,3 +33,6 @@ __all__ = [
     "source",
     "warmup",
 ]
+
+# With it come the operators, which programs that are loaded later may hold.
+flop_counts.offer()

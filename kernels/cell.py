@@ -13,6 +13,7 @@ Nothing is traced or compiled here: see trace.py.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
@@ -182,9 +183,13 @@ class Cell:
     def __repr__(self) -> str:
         return f"<cell {self.name}: gates {' '.join(self.gates)}, states {' '.join(self.states)}>"
 
-    def __reduce__(self) -> str:
-        # By reference, as functions are; that also makes copies of a layer share their cell.
-        return self.__qualname__
+    def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
+        # As functions are: by reference, and by value by those who do so with functions, as cloudpickle in __main__. By
+        # this name the function is found where the cell is, which has taken its own.
+        if protocol < 4:  # dotted names are not for these
+            return self.__qualname__
+        self.equations.__qualname__ = f"{self.__qualname__}.equations"
+        return _unpickled, (self.equations, self.gates, self.init)
 
     def __copy__(self) -> Cell:
         return self
@@ -256,6 +261,18 @@ def _search(key: str) -> Version:
         f"a program must run the equations that it was made of. Got {key!r}, where {label} has other equations now: "
         f"{cells[0].key!r}."
     )
+
+
+def _unpickled(equations: Callable[..., Any], gates: Sequence[str], init: Sequence[float]) -> Cell:
+    """The cell of these equations: the one that was referred to, or where their value came along, a new one."""
+    qualname = equations.__qualname__.removesuffix(".equations")
+    found: Any = sys.modules.get(equations.__module__)
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    if isinstance(found, Cell) and found.equations is equations:
+        return found
+    equations.__qualname__ = qualname
+    return Cell(equations, gates, dict(zip(read_signature(equations)[0], init, strict=True)))
 
 
 def cell(gates: str, init: Mapping[str, float] | None = None) -> Callable[[Callable[..., Any]], Cell]:

@@ -65,7 +65,11 @@ def accelerate(model: nn.Module, driver: str = "auto") -> Exchange:
     The modules and their parameters stay the same objects; the model may be such a layer itself. Results are those of
     before. Layers that can't be changed safely stay untouched; the answer names them, with the reason. A model that was
     compiled sees the change at its next call. torch.jit.script can't read the layers; ``gatefuse.scripted`` scripts a
-    copy with layers that it can. Dynamic quantization knows torch.nn's very classes alone: restore the model before.
+    copy with layers that it can.
+
+    What looks layers up by their very class finds torch.nn's alone: dynamic quantization, and libraries of gradients by
+    sample, as Opacus, whose validator and fixer pass an accelerated nn.LSTM over that they would replace by a layer of
+    their own. Restore the model before; what they put in its place is not changed by accelerate.
 
     Args:
         model: any module.

@@ -7,7 +7,8 @@ hands, and is found by the byte's address. A copy of the byte finds nothing; the
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -55,6 +56,16 @@ def _recording() -> bool:
     """
     with torch.enable_grad():
         return torch.zeros(1, requires_grad=True).neg().requires_grad
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Autograd records within, also where a mode of torch's dispatcher, to whom it is done with, runs an operator."""
+    kept_out = torch._C._dispatch_tls_local_exclude_set()
+    for key in ("AutogradCPU", "AutogradCUDA", "AutogradOther", "ADInplaceOrView"):
+        kept_out = kept_out.remove(getattr(torch._C.DispatchKey, key))
+    with torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), kept_out), torch.enable_grad():
+        yield
 
 
 def back(byte: Tensor, d_results: Sequence[Tensor | None]) -> Sequence[Tensor | None] | None:

@@ -151,7 +151,7 @@ def _gradients(*arguments: Any) -> list[Tensor]:
     found = None if byte is None else kept.back(byte, d_results)
     if found is None:
         leaves = [t.detach().requires_grad_(want) for t, want in zip(smooth, wanted, strict=True)]
-        with torch.enable_grad():
+        with kept.recording():
             results = _results(_with(inputs, leaves), options)
         found = kept.gradients(results, leaves, d_results)
     asked = [t for t, want in zip(smooth, wanted, strict=True) if want]

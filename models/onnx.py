@@ -16,6 +16,7 @@ import torch
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
+from gatefuse.kernels.constant import constant
 from gatefuse.kernels.drivers import Form
 
 
@@ -39,6 +40,26 @@ _STANDARD = {
 }
 
 
+_made: list[bool] = []  # once a table was
+
+
+@constant
+def check_export() -> None:
+    """Called where an export reaches layers. torch says of an operator that it can't translate no more than its name.
+
+    A table that was made and not given goes unseen: only the exporter knows what it was given.
+
+    Raises:
+        RuntimeError: it goes to ONNX, and in this process nobody has made a table.
+    """
+    if torch.onnx.is_in_onnx_export() and not _made:
+        raise RuntimeError(
+            "torch.onnx.export must be given custom_translation_table=gatefuse.models.onnx.translation_table() (from "
+            "gatefuse.models.onnx import translation_table), which says what gatefuse's layers are in ONNX. "
+            "Got no such table."
+        )
+
+
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """For torch.onnx.export's ``custom_translation_table``; needs onnxscript, as that does.
 
@@ -50,6 +71,8 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         ImportError: onnxscript is not installed.
     """
     from onnxscript import INT32, opset18
+
+    _made.append(True)
 
     from gatefuse.models import layer_ops  # noqa: F401  (defines the operator)
 

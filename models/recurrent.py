@@ -17,7 +17,7 @@ from gatefuse.kernels.drivers import vendor
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.checks import check_driver, check_layer
 from gatefuse.models.stack import Stack
-from gatefuse.models.symbolic import recorded
+from gatefuse.models.symbolic import proxy_among, recorded
 
 
 class Recurrent(Stack, nn.Module):
@@ -134,10 +134,11 @@ class Recurrent(Stack, nn.Module):
             ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if isinstance(x, Proxy):
-            return recorded(
-                self, x, state, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
-            )
+        if isinstance(x, Proxy) or not (state is lengths is resets is reset_state is None):
+            proxy = proxy_among(x, state, lengths, resets, reset_state)
+            if proxy is not None:
+                given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+                return recorded(proxy, self, x, state, **given)
         return self._run(x, state, lengths, resets, reset_state, all_states)
 
     def plan(

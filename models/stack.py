@@ -16,6 +16,7 @@ from gatefuse.kernels.drivers import Form, Request, driver, torch_loop, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.plan import Plan, choose, explain
 from gatefuse.kernels.precision import tf32_allowed
+from gatefuse.models.breaks import compiler_around
 from gatefuse.models.checks import check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.loop import Call, Results, first_states, loop, lowered, request_of
 from gatefuse.models.transforms import PLAN, transforming
@@ -134,7 +135,8 @@ class Stack:
         name = plan_of(request_of(self.cell, call), self.driver).driver
         sequences: tuple[Tensor, ...]
         if name == "vendor" and not torch.compiler.is_compiling():
-            output, finals = vendor.stack(self.cell, call.x, call.states, call.weights, form, call.lengths)
+            run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
+            output, finals = run(self.cell, call.x, call.states, call.weights, form, call.lengths)
             sequences = (output,)
         else:
             if form.batch_first:
@@ -151,7 +153,8 @@ class Stack:
         form = self._form(batch_first=False)
         name = plan_of(request_of(self.cell, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
-            output, finals = vendor.packed(self.cell, call.x, call.states, call.weights, form, packing)
+            run = vendor.packed if compiler_around() is None else torch.compiler.disable(vendor.packed)
+            output, finals = run(self.cell, call.x, call.states, call.weights, form, packing)
             return (output,), finals
         sequences, finals = self._loop(name, call._replace(x=packing.unpack(call.x)), form)
         return tuple([packing.pack(s) for s in sequences]), finals
@@ -161,15 +164,18 @@ class Stack:
         return Form(self.bias, self.num_layers, self.bidirectional, dropout, batch_first)
 
     def _loop(self, name: str, call: Call, form: Form) -> Results:
+        if not torch.compiler.is_compiling():
+            if torch.jit.is_tracing() and name in ("eager", "aten"):
+                name = _by_trace(name, Request(*request_of(self.cell, call)))
+            run = lowered if compiler_around() is None else torch.compiler.disable(lowered)
+            return run(call, lambda lower: loop(self.cell, name, lower, form))
         # no transform can look into an operator for all steps
-        if torch.compiler.is_compiling() and not transforming():
-            from gatefuse.models import traced  # operators take long to define
+        if not transforming():
+            from gatefuse.models import traced  # which in turn needs this module
 
             if traced.stands_for(name, call.x.device):
                 by = self.driver if call.x.device.type == "cpu" else name  # there, auto may choose for each T
                 return lowered(call, lambda lower: traced.run(self.cell, by, lower, form))
-        if torch.jit.is_tracing() and name in ("eager", "aten"):
-            name = _by_trace(name, Request(*request_of(self.cell, call)))
         return lowered(call, lambda lower: loop(self.cell, name, lower, form))
 
 
@@ -197,7 +203,10 @@ def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
     # Plans are kept by the cell, or by its equations as they are now where these could change.
     made = cell.made if torch_loop.knows(cell) else cell.current().made
     key = request[1:], wanted, request[1].type != "cpu" and tf32_allowed()
-    plan = made.get(key)
+    try:
+        plan = made.get(key)
+    except TypeError:  # a tracer's sizes, which are no numbers yet, have no hash
+        return choose(Request(*request), wanted)
     if plan is None:
         if len(made) > _MOST:
             made.clear()

@@ -19,10 +19,11 @@ from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import torch_loop, twice, vendor
 from gatefuse.kernels.plan import Plan
+from gatefuse.models.breaks import compiler_around
 from gatefuse.models.checks import check_driver, check_packed, check_state
 from gatefuse.models.flat_weights import FlatWeights
 from gatefuse.models.stack import Stack, plan_of
-from gatefuse.models.symbolic import recorded
+from gatefuse.models.symbolic import proxy_among, recorded
 from gatefuse.models.transforms import transforming
 
 
@@ -67,10 +68,14 @@ class _Layer(FlatWeights, Stack):
                 set where torch's own loop can't run.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if isinstance(input, Proxy):
-            return recorded(
-                self, input, hx, lengths=lengths, resets=resets, reset_state=reset_state, all_states=all_states
-            )
+        if isinstance(input, Proxy) or not (hx is lengths is resets is reset_state is None):
+            proxy = proxy_among(input, hx, lengths, resets, reset_state)
+            if proxy is not None:
+                given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+                return recorded(proxy, self, input, hx, **given)
+        if not torch.compiler.is_compiling() and compiler_around() is not None:
+            given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+            return torch.compiler.disable(_Layer.forward)(self, input, hx, **given)
         if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
             if self.cell is lstm and isinstance(input, PackedSequence):
                 self._check_packed(input, hx)

@@ -18,9 +18,9 @@ from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers import Form, Request
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.models.checks import check_driver, check_input, check_state
-from gatefuse.models.loop import Call, first_states, loop, lowered, request_of
+from gatefuse.models.loop import Call, Results, first_states, loop, lowered, request_of
 from gatefuse.models.stack import plan_of
-from gatefuse.models.symbolic import recorded
+from gatefuse.models.symbolic import proxy_among, recorded
 from gatefuse.models.transforms import PLAN, transforming
 
 
@@ -57,15 +57,22 @@ class _Step(nn.RNNCellBase):
             ValueError: a state's rank is wrong.
             RuntimeError: a shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if isinstance(input, Proxy):
-            return recorded(self, input, hx)
+        if (hx is not None or isinstance(input, Proxy)) and (proxy := proxy_among(input, hx)) is not None:
+            return recorded(proxy, self, input, hx)
         if self.driver in ("auto", "vendor") and not transforming():
             return super().forward(input, hx)
         call = self._prepare(input, hx)
         how = plan_of(request_of(self.cell, call), self.driver)
-        _, finals = lowered(call, lambda lower: loop(self.cell, how.driver, lower, Form(self.bias)))
+        _, finals = lowered(call, lambda lower: self._one_step(how.driver, lower))
         finals = tuple([(s.squeeze(0) if call.batched else s.squeeze((0, 1))).clone() for s in finals])
         return finals if len(finals) > 1 else finals[0]
+
+    def _one_step(self, name: str, call: Call) -> Results:
+        if name == "script" and torch.compiler.is_compiling():  # which can't look into it
+            from gatefuse.models import traced
+
+            return traced.run(self.cell, name, call, Form(self.bias))
+        return loop(self.cell, name, call, Form(self.bias))
 
     def plan(self, input: Tensor, hx: Any = None) -> Plan:
         """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""

@@ -18,6 +18,7 @@ from gatefuse.kernels.translatable import file_key
 from gatefuse.models.checks import exporting
 from gatefuse.models.layer_ops import layers
 from gatefuse.models.loop import Call, Results
+from gatefuse.models.onnx import check_export
 
 
 def stands_for(name: str, device: torch.device) -> bool:
@@ -38,6 +39,7 @@ def run(cell: Cell, by: str, call: Call, form: Form) -> Results:
     """
     L, D = form.num_layers, form.directions
     if exporting():
+        check_export()
         by = "auto"
     if not form.dropout or L == 1:
         return _operator(cell, by, call, form)

@@ -108,3 +108,18 @@ def test_a_driver_must_exist():
     with pytest.raises(ValueError, match=re.escape("driver must be one of auto, eager,")):
         gatefuse.accelerate(model, driver="fast")
     assert type(model.rnn) is nn.LSTM
+
+
+def test_what_looks_up_the_very_class_finds_restored_layers_alone():
+    """As Opacus's tables of validators, fixers and gradients by sample do; it has layers of its own in their place."""
+
+    class DPLSTM(nn.Module):
+        pass
+
+    tables = {nn.LSTM: DPLSTM}
+    model = nn.Sequential(nn.LSTM(3, 4))
+    gatefuse.accelerate(model)
+    assert type(model[0]) not in tables
+    gatefuse.restore(model)
+    model[0] = tables[type(model[0])]()
+    assert str(gatefuse.accelerate(model)) == "No recurrent layer was found."

@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 import gatefuse
 from gatefuse import Recurrent
 from gatefuse.models import layer_ops
+from tests import opcheck
+from tests.compiling import compiling
 from tests.layers import CLOSE, flat
 
 T, B, I, H = 5, 3, 4, 6
@@ -118,6 +120,35 @@ def test_an_accelerated_model_saves_and_loads():
     assert_close(loaded.module()(x), model(x))
 
 
+def test_a_program_runs_in_a_process_that_only_imports_gatefuse(tmp_path):
+    layer, x = Recurrent("lstm", I, H), torch.randn(T, B, I)
+    torch.export.save(torch.export.export(layer, (x,)), tmp_path / "program.pt2")
+    torch.save((x, layer(x)[0].detach()), tmp_path / "call.pt")
+    program = """
+import sys
+import torch
+import gatefuse
+x, expected = torch.load(sys.argv[1] + "/call.pt")
+torch.testing.assert_close(torch.export.load(sys.argv[1] + "/program.pt2").module()(x)[0], expected)
+"""
+    assert compiling(program, tmp_path, tmp_path) == []
+
+
+def test_importing_gatefuse_defines_the_operators_and_brings_no_compiler(tmp_path):
+    program = """
+import sys
+import torch
+heavy = ("torch._dynamo", "torch._inductor", "torch.utils.flop_counter", "functorch", "triton")
+before = [name in sys.modules for name in heavy]
+import gatefuse
+assert before == [name in sys.modules for name in heavy]
+names = "layers", "layers_gradients", "layers_in_training", "layers_kept", "sequence_forward", "sequence_backward"
+for name in names:
+    assert torch._C._dispatch_has_kernel(f"gatefuse::{name}"), name
+"""
+    assert compiling(program, tmp_path) == []
+
+
 class Last(nn.Module):
     def forward(self, result):
         return result[0][-1]
@@ -160,15 +191,15 @@ def test_the_operator_is_sound(cell, options, bidirectional):
         [s.clone() for s in states] if options else [], torch.tensor([T, 0, 2]),
         torch.rand(T, B) < 0.3 if options else None, cell.key, "auto", True, bidirectional, options,
     )  # fmt: skip
-    torch.library.opcheck(layer_ops.layers, arguments)
+    opcheck.check(layer_ops.layers, arguments)
     count = 0
     for tensor in tree_leaves(arguments):
         if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
             tensor.requires_grad_()
             count += 1
-    torch.library.opcheck(layer_ops.layers, arguments)
+    opcheck.check(layer_ops.layers, arguments)
     training = *arguments[:6], [True] * count, *arguments[6:]
-    torch.library.opcheck(torch.ops.gatefuse.layers_in_training.default, training)
+    opcheck.check(torch.ops.gatefuse.layers_in_training.default, training)
 
 
 def test_an_exported_program_trains():

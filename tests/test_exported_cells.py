@@ -97,7 +97,9 @@ def test_other_equations_are_refused(program, definition, says):
 def test_what_a_file_cant_hold_is_refused():
     norm = nn.LayerNorm(H)
     unit = cell(gates="a")(lambda x, R, h: norm(tanh(x.a + R.a(h))))
-    with pytest.raises(Exception, match="must be known by its equations alone. Got the equations of <lambda> use norm"):
+    with pytest.raises(
+        Exception, match=r"must be known by its equations alone\. Got the equations of <lambda> use norm"
+    ):
         torch.export.export(Recurrent(unit, I, H), (torch.randn(T, B, I),))
     softmax = cell(gates="a")(lambda x, R, h: torch.softmax(x.a + R.a(h), -1))
     layer, x = Recurrent(softmax, I, H), torch.randn(T, B, I)

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 import gatefuse
 from gatefuse import Recurrent
 from gatefuse.models.onnx import translation_table
+from tests.compiling import compiling
 from tests.layers import flat
 
 pytest.importorskip("onnxscript")
@@ -174,3 +175,18 @@ def test_the_exporter_that_traces_takes_an_accelerated_model_as_torch_nns(length
     given = (torch.randn(T, B, I), *([torch.tensor(lengths)] if lengths else []))
     found = session.run(None, {name: value.numpy() for name, value in zip(names, given, strict=True)})
     assert_close([torch.from_numpy(value) for value in found], list(model(*given)))
+
+
+@pytest.mark.parametrize("build", ["gatefuse.LSTM(4, 6)", "gatefuse.Recurrent('slstm', 4, 6)"])
+def test_an_export_without_the_table_says_how_to_give_it(build, tmp_path):
+    program = f"""
+import torch, gatefuse
+try:
+    torch.onnx.export({build}, (torch.randn(5, 3, 4),), dynamo=True, verbose=False)
+except Exception as error:
+    print(error)
+"""
+    said = "\n".join(compiling(program, tmp_path, options=("-W", "ignore")))
+    rule = "must be given custom_translation_table=gatefuse.models.onnx.translation_table()"
+    assert rule in said
+    assert "Got no such table." in said

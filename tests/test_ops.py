@@ -7,7 +7,7 @@ import gatefuse
 from gatefuse import find_cell
 from gatefuse.kernels.drivers import eager, step
 from gatefuse.kernels.ops import LOOPS, buffer_shapes, sequence_backward, sequence_forward
-from tests import cells_on_the_spot
+from tests import cells_on_the_spot, opcheck
 from tests.oracle import cast, make_task
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,13 +45,13 @@ def arguments(cell, *, order="forward", T=3, B=2, H=4, masks=True, save=True, lo
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_torch_checks_the_forward_operator(cell, masks, loop):
     _ = cell.program
-    torch.library.opcheck(sequence_forward, tuple(arguments(cell, masks=masks, loop=loop)))
+    opcheck.check(sequence_forward, tuple(arguments(cell, masks=masks, loop=loop)))
 
 
 @pytest.mark.parametrize("loop", ["step", "block", "grid"])
 def test_torch_checks_both_directions(loop):
     _ = CELLS[1].program
-    torch.library.opcheck(sequence_forward, tuple(arguments(CELLS[1], order="both", loop=loop)))
+    opcheck.check(sequence_forward, tuple(arguments(CELLS[1], order="both", loop=loop)))
 
 
 @pytest.mark.parametrize("order", ["forward", "both"])
@@ -62,7 +62,7 @@ def test_torch_checks_the_backward_operator(cell, order):
         kept = sequence_forward(*args)
         tensors = [a.detach() if isinstance(a, torch.Tensor) else a for a in args[:8]]
         d = [torch.randn_like(kept[k]) for k in range(3)]
-    torch.library.opcheck(sequence_backward, (*tensors, *kept, *d, cell.key, "step", order))
+    opcheck.check(sequence_backward, (*tensors, *kept, *d, cell.key, "step", order))
 
 
 def test_buffers_are_as_large_as_promised():

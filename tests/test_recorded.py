@@ -98,3 +98,61 @@ def test_fx_records_a_layer_s_own_arguments():
     assert (len(node.args), set(node.kwargs)) == (1, set(options))
     x = torch.randn(3, 2, I)
     assert_close(traced(x), layer(x.relu(), **options))
+
+
+class Constant(nn.Module):
+    """Calls a layer with constants, but for the arguments of these names."""
+
+    def __init__(self, layer, *names):
+        super().__init__()
+        self.layer, self.names = layer, names
+
+    def forward(self, value):
+        x = torch.ones(2, I) if "Cell" in type(self.layer).__name__ else torch.ones(3, 2, I)
+        mask = torch.zeros(3, 2, dtype=torch.bool)
+        given = {"resets": mask} if "reset_state" in self.names else {}
+        given |= dict.fromkeys(self.names, value)
+        state = given.pop("state", None)
+        return self.layer(x, state, **given)
+
+
+def assert_recorded(layer, value, *names, form=lambda value: value):
+    class Formed(Constant):
+        def forward(self, value):
+            return super().forward(form(value))
+
+    model = Formed(layer, *names)
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["layer"]
+    assert_close(traced(value), model(value))
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "LSTMCell", "GRUCell", "RNNCell"])
+def test_fx_records_a_layer_of_which_it_knows_only_the_state(name):
+    layer, _ = pair(name)
+    state = torch.randn(2, H) if name.endswith("Cell") else torch.randn(1, 2, H)
+    assert_recorded(layer, state, "state", form=(lambda s: (s, s)) if "LSTM" in name else (lambda s: s))
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "Recurrent"])
+@pytest.mark.parametrize("argument", ["lengths", "resets", "reset_state"])
+def test_fx_records_a_layer_of_which_it_knows_only(name, argument):
+    layer = gatefuse.Recurrent("lstm", I, H) if name == "Recurrent" else pair(name)[0]
+    values = {
+        "lengths": torch.tensor([3, 1]),
+        "resets": torch.tensor([[True, False]] * 3),
+        "reset_state": torch.randn(1, 2, H),
+    }
+    two = argument == "reset_state" and len(layer.cell.states) > 1
+    assert_recorded(layer, values[argument], argument, form=(lambda s: (s, s)) if two else (lambda s: s))
+
+
+@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten"])
+@pytest.mark.parametrize("name", [*LAYERS, "slstm"])
+def test_make_fx_records_operators_for_any_sizes(name, driver):
+    layer = gatefuse.Recurrent(name, I, H, driver=driver) if name == "slstm" else getattr(gatefuse, name)(I, H)
+    layer.driver = driver
+    x = torch.randn(5, 3, I)
+    options = {"tracing_mode": "symbolic", "_allow_non_fake_inputs": True}
+    traced = torch.fx.experimental.proxy_tensor.make_fx(lambda x: layer(x)[0], **options)(x)
+    assert_close(traced(x), layer(x)[0])
