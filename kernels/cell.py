@@ -230,7 +230,7 @@ class Version(Cell):
 
     def holds(self) -> bool:
         """Whether the equations are still these; of those that can't be foreseen no more is to be said."""
-        return all(reference.holds() for reference in self.outside)
+        return self.equations is self.origin.equations and all(reference.holds() for reference in self.outside)
 
     def unchanged(self) -> Version:
         """This version, if the cell's equations are still these.

@@ -104,6 +104,7 @@ class _Run:
     def __init__(self, cell: Cell, graph: Graph, dtype: torch.dtype):
         self.cell, self.graph, self.dtype = cell, graph, dtype
         self.asked: list[tuple[int, int]] = []  # (gate, index of the vector)
+        self.refused: TranslationError | None = None
         gates = cell.gates
         self.names = [f"x_{g}" for g in gates] + [f"r_{g}" for g in gates] + [*cell.states, *cell.parameters]
 
@@ -157,8 +158,8 @@ class _Run:
                     f"the equations of {cell.name} must run on states of shape {_SHAPE} as on any other. "
                     f"Got {type(error).__name__}: {error}"
                 ) from error
-        if refused := record.refused or watch.refused:
-            raise refused
+        if refused := record.refused or watch.refused or self.refused:
+            raise refused  # also where the equations caught it
         for state, value in zip(cell.states, new, strict=True):
             _check_shape(cell, f"new state {state}", value)
         return [*new, *vectors], inputs, record, watch
@@ -307,6 +308,13 @@ class _Asked:
         return lambda vector: self._ask([gates.index(name)], vector)[0]
 
     def _ask(self, gates: Iterable[int], vector: Tensor) -> list[Tensor]:
+        try:
+            return self._given(gates, vector)
+        except TranslationError as error:
+            self._run.refused = self._run.refused or error
+            raise
+
+    def _given(self, gates: Iterable[int], vector: Tensor) -> list[Tensor]:
         cell, found = self._run.cell, []
         _check_shape(cell, "what R multiplies", vector)
         for gate in gates:

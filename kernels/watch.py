@@ -43,7 +43,7 @@ class Watch(TorchFunctionMode):
 
     Attributes:
         asked_dtype: the dtype was asked for, or values were converted; the trace is good if that made no difference.
-        refused: for the first size that was asked for.
+        refused: for the first question that was.
     """
 
     def __init__(self, name: str, stopped: Callable[[Tensor], None]):
@@ -57,24 +57,23 @@ class Watch(TorchFunctionMode):
         name = func.__name__
         if name == "__get__":
             name = func.__self__.__name__
-        elif name in ("__set__", "__setitem__") or (name.endswith("_") and not name.endswith("__")):
-            raise TranslationError(f"the equations of {self._name} must change no tensor in place. Got {name}")
         if name == "_set_grad_enabled":
             return func(*args, **kwargs)
+        if name in ("__set__", "__setitem__") or (name.endswith("_") and not name.endswith("__")):
+            raise self._refuse(f"must change no tensor in place. Got {name}")
         if name in _VALUES:
-            raise TranslationError(
-                f"the equations of {self._name} must run the same operators whatever the values are: no if, while or "
-                f".item() on a tensor; use torch.where. Got data-dependent control flow"
+            raise self._refuse(
+                "must run the same operators whatever the values are: no if, while or .item() on a tensor; use "
+                "torch.where. Got data-dependent control flow"
             )
+        if name in _MOVES:
+            raise self._refuse(f"must stay on the states' device. Got {name}")
         if name in _SIZES:
             # the equations go on: what they do with it may be the better reason
-            self.refused = self.refused or TranslationError(
-                f"the equations of {self._name} must not ask for a size, which a trace would keep; give a number from "
-                f"outside. Got {name.strip('_')}"
+            self._refuse(
+                f"must not ask for a size, which a trace would keep; give a number from outside. Got {name.strip('_')}"
             )
             return func(*args, **kwargs)
-        if name in _MOVES:
-            raise TranslationError(f"the equations of {self._name} must stay on the states' device. Got {name}")
         found = func(*args, **kwargs)
         if name == "dtype" or name in _CONVERSIONS:
             self.asked_dtype = True
@@ -84,11 +83,14 @@ class Watch(TorchFunctionMode):
         if not all(isinstance(result, Tensor) for result in results):
             if name in _SAME:
                 return found
-            raise TranslationError(
-                f"the equations of {self._name} must not depend on what a trace can't see. "
-                f"Got {name.strip('_')} of a tensor"
-            )
+            raise self._refuse(f"must not depend on what a trace can't see. Got {name.strip('_')} of a tensor")
         if name in _STOPS or not torch.is_grad_enabled():
             for result in results:
                 self._stopped(result)
         return found
+
+    def _refuse(self, why: str) -> TranslationError:
+        """Kept too, since equations may catch what is raised in them."""
+        error = TranslationError(f"the equations of {self._name} {why}")
+        self.refused = self.refused or error
+        return error

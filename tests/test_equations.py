@@ -206,6 +206,37 @@ def test_errors_of_all_kinds_are_reasons():
         Recurrent(broken, I, H)(torch.randn(3, B, I))
 
 
+def test_what_equations_catch_is_refused_all_the_same():
+    def branching(x, R, h):
+        a = x.a + R.a(h)
+        try:
+            return tanh(a) if h.sum() > 0 else relu(a)
+        except:  # noqa: E722
+            return a * 0.5
+
+    def asking_twice(x, R, h):
+        a = x.a + R.a(h)
+        try:
+            return tanh(a) * R.a(h)
+        except:  # noqa: E722
+            return a * 0.5
+
+    agree(cell(gates="a")(branching), refused="Got sum, which can't be translated")
+    agree(cell(gates="a")(asking_twice), refused="must ask R for each gate once a step. Got gate a twice")
+
+
+def test_other_equations_of_a_cell_are_traced_anew():
+    unit = new_cell()
+    before, key = gatefuse.source(unit), unit.key
+    unit.equations = lambda x, R, h: relu(x.a + R.a(h)) - sigmoid(x.b)
+    assert unit.key != key
+    assert gatefuse.source(unit) != before
+    layer, x = Recurrent(unit, I, H), torch.randn(20, B, I)
+    aten = layer(x)[0]
+    layer.driver = "eager"
+    assert_close(aten, layer(x)[0])
+
+
 def test_gates_may_be_named_as_states_and_parameters():
     agree(cell(gates="h")(lambda x, R, h: tanh(x.h + R.h(h))))
     agree(cell(gates="a h")(lambda x, R, h: tanh(x.h + R.h(sigmoid(x.a + R.a(h)) * h))))
