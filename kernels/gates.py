@@ -75,6 +75,7 @@ class Recurrence:
         self._names = names
         self._weight = weight
         self._bias = bias
+        self._grad = torch.is_grad_enabled()
 
     def __call__(self, vector: Tensor) -> Gates:
         return Gates(self._names, _product(vector, self._weight, self._bias))
@@ -83,8 +84,8 @@ class Recurrence:
         if name not in self._names:
             raise AttributeError(f"a gate of R must be one of {', '.join(self._names)}. Got {name}.")
         k, G = self._names.index(name), len(self._names)
-        weight = _cut(self._weight, G, 0)[k]
-        bias = None if self._bias is None else _cut(self._bias, G, 0)[k]
+        weight = _cut(self._weight, G, 0, self._grad)[k]
+        bias = None if self._bias is None else _cut(self._bias, G, 0, self._grad)[k]
         product = lambda vector: _product(vector, weight, bias)  # noqa: E731
         self.__dict__[name] = product  # cut once a sequence, not once a step
         return product
@@ -95,10 +96,10 @@ def _product(vector: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return linear(vector if vector.dtype == weight.dtype else vector.to(weight.dtype), weight, bias)
 
 
-def _cut(values: Tensor, G: int, dim: int) -> tuple[Tensor, ...]:
+def _cut(values: Tensor, G: int, dim: int, grad: bool = True) -> tuple[Tensor, ...]:
     """The gates' parts, with gradients also where equations look at a gate under no_grad: a name is no operation, and
-    what is cut is kept for others who ask."""
-    if values.requires_grad and not torch.is_grad_enabled():
+    what is cut is kept for others who ask. Without ``grad`` nobody asks for any."""
+    if grad and values.requires_grad and not torch.is_grad_enabled():
         with torch.enable_grad():
             return values.chunk(G, dim)
     return values.chunk(G, dim)

@@ -77,8 +77,8 @@ def reached(cell: Cell, outcome: Outcome, inputs: Mapping[str, Sequence[Tensor |
         inputs: by a name as in Program.idle, the tensors of that name.
     """
     names = idle(cell.serial, not outcome.sequences[0].shape[0])
-    tensors = [t for name in names for t in inputs.get(name, ()) if t is not None and t.requires_grad]
-    if not tensors or not torch.is_grad_enabled():
+    tensors = [t for name in names for t in inputs[name] if t is not None and t.requires_grad]
+    if not tensors:
         return outcome
     zero = torch.stack([t.flatten()[:0].sum() for t in tensors]).sum()  # whatever is in them
     return Outcome(tuple([s + zero for s in outcome.sequences]), tuple([s + zero for s in outcome.finals]))
@@ -87,7 +87,7 @@ def reached(cell: Cell, outcome: Outcome, inputs: Mapping[str, Sequence[Tensor |
 @constant
 def idle(serial: str, all_idle: bool = False) -> tuple[str, ...]:
     """The inputs of a cell that no gradient reaches, as far as is known."""
-    cell = Cell.by_serial(serial)
-    if all_idle or cell.refusal:
-        return "x", "R", *cell.states, *cell.parameters
-    return tuple(sorted(cell.program.idle))
+    version = Cell.by_serial(serial).current()
+    if all_idle or version.refusal:
+        return "x", "R", *version.states, *version.parameters
+    return tuple(sorted(version.program.idle))

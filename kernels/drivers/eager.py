@@ -95,7 +95,9 @@ def loop(
         sequences = tuple([torch.stack([step[k] for step in history]) for k in range(wanted)])
     else:
         sequences = tuple([s.new_empty(0, *s.shape) for s in now[:wanted]])
-    given = {"x": (x,), "R": (weight, bias)}
+    if not torch.is_grad_enabled():
+        return Outcome(sequences, now)
+    given: dict[str, tuple[Tensor | None, ...]] = {"x": (x,), "R": (weight, bias)}
     given |= {name: (value,) for name, value in (*zip(cell.states, states, strict=True), *named.items())}
     return reached(cell, Outcome(sequences, now), given)
 
