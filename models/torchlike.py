@@ -126,7 +126,8 @@ class _Layer(FlatWeights, Stack):
     def _check_packed(self, input: PackedSequence, hx: Any) -> None:
         """torch.nn.LSTM checks nothing of it, and reads and writes beyond the memory of weights and states."""
         check_packed(input, self.input_size, self._flat_weights[0])  # type: ignore[arg-type]
-        if hx is not None:
+        # of a lower rank torch refuses them, by an error of another type
+        if hx is not None and all(s.dim() > 2 for s in hx if isinstance(s, Tensor)):
             rows, H = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
             shape = rows, int(input.batch_sizes[0]), H
             check_state(self.cell, hx, shape, input.data, sizes=(self.proj_size or H, H))

@@ -122,9 +122,9 @@ def test_a_projection_s_weights_too():
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_weight_that_is_drawn_has_the_gradient_of_its_draw(name, driver):
     """A weight drop: were it computed twice, what ran and what has gradients would be two draws."""
-    layer = getattr(gatefuse, name)(I, H, driver=driver)
+    layer = getattr(gatefuse, name)(I, H, driver=driver, dtype=torch.float64)
     parametrize.register_parametrization(layer, "weight_hh_l0", nn.Dropout(0.5))
-    x = torch.randn(T, B, I)
+    x = torch.randn(T, B, I, dtype=torch.float64)
     torch.manual_seed(0)
     output, _ = layer(x)
     (found,) = torch.autograd.grad(output.sum(), layer.parametrizations.weight_hh_l0.original)

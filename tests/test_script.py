@@ -16,9 +16,9 @@ T, B, I, H = 5, 2, 3, 4
 def test_modes_in_any_order(cell, modes):
     """t: training; n: without gradients; i: in inference mode; capitals: of a tensor that was made there; F: frozen."""
     find_cell(cell).current().made.clear()
-    layer, oracle = (Recurrent(cell, I, H, driver=driver) for driver in ("script", "eager"))
+    layer, oracle = (Recurrent(cell, I, H, driver=driver, dtype=torch.float64) for driver in ("script", "eager"))
     oracle.load_state_dict(layer.state_dict())
-    x = torch.randn(T, B, I)
+    x = torch.randn(T, B, I, dtype=torch.float64)
     with torch.inference_mode():
         made_there = x.clone()
     expected = oracle(x)
@@ -38,8 +38,8 @@ def test_modes_in_any_order(cell, modes):
 @pytest.mark.parametrize("options", [{}, {"lengths": [5, 3]}, {"resets": torch.eye(T, B).bool()}])
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_within_a_checkpoint(use_reentrant, options, calls_before):
-    layer = Recurrent("gru", I, H, num_layers=2, driver="script")
-    x = torch.randn(T, B, I, requires_grad=True)
+    layer = Recurrent("gru", I, H, num_layers=2, driver="script", dtype=torch.float64)
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
     leaves = [x, *layer.parameters()]
     for _ in range(calls_before):
         layer(x, **options)[0].sum().backward()
@@ -52,8 +52,8 @@ def test_within_a_checkpoint(use_reentrant, options, calls_before):
 
 
 def test_saved_on_the_host():
-    layer = Recurrent("gru", I, H, driver="script")
-    x = torch.randn(T, B, I, requires_grad=True)
+    layer = Recurrent("gru", I, H, driver="script", dtype=torch.float64)
+    x = torch.randn(T, B, I, dtype=torch.float64, requires_grad=True)
     expected = torch.autograd.grad(layer(x)[0].sum(), x)
     with torch.autograd.graph.save_on_cpu():
         for _ in range(3):
