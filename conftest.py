@@ -28,13 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     import torch
 
-    from gatefuse.bench.breakage import Watch
+    from gatefuse.bench.measure.broken_device import Watch
 
     config.pluginmanager.register(Watch(), "gatefuse-device")
     if config.getoption("--benchmark"):
         if not config.pluginmanager.hasplugin("benchmark"):
             raise pytest.UsageError("--benchmark must have pytest-benchmark: pip install 'gatefuse[bench]'.")
-        from gatefuse.bench.session import Session
+        from gatefuse.bench.plugin.session import Session
 
         Session.start(config)
     elif not torch.cuda.is_available():

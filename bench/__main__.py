@@ -8,8 +8,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from . import costs, dashboard, readme, report, resource_report, tuning_page, variant_report, variant_rows
-from .dashboard import RESOURCES
+from .report import index, measured_costs, readme, sweep
+from .report.index import RESOURCES
+from .resources import report as resource_report
+from .storage import tuning_log
+from .tuning import page
+from .tuning import report as variant_report
 
 REPORTS = Path("reports")
 
@@ -38,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     if found.command == "readme":
         done = _done(partial(readme.fill, Path("README.md"), found.csv))
     elif found.command == "costs":
-        done = _done(partial(costs.write, found.csv))
+        done = _done(partial(measured_costs.write, found.csv))
     elif found.command == "tune":
         done = _tune(parser, found)
     elif found.command == RESOURCES:
@@ -58,22 +62,22 @@ def _report(parser: argparse.ArgumentParser, paths: list[Path], against: Path | 
         parser.error(f"--against must have one CSV to compare with. Got {len(csvs)}.")
     done = [_done(partial(_write, csv, against, html)) for csv in csvs]
     if not paths:
-        done.append(_done(partial(dashboard.write, REPORTS)))
+        done.append(_done(partial(index.write, REPORTS)))
     return all(done)
 
 
 def _csvs(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    return [csv for csv in sorted(path.glob("*.csv")) if not csv.name.endswith(report.AGAIN)]
+    return [csv for csv in sorted(path.glob("*.csv")) if not csv.name.endswith(sweep.AGAIN)]
 
 
 def _write(csv: Path, against: Path | None, html: bool) -> Path:
-    if csv.name == variant_rows.NAME:
+    if csv.name == tuning_log.NAME:
         return variant_report.write_measured(csv)
     if csv.resolve().parent.name == RESOURCES:
         return variant_report.write_compiled(csv) if variant_report.is_compiled(csv) else resource_report.write(csv)
-    return report.write(csv, against, html)
+    return sweep.write(csv, against, html)
 
 
 def _done(work: Callable[[], Path | None]) -> bool:
@@ -103,34 +107,34 @@ def _tune_arguments(command: argparse.ArgumentParser) -> None:
 
 def _tune(parser: argparse.ArgumentParser, found: argparse.Namespace) -> bool:
     if found.page:
-        return _done(partial(tuning_page.fill, found.page, found.reports))
-    from gatefuse.bench import tuning, variant_resources
+        return _done(partial(page.fill, found.page, found.reports))
+    from gatefuse.bench.tuning import compilation, run
 
     if not found.compile:
         where = found.budget, found.only, found.without, found.jobs, found.in_this_process
-        sys.exit(tuning.main(found.out, *where))
+        sys.exit(run.main(found.out, *where))
     _known(parser, found.compile)
     try:
-        chosen = tuning.choose(found.only, found.without) if found.only or found.without else ()
-        print(variant_resources.write(found.compile, found.reports / RESOURCES, chosen, found.jobs or 1))
+        chosen = run.choose(found.only, found.without) if found.only or found.without else ()
+        print(compilation.write(found.compile, found.reports / RESOURCES, chosen, found.jobs or 1))
     except (FileNotFoundError, RuntimeError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     return True
 
 
 def _known(parser: argparse.ArgumentParser, arch: str) -> None:
-    from gatefuse.bench import resources
+    from gatefuse.bench.resources import compilation
 
-    if arch not in resources.ARCHITECTURES:
-        parser.error(f"arch must be one of {', '.join(resources.ARCHITECTURES)}. Got {arch}.")
+    if arch not in compilation.ARCHITECTURES:
+        parser.error(f"arch must be one of {', '.join(compilation.ARCHITECTURES)}. Got {arch}.")
 
 
 def _resources(parser: argparse.ArgumentParser, arch: str, folder: Path) -> bool:
-    from gatefuse.bench import resources
+    from gatefuse.bench.resources import compilation
 
     _known(parser, arch)
     try:
-        print(resources.write(arch, folder))
+        print(compilation.write(arch, folder))
     except (FileNotFoundError, RuntimeError) as error:
         parser.exit(1, f"{error}\n")
     return True

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gatefuse.bench.replay import Replay
-from gatefuse.bench.session import Session
+from gatefuse.bench.plugin.replay import Replay
+from gatefuse.bench.plugin.session import Session
 
 
 def test_sweep(group: str, contender: str, request: pytest.FixtureRequest) -> None:

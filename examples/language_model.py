@@ -5,9 +5,9 @@
 
 import torch
 
-from gatefuse.models.corpus import prepare, python_topics
-from gatefuse.models.language import generate
-from gatefuse.models.training import Settings, Trainer
+from gatefuse.models.language.corpus import prepare, python_topics
+from gatefuse.models.language.model import generate
+from gatefuse.models.language.training import Settings, Trainer
 
 corpus = prepare(python_topics(), kind="char", max_tokens=3000)
 trainer = Trainer(corpus, Settings(network="gru_reset_first", hidden=64, batch=16, steps=20, lr=2.0))

@@ -1,17 +1,18 @@
 """gatefuse: a recurrent cell is its equations, written once in PyTorch; the fast paths follow from them."""
 
+from gatefuse import _moved
 from gatefuse._version import __version__
 from gatefuse.kernels.cell import Cell, cell
 from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.kernels.codegen import source
 from gatefuse.kernels.plan import Plan
-from gatefuse.models import flop_counts
 from gatefuse.models.accelerate import accelerate, restore
-from gatefuse.models.recurrent import Recurrent
-from gatefuse.models.torchlike import GRU, LSTM, RNN
-from gatefuse.models.torchlike_cells import GRUCell, LSTMCell, RNNCell
-from gatefuse.models.torchscript import scripted
-from gatefuse.models.warmup import warmup
+from gatefuse.models.execution import flop_counts
+from gatefuse.models.layers.recurrent import Recurrent
+from gatefuse.models.layers.rnn import GRU, LSTM, RNN
+from gatefuse.models.layers.rnn_cells import GRUCell, LSTMCell, RNNCell
+from gatefuse.models.layers.warmup import warmup
+from gatefuse.models.torchscript.model import scripted
 
 __all__ = [
     "GRU",
@@ -34,5 +35,6 @@ __all__ = [
     "warmup",
 ]
 
+_moved.offer()
 # With it come the operators, which programs that are loaded later may hold.
 flop_counts.offer()

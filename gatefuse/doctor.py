@@ -10,8 +10,9 @@ import torch
 
 from gatefuse import __version__
 from gatefuse.kernels.cells import find_cell
-from gatefuse.kernels.drivers import DRIVERS, Request
+from gatefuse.kernels.drivers import DRIVERS
 from gatefuse.kernels.plan import explain
+from gatefuse.kernels.task import Request
 
 _CELLS = ("lstm", "peephole_lstm")
 _T, _B, _H = 32, 16, 64

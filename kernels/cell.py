@@ -24,13 +24,13 @@ from weakref import WeakSet, WeakValueDictionary
 
 from torch import Tensor
 
-from gatefuse.kernels.equations import Known, known, open_ended
-from gatefuse.kernels.operators import TranslationError
-from gatefuse.kernels.signature import check_names, read_signature
+from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.known import Known, known, open_ended
+from gatefuse.kernels.equations.operators import TranslationError
+from gatefuse.kernels.equations.signature import check_names, read_signature
 
 if TYPE_CHECKING:
-    from gatefuse.kernels.gates import Gates, Recurrence
-    from gatefuse.kernels.program import Program
+    from gatefuse.kernels.equations.program import Program
 
 _MOST = 8  # versions of one cell's equations, after which they are taken to change for ever
 _numbers = count()

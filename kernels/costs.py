@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import torch
 
-from gatefuse.kernels.drivers import Request
-from gatefuse.kernels.limits import limits
-from gatefuse.kernels.parts import worth_recording
-from gatefuse.kernels.program import Program
-from gatefuse.kernels.tiles import block_tiles, grid_backward_tiles, grid_tiles
+from gatefuse.kernels.equations.program import Program
+from gatefuse.kernels.runtime.device import limits
+from gatefuse.kernels.task import Request
+from gatefuse.kernels.tiling.segments import worth_recording
+from gatefuse.kernels.tiling.tiles import block_tiles, grid_backward_tiles, grid_tiles
 
 MEASURED = Path(__file__).with_name("measured.csv")
 COLUMNS = ("device", "driver", "cell", "dtype", "mode", "H", "B", "us")

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import torch
 
-from gatefuse.kernels import costs, tiles
+from gatefuse.kernels import costs
 from gatefuse.kernels.costs import Cost
-from gatefuse.kernels.drivers import DRIVERS, Request, driver
-from gatefuse.kernels.limits import limits
+from gatefuse.kernels.drivers import DRIVERS, driver
+from gatefuse.kernels.runtime.device import limits
+from gatefuse.kernels.task import Request
+from gatefuse.kernels.tiling import tiles
 
 # What auto considers, best first where nothing is known of costs. script is for those who ask for it.
 _PREFERENCE = {"cpu": ("vendor", "aten", "eager"), "gpu": ("vendor", "block", "step", "eager", "grid")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.operators import TranslationError
+from gatefuse.kernels.equations.operators import TranslationError
 
 
 def input_products(cell: Cell, size: int, H: int) -> int:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from gatefuse.models.checks import check_driver
-from gatefuse.models.torchlike import GRU, LSTM, RNN
-from gatefuse.models.torchlike_cells import GRUCell, LSTMCell, RNNCell
+from gatefuse.models.layers.arguments import check_driver
+from gatefuse.models.layers.rnn import GRU, LSTM, RNN
+from gatefuse.models.layers.rnn_cells import GRUCell, LSTMCell, RNNCell
 
 PAIRS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
     (nn.LSTM, LSTM),

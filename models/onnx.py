@@ -16,8 +16,8 @@ import torch
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
-from gatefuse.kernels.constant import constant
-from gatefuse.kernels.drivers import Form
+from gatefuse.kernels.runtime.dynamo import constant
+from gatefuse.kernels.task import Form
 
 
 class _Standard(NamedTuple):
@@ -74,7 +74,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
 
     _made.append(True)
 
-    from gatefuse.models import layer_ops  # noqa: F401  (defines the operator)
+    from gatefuse.models.execution import operators  # noqa: F401  (defines the operator)
 
     op: Any = opset18  # typed for the bodies of its own functions, not for a translation's constants
 

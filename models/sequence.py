@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.models.recurrent import Recurrent
+from gatefuse.models.layers.recurrent import Recurrent
 
 IGNORED = -100  # a target where no answer is asked for, as torch's losses have it
 END = 0  # the token that ends an answer, and that an answer begins from

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 import gatefuse
-from gatefuse.bench.blocks import Heading, Items, Table
-from gatefuse.bench.markdown import digits, document
+from gatefuse.bench.report.document.blocks import Heading, Items, Table
+from gatefuse.bench.report.document.figures import digits
+from gatefuse.bench.report.document.markdown import document
 from gatefuse.models.accelerate import Exchange
 
 REPORT = Path(__file__).parents[1] / "reports" / "clients.md"
@@ -93,7 +94,7 @@ def rsl_rl(change: Change) -> Found:
     """An LSTM actor and a GRU critic of rsl_rl, whose states are zeroed in place under inference mode."""
     from rsl_rl.runners import OnPolicyRunner
 
-    from tests.vector_env import PointEnv
+    from tests.support.vector_env import PointEnv
 
     shared = {"class_name": "rsl_rl.models.RNNModel", "hidden_dims": [16], "rnn_hidden_dim": 16}
     noise = {"class_name": "rsl_rl.modules.GaussianDistribution", "init_std": 1.0}

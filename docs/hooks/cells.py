@@ -11,12 +11,13 @@ from unittest import mock
 
 import torch
 
-from gatefuse.kernels import operators
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import cell_names, find_cell
-from gatefuse.kernels.drivers import DRIVERS, Request, driver
-from gatefuse.kernels.limits import of_arch
+from gatefuse.kernels.drivers import DRIVERS, driver
+from gatefuse.kernels.equations import operators
 from gatefuse.kernels.plan import choose
+from gatefuse.kernels.runtime.device import of_arch
+from gatefuse.kernels.task import Request
 
 # A call that asks for nothing special, of a size for which every driver has room.
 T, B, H = 35, 32, 64
@@ -36,8 +37,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def made_up_gpu() -> Iterator[None]:
     """Drivers are asked as on a machine with that GPU and without Triton's interpreter, whatever this one has."""
     with (
-        mock.patch("gatefuse.kernels.limits._read", return_value=of_arch(ARCH)),
-        mock.patch("gatefuse.kernels.drivers.fused.interpreted", return_value=False),
+        mock.patch("gatefuse.kernels.runtime.device._read", return_value=of_arch(ARCH)),
+        mock.patch("gatefuse.kernels.drivers.common.interpreted", return_value=False),
     ):
         yield
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from gatefuse.kernels.drivers import Outcome, Request, Task, fused
-from gatefuse.kernels.translatable import untranslatable
+from gatefuse.kernels.drivers import common
+from gatefuse.kernels.equations.facts import untranslatable
+from gatefuse.kernels.task import Outcome, Request, Task
 
 name = "aten"
 keeps = True
@@ -39,4 +40,4 @@ def unwise(request: Request) -> str:
 
 def run(task: Task) -> Outcome:
     """Run the loop; see Task and Outcome for shapes."""
-    return fused.run(task, "aten")
+    return common.run(task, "aten")

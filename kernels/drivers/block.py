@@ -7,9 +7,10 @@ for tests.
 
 from __future__ import annotations
 
-from gatefuse.kernels.drivers import Outcome, Request, Task, fused
-from gatefuse.kernels.limits import limits
-from gatefuse.kernels.tiles import block_shared_bytes
+from gatefuse.kernels.drivers import common
+from gatefuse.kernels.runtime.device import limits
+from gatefuse.kernels.task import Outcome, Request, Task
+from gatefuse.kernels.tiling.tiles import block_shared_bytes
 
 name = "block"
 keeps = True
@@ -19,7 +20,7 @@ _LARGEST = 128
 
 def refusal(request: Request) -> str:
     """Refuses what fused.whole_refusal refuses, and weights that shared memory can't hold."""
-    if why := fused.whole_refusal(request):
+    if why := common.whole_refusal(request):
         return why
     if request.H > _LARGEST:
         return f"one program holds all recurrent weights, so H must be at most {_LARGEST}, not {request.H}"
@@ -38,9 +39,9 @@ def both_refusal(request: Request) -> str:
 
 def run(task: Task) -> Outcome:
     """Run all steps in one kernel; see Task and Outcome for shapes."""
-    return fused.run(task, "block")
+    return common.run(task, "block")
 
 
 def run_both(tasks: tuple[Task, Task]) -> Outcome:
     """Run both directions of a layer in one kernel; see fused.run_both."""
-    return fused.run_both(tasks, "block")
+    return common.run_both(tasks, "block")

@@ -12,10 +12,11 @@ from importlib.metadata import version
 import torch
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.constant import constant
-from gatefuse.kernels.drivers import Outcome, Request, Task, fused
-from gatefuse.kernels.limits import limits
-from gatefuse.kernels.tiles import grid_backward_tiles, grid_shared_bytes, grid_tiles
+from gatefuse.kernels.drivers import common
+from gatefuse.kernels.runtime.device import limits
+from gatefuse.kernels.runtime.dynamo import constant
+from gatefuse.kernels.task import Outcome, Request, Task
+from gatefuse.kernels.tiling.tiles import grid_backward_tiles, grid_shared_bytes, grid_tiles
 
 name = "grid"
 keeps = True
@@ -23,7 +24,7 @@ keeps = True
 
 def refusal(request: Request) -> str:
     """Refuses what fused.whole_refusal refuses, weights that shared memory can't hold, more programs than can run."""
-    if why := fused.whole_refusal(request):
+    if why := common.whole_refusal(request):
         return why
     if request.device.type == "cpu":
         return ""
@@ -61,9 +62,9 @@ def _unfit(serial: str, H: int, itemsize: int, device: torch.device, needs_grad:
 
 def run(task: Task) -> Outcome:
     """Run all steps in one kernel; see Task and Outcome for shapes."""
-    return fused.run(task, "grid")
+    return common.run(task, "grid")
 
 
 def run_both(tasks: tuple[Task, Task]) -> Outcome:
     """Run both directions of a layer in one kernel; see fused.run_both."""
-    return fused.run_both(tasks, "grid")
+    return common.run_both(tasks, "grid")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Outcome, Task
+from gatefuse.kernels.task import Outcome, Task
 
 
 def inputs_within(x: Tensor, lengths: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import Outcome, Request, Task, eager
+from gatefuse.kernels.codegen.per_cell import per_cell
+from gatefuse.kernels.codegen.torchscript import torchscript_source
+from gatefuse.kernels.drivers import eager
 from gatefuse.kernels.drivers.padding import spared
 from gatefuse.kernels.drivers.saving import saved_elsewhere
-from gatefuse.kernels.per_cell import per_cell
-from gatefuse.kernels.torchscript import torchscript_source
-from gatefuse.kernels.translatable import untranslatable
+from gatefuse.kernels.equations.facts import untranslatable
+from gatefuse.kernels.task import Outcome, Request, Task
 
 name = "script"
 

@@ -7,7 +7,8 @@ second time are replayed as CUDA graphs; GATEFUSE_GRAPHS=0 in the environment fo
 
 from __future__ import annotations
 
-from gatefuse.kernels.drivers import Outcome, Request, Task, fused
+from gatefuse.kernels.drivers import common
+from gatefuse.kernels.task import Outcome, Request, Task
 
 name = "step"
 keeps = True
@@ -15,9 +16,9 @@ keeps = True
 
 def refusal(request: Request) -> str:
     """Refuses what fused.refusal refuses."""
-    return fused.refusal(request)
+    return common.refusal(request)
 
 
 def run(task: Task) -> Outcome:
     """Run the fused steps; see Task and Outcome for shapes."""
-    return fused.run(task, "step")
+    return common.run(task, "step")

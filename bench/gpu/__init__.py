@@ -1,0 +1,1 @@
+"""Unattended runs on a GPU: jobs in order, within a budget."""

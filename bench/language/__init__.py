@@ -1,0 +1,1 @@
+"""What language models cost and reach: runs, speed and their report."""

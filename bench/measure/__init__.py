@@ -1,0 +1,1 @@
+"""Numbers: clocks, samples, races of contenders, rows, stamps, and physical limits."""

@@ -1,0 +1,1 @@
+"""From rows to files: reports of sweeps, their index, and the README's part."""

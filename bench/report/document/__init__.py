@@ -1,0 +1,1 @@
+"""How a report is set: blocks, figures, markdown, HTML and drawings."""

@@ -1,0 +1,44 @@
+"""What a step costs by each driver, out of a GPU's rows, into the table that the plan reads (kernels/costs.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ..storage import sweep_table
+from ..storage.results import Results
+
+# The table itself; what imports torch is not imported here.
+MEASURED = Path(__file__).resolve().parents[2] / "kernels" / "measured.csv"
+_KIND = ["device", "driver", "cell", "dtype", "mode", "H", "B"]
+
+
+def write(csvs: list[Path], path: Path = MEASURED) -> Path:
+    """Put the costs that the CSVs hold in place of all that the table had of their GPUs.
+
+    Raises:
+        ValueError: a CSV can't be read, or none has a row that counts.
+    """
+    found = pd.concat([costs(Results.of(sweep_table.read(csv), csv.stem).ok) for csv in csvs])
+    if found.empty:
+        raise ValueError(
+            "rows must hold a driver of gatefuse's on a GPU, on one layer, in one direction, on full samples. "
+            f"Got none in {', '.join(map(str, csvs))}."
+        )
+    # Of the same shape the longest sequence says most of a step; of the same length, the latest row.
+    found = found.sort_values("T", kind="stable").drop_duplicates(_KIND, keep="last")
+    others = pd.read_csv(path)
+    others = others[~others["device"].isin(found["device"])]
+    whole = pd.concat([others, found[[*_KIND, "us"]]]) if len(others) else found[[*_KIND, "us"]]
+    whole.sort_values(_KIND).to_csv(path, index=False, lineterminator="\n")
+    return path
+
+
+def costs(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of drivers that were asked for by name, in the table's columns and T."""
+    asked = rows["contender"] == "gatefuse " + rows["driver"].fillna("")
+    plain = (rows["layers"] == 1) & (rows["bidirectional"].astype(str) == "False") & (rows["fill"] == 1)
+    found = rows[asked & plain & (rows["kind"] == "cuda")]
+    found = found.rename(columns={"gpu": "device", "us_per_step": "us"} | {"device": "folder"})
+    return found[[*_KIND, "us", "T"]].assign(us=found["us"].round(4))

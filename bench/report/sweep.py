@@ -1,0 +1,126 @@
+"""A CSV -> its report, as markdown with plots and as one page. Imports neither torch nor gatefuse; every figure is
+computed from the CSV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pandas as pd
+
+from ..storage.results import Results
+from ..storage.sweep_table import read
+from .document import html as page
+from .document import markdown
+from .document.blocks import Block, Heading, Picture
+from .document.figures import number, percent
+from .sections import contenders, drivers, method, plots, rerun, speedups
+
+# A second run of a sweep that lies beside it goes into its report.
+AGAIN = ".again.csv"
+# A machine is noisy if half of its intervals are wider than this part of the median.
+NOISY = 0.1
+
+
+def load(csv: Path) -> Results:
+    """The rows of a file.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it holds no rows that can be used.
+    """
+    frame = read(csv)
+    try:
+        return Results.of(frame, csv.stem)
+    except ValueError as error:
+        raise ValueError(f"{csv}: {error}") from None
+
+
+def write(csv: Path, against: Path | None = None, html: bool = False) -> Path:
+    """Write the report of a CSV beside it, as .md with its plots, which stand for those that lay there.
+
+    Args:
+        against: another run of the same sweep; without it ``<sweep>.again.csv`` if that is there.
+        html: write the page too, as .html.
+
+    Raises:
+        OSError: a file can't be read or written.
+        ValueError: a file holds no rows that can be used, or the other run is of another device.
+    """
+    results = load(csv)
+    again = csv.with_suffix(AGAIN)
+    against = against or (again if again.exists() else None)
+    blocks = list(render(results, load(against) if against else None))
+    path = csv.with_suffix(".md")
+    for name in plots.names(csv.stem):
+        path.with_name(name).unlink(missing_ok=True)
+    for block in blocks:
+        if isinstance(block, Picture):
+            path.with_name(block.name).write_bytes(block.svg)
+    path.write_text(markdown.document(blocks), encoding="utf-8")
+    if html:
+        path.with_suffix(".html").write_text(page.document(blocks), encoding="utf-8")
+    return path
+
+
+def render(results: Results, earlier: Results | None = None) -> Iterator[Block]:
+    """The report: the answer first, then the driver for each shape, the tables, why to believe it, what is missing."""
+    yield Heading(f"{results.sweep}, on {results.where}", 1)
+    yield opening(results)
+    yield from speedups.verdict(results)
+    yield from drivers.verdict(results)
+    yield from caution(results)
+    sections = (speedups.speedups, speedups.losses, drivers.section, plots.section, contenders.contenders)
+    yield from chain.from_iterable(section(results) for section in sections)
+    yield from method.reading(results)
+    if earlier:
+        yield from rerun.section(results, earlier)
+    sections = (contenders.tables, contenders.lengths, contenders.first_calls, contenders.host, contenders.memory)
+    yield from chain.from_iterable(section(results) for section in sections)
+    yield from chain(method.missing(results), method.stamps(results))
+
+
+def summary(results: Results) -> Iterator[Block]:
+    """What a first page shows: where it was measured, every contender's mean, and how often auto loses."""
+    yield opening(results)
+    yield from caution(results)
+    _, *means = contenders.contenders(results)
+    yield from means
+    yield from speedups.verdict(results)
+    last = results.last
+    yield f"Measured {last['date']} with torch {last['torch']}, at commit {last['commit'][:10]} ({last['tree']})."
+
+
+def opening(results: Results) -> str:
+    """What was measured, and where."""
+    groups = number(results.rows["group"].nunique(), "group")
+    what = f"sweep {results.sweep}, {groups} of shape, dtype and mode"
+    if results.on_cpu:
+        return (
+            f"**This is a CPU report**: {what}, on {results.where}; threads: {results.last['threads']}. "
+            "It says nothing about a GPU, and the Triton kernels did not run."
+        )
+    return f"**GPU report**: {what}, on {results.where}."
+
+
+def caution(results: Results) -> Iterator[str]:
+    """What makes its figures worth less: a busy machine, a noisy one, a file with broken lines."""
+    busy: pd.DataFrame = results.rows[results.rows["load"] > results.rows["cores"] / 4]
+    if len(busy):
+        run = busy.sort_values("load").iloc[-1]
+        yield (
+            f"**The machine was busy**: its load was {run['load']:.2g} on {run['cores']} cores when the run began. "
+            "That slows calls that share work between threads most, as they wait for each other; see the width of the "
+            "intervals below. OMP_NUM_THREADS=1 measures one thread alone."
+        )
+    width = ((results.ok["p80"] - results.ok["p20"]) / results.ok["p50"]).median()
+    if width > NOISY:
+        yield (
+            "**The machine was noisy**: in half of the rows the interval from the 20 % to the 80 % quantile is over "
+            f"{percent(width)} of the median wide. Smaller differences mean nothing, and some larger ones "
+            "neither."
+        )
+    if results.skipped:
+        yield f"**Of the file's lines {len(results.skipped)} can't be used**; they are named at the end."

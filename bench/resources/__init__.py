@@ -1,0 +1,1 @@
+"""Compiled kernels read without a GPU: registers, shared memory, instructions."""

@@ -1,0 +1,1 @@
+"""Rows in files, written and read without torch."""

@@ -1,0 +1,169 @@
+"""The file that rows are appended to. Imports neither torch nor gatefuse: the report reads it on any machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .csv_lines import in_words, read_lines
+
+COUNTS = ("I", "H", "B", "T", "layers", "samples", "cores", "threads")
+FIGURES = (
+    "fill",
+    "p20",
+    "p50",
+    "p80",
+    "wall_p50",
+    "graph_p50",
+    "us_per_step",
+    "tokens_per_second",
+    "speedup",
+    "peak_memory_bytes",
+    "error",
+    "first_call_seconds",
+    "compile_seconds",
+    "flop",
+    "bytes",
+    "matrix_rate",
+    "copy_rate",
+    "barrier_seconds",
+    "floor_seconds",
+    "floor_share",
+    "load",
+)
+SHAPE = ("cell", "H", "B", "T", "I", "layers", "bidirectional", "shape_name", "fill")
+GROUP = (*SHAPE, "dtype", "mode")
+
+# Notes of rows in which nothing was tried: how one begins whose group had no reference, and the whole of one for whom
+# the contender was not wanted.
+UNCHECKED = "in the float64 reference: "
+ON_REQUEST = "left out on request"
+
+# Columns that files written before them lack, in the order and with the text that they then get; all rows were full.
+_LATER = {
+    "shape_name": {"fill": "1"},
+    "p80": {"wall_p50": "", "graph_p50": ""},
+    "first_call_seconds": {
+        **dict.fromkeys(("compile_seconds", "flop", "bytes", "matrix_rate", "copy_rate"), ""),
+        **dict.fromkeys(("barrier_seconds", "floor_seconds", "floor_share", "floor_by"), ""),
+    },
+    "gpu_driver": {"gpu_clocks": ""},
+}
+_NEEDED = (
+    *("cell", "contender", "mode", "dtype", "I", "H", "B", "T", "layers", "bidirectional", "shape_name", "status"),
+    *("note", "driver", "samples", "p20", "p50", "p80", "us_per_step", "tokens_per_second", "baseline", "speedup"),
+    *("peak_memory_bytes", "error", "first_call_seconds", "device", "kind", "cpu", "cores", "threads", "load", "gpu"),
+    *("gpu_driver", "tf32", "torch", "triton", "commit", "tree", "date"),
+)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The rows of a file: figures are numbers, all else is text as it stands, empty where there is none.
+
+    A row is a line. One that is cut off, has another number of fields than the header, or text for a number, is left
+    out, and ``attrs["skipped"]`` says so for each: ``line 31: ...``. Of a group that was measured twice, the later rows
+    count. Columns that older files lack are there, empty or NaN.
+
+    Raises:
+        ValueError: the file is empty, lacks columns, or holds rows of several devices.
+    """
+    frame, skipped = read_lines(path, _NEEDED)
+    frame = _numbers(_with_later_columns(frame), skipped)
+    if len(devices := frame["device"].unique()) > 1:
+        raise ValueError(f"{path} must hold rows of one device. Got {', '.join(sorted(devices))}.")
+    frame = frame.drop_duplicates([*GROUP, "contender"], keep="last", ignore_index=True)
+    frame.attrs["skipped"] = in_words(skipped)
+    return frame
+
+
+def _with_later_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    for after, columns in _LATER.items():
+        place = frame.columns.get_loc(after)
+        assert isinstance(place, int)
+        for k, (name, text) in enumerate((n, t) for n, t in columns.items() if n not in frame):
+            frame.insert(place + 1 + k, name, text)
+    return frame
+
+
+def _numbers(frame: pd.DataFrame, skipped: dict[int, str]) -> pd.DataFrame:
+    """The frame with numbers in its columns of numbers, without the rows that hold something else there."""
+    numbers = {}
+    for name in (*COUNTS, *FIGURES):
+        number = numbers[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
+        if name in COUNTS:
+            wrong = ~(number % 1 == 0)
+        else:
+            wrong = number.isna() & ~frame[name].str.lower().isin(["", "nan"])
+        for line in frame.index[wrong]:
+            what = "whole number" if name in COUNTS else "number"
+            skipped.setdefault(int(line), f"{name} must be a {what}. Got {frame.at[line, name]!r}")
+    keep = ~frame.index.isin(list(skipped))
+    frame = frame.assign(**numbers)[keep]
+    return frame.astype(dict.fromkeys(COUNTS, int))
+
+
+class Table:
+    """An append-only CSV of rows, each with its run's stamp.
+
+    Args:
+        path: made with its folder when the first row comes. A file that lies there is then replaced, unless
+        resume: its rows of the same commit and device stay; rows without a known commit never do.
+        stamp: columns that all rows of this run share, ``commit`` and ``device`` among them.
+
+    Raises:
+        ValueError: the path is a folder's, or the file to resume can't be read; see read.
+    """
+
+    def __init__(self, path: Path, stamp: Mapping[str, Any], resume: bool = False):
+        if path.is_dir():
+            raise ValueError(f"rows must go to a file. Got the folder {path}.")
+        self.path, self.stamp = path, dict(stamp)
+        self._old: pd.DataFrame | None = pd.DataFrame()
+        if resume and stamp["commit"] != "unknown" and path.exists() and path.stat().st_size:
+            old = read(path)
+            self._old = old[(old["commit"] == stamp["commit"]) & (old["device"] == stamp["device"])]
+        assert self._old is not None
+        # Without a reference nobody was measured: another process may have the memory for it.
+        self._done = {_key(row) for row in self._old.to_dict("records") if not row["note"].startswith(UNCHECKED)}
+
+    @property
+    def resumed(self) -> bool:
+        """The file holds rows of an earlier run that count."""
+        return bool(self._done)
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """A resumed file already has this contender in this group."""
+        return _key(row) in self._done
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write a finished group's rows, all at once; one that is left out on request takes no measured row's place."""
+        rows = [row for row in rows if row["note"] != ON_REQUEST or not self.holds(row)]
+        if not rows:
+            return
+        frame = pd.DataFrame([{**row, **self.stamp} for row in rows])
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._old is None:
+            # One write, so that a run that is cut off leaves no half of a group.
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(_text(frame, header=False))
+            return
+        new = {_key(row) for row in rows}
+        old = self._old[[_key(row) not in new for row in self._old.to_dict("records")]]
+        whole = pd.concat([old, frame])[list(frame)] if len(old) else frame
+        # In its place at once: a run that is killed here has lost no row that it resumed from.
+        beside = self.path.with_suffix(".new")
+        beside.write_text(_text(whole, header=True), encoding="utf-8", newline="")
+        os.replace(beside, self.path)
+        self._old = None
+
+
+def _text(frame: pd.DataFrame, header: bool) -> str:
+    return frame.to_csv(header=header, index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _key(row: Mapping[Any, Any]) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in (*GROUP, "contender"))

@@ -1,0 +1,1 @@
+"""What is measured, as data: shapes, sweeps and contenders."""

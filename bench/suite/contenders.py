@@ -1,0 +1,70 @@
+"""Who is measured, as data. A new contender is an entry of CONTENDERS: how it is built, for which cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from gatefuse.bench.suite import compiled_step, third_party
+from gatefuse.bench.suite.contender import Contender, Network
+from gatefuse.bench.suite.networks import TORCH, auto, by_driver, packed, scratch, torch_layer, torch_padded
+from gatefuse.bench.suite.sweeps import Group
+from gatefuse.kernels.drivers import DRIVERS
+from gatefuse.models.scratch import D2LGRU, FusedLSTM, NaiveLSTM
+
+# The plain loop that a cell's speed-up is over; other cells, and networks deeper than these, take gatefuse's eager.
+BASELINES = {
+    "lstm": "scratch 2 products",
+    "gru_reset_first": "scratch d2l GRU",
+    "article_peephole_lstm": "scratch article",
+}
+EAGER = "gatefuse eager"
+# Whose programs wait for each other: where that hangs, the barrier must not be measured for the limit either.
+GRID = "gatefuse grid"
+
+
+def contenders(group: Group) -> list[Contender]:
+    """Those that are measured for a group's cell, whether or not they can run its shape."""
+    found = [c for c in CONTENDERS if c.cells is None or group.shape.cell in c.cells]
+    return [c for c in found if group.shape.lengths or not c.only_ragged]
+
+
+def baseline(group: Group, device: torch.device) -> str:
+    """The contender that the group's speed-ups are over."""
+    name = BASELINES.get(group.shape.cell, EAGER)
+    found = next(c for c in CONTENDERS if c.name == name)
+    return EAGER if found.refusal(group, device) else name
+
+
+def _scratch(name: str, cell: str, kind: Callable[..., nn.Module], batch_first: bool = True) -> Contender:
+    return Contender(f"scratch {name}", scratch(kind, batch_first), (cell,), deep=False, ragged=False)
+
+
+def _optional(
+    name: str,
+    build: Callable[[Group, nn.Module], Network],
+    cells: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    why: Callable[[Group, torch.device], str],
+) -> Contender:
+    return Contender(name, build, cells, deep=False, dtypes=dtypes, ragged=False, optional=True, why=why)
+
+
+CONTENDERS = (
+    _scratch("8 products", "lstm", NaiveLSTM),
+    _scratch("2 products", "lstm", FusedLSTM),
+    _scratch("article", "article_peephole_lstm", partial(FusedLSTM, peephole=True)),
+    _scratch("d2l GRU", "gru_reset_first", D2LGRU, batch_first=False),
+    *(Contender(f"gatefuse {name}", by_driver(name), driver=name) for name in DRIVERS),
+    Contender("gatefuse auto", auto, driver="auto"),
+    Contender("gatefuse packed", packed, only_ragged=True),
+    Contender("torch.compile step", compiled_step.build, deep=False, ragged=False, why=compiled_step.refusal),
+    _optional("FlashRNN", third_party.flashrnn, third_party.FLASHRNN, third_party.FLOATS, third_party.flashrnn_refusal),
+    _optional("Haste", third_party.haste, ("lstm", "gru"), ("float32",), third_party.missing("haste_pytorch")),
+    _optional("TorchRL", third_party.torchrl, ("lstm", "gru"), ("float32",), third_party.missing("torchrl")),
+    Contender("torch.nn", torch_layer, tuple(TORCH)),
+    Contender("torch.nn padded", torch_padded, tuple(TORCH), one_way=True, only_ragged=True),
+)

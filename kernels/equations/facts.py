@@ -1,0 +1,39 @@
+"""What is known of a cell's equations, by its serial: as constants, also while torch.compile traces."""
+
+from __future__ import annotations
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.runtime.dynamo import constant
+
+
+@constant
+def untranslatable(serial: str) -> str:
+    """Why a cell's equations can't be made into kernels; "" where they can."""
+    return Cell.by_serial(serial).refusal
+
+
+@constant
+def widest_product(serial: str) -> int:
+    """How many gates the product with the most of them has."""
+    return max((len(p.gates) for p in Cell.by_serial(serial).program.products), default=0)
+
+
+@constant
+def file_key(serial: str) -> str:
+    """What a file names the equations by.
+
+    Raises:
+        ValueError: they use from outside what a file can't hold.
+    """
+    version = Cell.by_serial(serial).current()
+    if not version.closed:
+        raise ValueError(
+            f"a cell that is written into a file must be known by its equations alone. Got {version.refusal}."
+        )
+    return version.key
+
+
+@constant
+def key_of(serial: str) -> str:
+    """What operators name the equations by, as they are now."""
+    return Cell.by_serial(serial).key

@@ -1,0 +1,224 @@
+"""The program of a cell: its step as pointwise expressions between products, forward and backward.
+
+A *slot* is a value that a kernel loads for a gate: a_f = x_f + r_f where the equations only ever use that sum, else
+x_f and r_f apart. A *stage* is the products that can run at once; most cells have one, gru_reset_first two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from gatefuse.kernels.equations.expression import INPUT, Expr, input_names, walk
+
+if TYPE_CHECKING:
+    from gatefuse.kernels.cell import Cell
+
+
+class Slot(NamedTuple):
+    """A value loaded for a gate: row block ``gate`` of x where it is >= 0, plus column block ``column`` of r."""
+
+    name: str
+    gate: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """R[gates] times a vector, in one matrix product; its results are the columns from ``first`` on.
+
+    Attributes:
+        vector: what is multiplied.
+        state: index of the state that the vector is, -1 where it is computed.
+        gates: indices of the gates, in the order of the columns.
+        first: the first column block.
+        stage: 1 for vectors known before the step's first product, and so on.
+    """
+
+    vector: Expr
+    state: int
+    gates: tuple[int, ...]
+    first: int
+    stage: int
+
+    @property
+    def columns(self) -> range:
+        """Its column blocks."""
+        return range(self.first, self.first + len(self.gates))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One kernel of the backward step: what it computes once the later products are undone.
+
+    Attributes:
+        stage: the stage whose products' gradients it yields; 0 where it yields none.
+        slots: indices of the slots whose gradients it stores.
+        final: it also yields the gradients of the states and the parameters.
+    """
+
+    stage: int
+    slots: tuple[int, ...]
+    final: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """A step of a cell as pointwise expressions between products.
+
+    Inputs are named as the slots, the states, the parameters; in the backward also d_<state> for the gradients of the
+    new states and d_v<k> for that of product k's vector.
+    """
+
+    cell: Cell
+    slots: tuple[Slot, ...]
+    products: tuple[Product, ...]
+    new_states: tuple[Expr, ...]
+    d_slots: tuple[Expr, ...]
+    d_states: tuple[Expr, ...]
+    d_parameters: tuple[Expr, ...]
+    phases: tuple[Phase, ...]
+
+    @property
+    def stages(self) -> int:
+        """How many products follow one another in a step."""
+        return max((p.stage for p in self.products), default=0)
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """The gate of each column block of r."""
+        return tuple(g for p in self.products for g in p.gates)
+
+    @property
+    def additive(self) -> bool:
+        """Each gate is used only as x + r, in the order of the weights' rows: dx and dr are one."""
+        G = range(len(self.cell.gates))
+        return self.columns == tuple(G) and [(s.gate, s.column) for s in self.slots] == [(g, g) for g in G]
+
+    @cached_property
+    def idle(self) -> frozenset[str]:
+        """What no gradient reaches in a step: "x", "R", names of states and of parameters."""
+        given = {f"d_{s}" for s in self.cell.states}
+        # a product hands gradients on where its columns have any; later stages first
+        for k, p in sorted(enumerate(self.products), key=lambda item: -item[1].stage):
+            if any(_holds(self.d_slots[i], given) for i, slot in enumerate(self.slots) if slot.column in p.columns):
+                given.add(f"d_v{k}")
+        reached = {"x" for d, slot in zip(self.d_slots, self.slots, strict=True) if slot.gate >= 0 and _holds(d, given)}
+        for k, p in enumerate(self.products):
+            if f"d_v{k}" in given:
+                reached |= {"R"} | ({self.cell.states[p.state]} if p.state >= 0 else set())
+        names = *self.cell.states, *self.cell.parameters
+        found = zip(names, (*self.d_states, *self.d_parameters), strict=True)
+        reached |= {name for name, d in found if _holds(d, given)}
+        return frozenset({"x", "R", *names} - reached)
+
+    def text(self) -> str:
+        """The step, operation by operation: the same for equal equations, wherever they are written."""
+        roots = [*(p.vector for p in self.products), *self.new_states]
+        number = {id(e): k for k, e in enumerate(walk(roots))}
+        lines = [f"{e.op}{[number[id(a)] for a in e.args]}{e.value!r}" for e in walk(roots)]
+        gates = [p.gates for p in self.products]
+        return "\n".join([*lines, repr((gates, [number[id(root)] for root in roots]))])
+
+    def stage_products(self, stage: int) -> list[int]:
+        """Indices of the products of a stage."""
+        return [k for k, p in enumerate(self.products) if p.stage == stage]
+
+
+def _holds(d: Expr, given: set[str]) -> bool:
+    """Whether a gradient is made of any of these."""
+    return not given.isdisjoint(input_names([d]))
+
+
+def find_products(
+    cell: Cell, asked: list[tuple[int, int]], vectors: list[Expr], new_states: list[Expr]
+) -> list[Product]:
+    """Group what R was asked for by vector, drop gates whose product nothing uses, and find the stages."""
+    used: set[str] = input_names(new_states)
+    before: set[str] = set()
+    while used != before:  # what a product's vector needs is used where the product is
+        before = used
+        used = used | input_names([vectors[k] for gate, k in asked if f"r_{cell.gates[gate]}" in used])
+    gates_of: dict[int, list[int]] = {}
+    for gate, k in asked:
+        if f"r_{cell.gates[gate]}" in used:
+            gates_of.setdefault(id(vectors[k]), []).append(gate)
+    vector_of = {id(v): v for v in vectors}
+    by_gate = {cell.gates[gate]: vector_of[i] for i, gates in gates_of.items() for gate in gates}
+
+    def stage(vector: Expr) -> int:
+        before = [gate for gate in by_gate if f"r_{gate}" in input_names([vector])]
+        return 1 + max((stage(by_gate[gate]) for gate in before), default=0)
+
+    found = sorted(((stage(vector_of[i]), i) for i in gates_of), key=lambda pair: pair[0])
+    products, first = [], 0
+    for level, i in found:
+        vector, gates = vector_of[i], tuple(sorted(gates_of[i]))
+        state = cell.states.index(str(vector.value)) if vector.op == INPUT and vector.value in cell.states else -1
+        products.append(Product(vector, state, gates, first, level))
+        first += len(gates)
+    return products
+
+
+def find_sums(cell: Cell, roots: list[Expr]) -> dict[str, tuple[str, str]]:
+    """Gates whose x and r are used in one place alone, their sum: gate -> names of the two."""
+    users: dict[str, list[Expr]] = {}
+    for e in walk(roots):
+        for a in e.args:
+            if a.op == INPUT:
+                users.setdefault(str(a.value), []).append(e)
+    for root in roots:
+        if root.op == INPUT:
+            users.setdefault(str(root.value), []).append(root)
+    sums = {}
+    for gate in cell.gates:
+        x, r = users.get(f"x_{gate}", []), users.get(f"r_{gate}", [])
+        if len(x) == 1 and len(r) == 1 and x[0] is r[0] and x[0].op == "add":
+            sums[gate] = (f"x_{gate}", f"r_{gate}")
+    return sums
+
+
+def find_slots(
+    cell: Cell, products: list[Product], used: set[str], gradients: dict[str, Expr], sums: set[str]
+) -> tuple[tuple[Slot, ...], tuple[Expr, ...]]:
+    column = {gate: p.first + k for p in products for k, gate in enumerate(p.gates)}
+    slots, d_slots = [], []
+    for g, gate in enumerate(cell.gates):
+        if gate in sums:
+            slots.append(Slot(f"a_{gate}", g, column[g]))
+            d_slots.append(gradients[f"x_{gate}"])
+            continue
+        for name, at in ((f"x_{gate}", (g, -1)), (f"r_{gate}", (-1, column.get(g, -1)))):
+            if name in used:
+                slots.append(Slot(name, *at))
+                d_slots.append(gradients[name])
+    return tuple(slots), tuple(d_slots)
+
+
+def find_phases(slots: tuple[Slot, ...], products: list[Product]) -> tuple[Phase, ...]:
+    stage_of = {p.first + k: p.stage for p in products for k in range(len(p.gates))}
+    stages = max((p.stage for p in products), default=0)
+    # Where stage 1 multiplies states as they are, nothing is left to do after its products are undone.
+    merged = all(p.state >= 0 for p in products if p.stage == 1)
+    phases = []
+    for stage in range(stages, 0, -1):
+        of_stage = tuple(i for i, s in enumerate(slots) if stage_of.get(s.column) == stage)
+        phases.append(Phase(stage, of_stage, False))
+    rest = tuple(i for i, s in enumerate(slots) if s.column < 0)
+    if phases and merged:
+        last = phases.pop()
+        phases.append(Phase(last.stage, tuple(sorted(last.slots + rest)), True))
+    else:
+        phases.append(Phase(0, rest, True))
+    return tuple(phases)
+
+
+def computed(program: Program, stage: int) -> list[int]:
+    """Indices of the products of a stage whose vector must be computed."""
+    return [k for k in program.stage_products(stage) if program.products[k].state < 0]
+
+
+def computed_products(cell: Cell) -> list[int]:
+    """Products that multiply no state as it is; what they multiply is kept in fed."""
+    return [k for k, p in enumerate(cell.program.products) if p.state < 0]

@@ -1,0 +1,96 @@
+"""What Python code asks of tensors while its equations are traced, as torch's functions see it.
+
+An operator's record holds what was computed, not what was asked: a size, a dtype, a value that decides a branch, a
+stop of the gradient. Here each question is seen, and is refused where the answer would be the example's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from gatefuse.kernels.equations.operators import TranslationError
+
+# What is the same of all that equations compute with.
+_SAME = frozenset(("dim", "ndimension", "ndim", "is_floating_point", "is_complex"))
+_SIZES = frozenset(
+    (
+        *("shape", "size", "__len__", "numel", "nelement", "nbytes", "stride", "is_contiguous"),
+        *("storage_offset", "itemsize"),
+    )
+)
+_VALUES = frozenset(
+    (
+        *("__bool__", "__float__", "__int__", "__index__", "__contains__", "item", "tolist", "numpy"),
+        *("equal", "allclose", "is_nonzero"),
+    )
+)
+_CONVERSIONS = frozenset(("to", "type", "type_as", "float", "double", "half", "bfloat16"))
+_MOVES = frozenset(("cpu", "cuda", "xpu"))
+_STOPS = frozenset(("detach", "data"))
+
+
+class Watch(TorchFunctionMode):
+    """While it is on, questions that a trace can't answer are refused.
+
+    Args:
+        name: of the cell, for messages.
+        stopped: called with each tensor whose gradient ends there.
+
+    Attributes:
+        asked_dtype: the dtype was asked for, or values were converted; the trace is good if that made no difference.
+        refused: for the first question that was.
+    """
+
+    def __init__(self, name: str, stopped: Callable[[Tensor], None]):
+        super().__init__()
+        self.asked_dtype = False
+        self.refused: TranslationError | None = None
+        self._name, self._stopped = name, stopped
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.__name__
+        if name == "__get__":
+            name = func.__self__.__name__
+        if name == "_set_grad_enabled":
+            return func(*args, **kwargs)
+        if name in ("__set__", "__setitem__") or (name.endswith("_") and not name.endswith("__")):
+            raise self._refuse(f"must change no tensor in place. Got {name}")
+        if name in _VALUES:
+            raise self._refuse(
+                "must run the same operators whatever the values are: no if, while or .item() on a tensor; use "
+                "torch.where. Got data-dependent control flow"
+            )
+        if name in _MOVES:
+            raise self._refuse(f"must stay on the states' device. Got {name}")
+        if name in _SIZES:
+            # the equations go on: what they do with it may be the better reason
+            self._refuse(
+                f"must not ask for a size, which a trace would keep; give a number from outside. Got {name.strip('_')}"
+            )
+            return func(*args, **kwargs)
+        found = func(*args, **kwargs)
+        if name == "dtype" or name in _CONVERSIONS:
+            self.asked_dtype = True
+            if not isinstance(found, Tensor):
+                return found
+        results = found if isinstance(found, (tuple, list)) else [found]
+        if not all(isinstance(result, Tensor) for result in results):
+            if name in _SAME:
+                return found
+            raise self._refuse(f"must not depend on what a trace can't see. Got {name.strip('_')} of a tensor")
+        if name in _STOPS or not torch.is_grad_enabled():
+            for result in results:
+                self._stopped(result)
+        return found
+
+    def _refuse(self, why: str) -> TranslationError:
+        """Kept too, since equations may catch what is raised in them."""
+        error = TranslationError(f"the equations of {self._name} {why}")
+        self.refused = self.refused or error
+        return error

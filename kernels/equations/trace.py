@@ -1,0 +1,340 @@
+"""From a cell's equations to its program: traced once, cut at the products, differentiated.
+
+The recurrent products are opaque: R.f(v) hands out an input r_f and notes v. What is left is pointwise, so one trace
+holds a whole step, and the order of its products can be read off it. Operators are recorded below autograd, which
+adds those of the backward; what the equations ask of tensors beside them is seen by equations/questions.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gatefuse.kernels.equations.expression import CONSTANT, Expr, Graph, input_names
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.operators import TRUTHS, TranslationError, translate
+from gatefuse.kernels.equations.program import Product, Program, find_phases, find_products, find_slots, find_sums
+from gatefuse.kernels.equations.questions import Watch
+
+if TYPE_CHECKING:
+    from gatefuse.kernels.cell import Cell
+
+_SHAPE = (2, 3)  # of the values the trace runs on
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # beside float64
+
+
+def trace(cell: Cell) -> Program:
+    """The program of a cell, whatever state torch is in.
+
+    Raises:
+        TranslationError: the equations hold an operator that isn't pointwise or isn't known, depend on what a trace
+            can't see, ask R for a gate twice, or raise an error.
+    """
+    program, asked_dtype = _trace(cell, torch.float64)
+    if asked_dtype:
+        text = program.text()
+        for dtype in _DTYPES:
+            if _trace(cell, dtype)[0].text() != text:
+                raise TranslationError(
+                    f"the equations of {cell.name} must be the same in every dtype. "
+                    f"Got others in {dtype} than in float64"
+                )
+    return program
+
+
+def _trace(cell: Cell, dtype: torch.dtype) -> tuple[Program, bool]:
+    """The program, and whether the equations asked for a dtype."""
+    graph = Graph()
+    run = _Run(cell, graph, dtype)
+    with torch.enable_grad():
+        found, watch = run.forward()
+        S = len(cell.states)
+        new_states, vectors = found[:S], found[S:]
+        _check_steps(cell, new_states, vectors)
+        products = find_products(cell, run.asked, vectors, new_states)
+        # The backward leaves out vectors that are a state as it is: their gradients are added between the steps. The
+        # others count once, however many gates asked for them.
+        places = {k: [id(v) for v in vectors].index(id(p.vector)) for k, p in enumerate(products) if p.state < 0}
+        backward = run.backward(places)
+
+    sums = find_sums(cell, [*new_states, *(p.vector for p in products)])
+    named = {id(graph.make("add", *map(graph.input, pair))): gate for gate, pair in sums.items()}
+
+    def replace(e: Expr) -> Expr | None:
+        return graph.input(f"a_{named[id(e)]}") if id(e) in named else None
+
+    new_states = graph.rewrite(new_states, replace)
+    products = [Product(graph.rewrite([p.vector], replace)[0], p.state, p.gates, p.first, p.stage) for p in products]
+    backward = graph.rewrite(backward, replace)
+    used = input_names([*new_states, *(p.vector for p in products)])
+    slots, d_slots = find_slots(cell, products, used, dict(zip(run.names, backward, strict=True)), set(sums))
+    G, P = len(cell.gates), len(cell.parameters)
+    program = Program(
+        cell=cell,
+        slots=slots,
+        products=tuple(products),
+        new_states=tuple(new_states),
+        d_slots=d_slots,
+        d_states=tuple(backward[2 * G : 2 * G + S]),
+        d_parameters=tuple(backward[2 * G + S : 2 * G + S + P]),
+        phases=find_phases(slots, products),
+    )
+    return program, watch.asked_dtype
+
+
+def _check_steps(cell: Cell, new_states: Sequence[Expr], vectors: Sequence[Expr]) -> None:
+    """Parameters are one for all samples, which the trace doesn't show: it gives them the shape of a state."""
+    for e in (*new_states, *vectors):
+        names = input_names([e])
+        if names and names <= set(cell.parameters):
+            raise TranslationError(
+                f"new states of {cell.name} and what R multiplies must not come of parameters alone. "
+                f"Got one of {', '.join(sorted(names))}"
+            )
+
+
+class _Run:
+    """Runs the equations with R's products replaced by inputs, and notes what R was asked to multiply."""
+
+    def __init__(self, cell: Cell, graph: Graph, dtype: torch.dtype):
+        self.cell, self.graph, self.dtype = cell, graph, dtype
+        self.asked: list[tuple[int, int]] = []  # (gate, index of the vector)
+        self.refused: TranslationError | None = None
+        gates = cell.gates
+        self.names = [f"x_{g}" for g in gates] + [f"r_{g}" for g in gates] + [*cell.states, *cell.parameters]
+
+    def forward(self) -> tuple[list[Expr], Watch]:
+        """The new states and the vectors that R was asked for."""
+        results, _, record, watch = self._forward()
+        return [record.of(result) for result in results], watch
+
+    def backward(self, places: dict[int, int]) -> list[Expr]:
+        """Gradients of all inputs of forward, given those of the new states and of the computed vectors, whose places
+        among all vectors are given by their product's number."""
+        results, inputs, record, _ = self._forward()
+        S = len(self.cell.states)
+        outputs, given = [], []
+        wanted = [(f"d_{s}", k) for k, s in enumerate(self.cell.states)]
+        for name, place in [*wanted, *((f"d_v{k}", S + place) for k, place in places.items())]:
+            if results[place].requires_grad:
+                outputs.append(results[place])
+                given.append(record.input(name, _example(self.dtype)))
+        zero = self.graph.constant(0.0)
+        if not outputs:
+            return [zero] * len(inputs)
+        record.in_equations = False
+        with record:
+            # torch.autograd.grad without its checks, which import a computer algebra system
+            found = _engine_run_backward(
+                tuple(outputs), tuple(given), False, False, tuple(inputs), allow_unreachable=True, accumulate_grad=False
+            )
+        if record.refused:
+            raise record.refused
+        return [zero if d is None else record.of(d) for d in found]
+
+    def _forward(self) -> tuple[list[Tensor], list[Tensor], _Record, Watch]:
+        cell = self.cell
+        record = _Record(cell, self.graph, self.dtype)
+        watch = Watch(cell.name, record.stop)
+        inputs = [record.input(name, _example(self.dtype).requires_grad_()) for name in self.names]
+        by_name = dict(zip(self.names, inputs, strict=True))
+        self.asked = []
+        vectors: list[Tensor] = []
+        R = _Asked(self, vectors, [by_name[f"r_{g}"] for g in cell.gates])
+        x = Gates(cell.gates, parts=[by_name[f"x_{g}"] for g in cell.gates])
+        parameters = {p: by_name[p] for p in cell.parameters}
+        with record, watch:
+            try:
+                new = cell.returned(x, R, [by_name[s] for s in cell.states], parameters)  # type: ignore[arg-type]
+            except TranslationError:
+                raise
+            except Exception as error:
+                raise TranslationError(
+                    f"the equations of {cell.name} must run on states of shape {_SHAPE} as on any other. "
+                    f"Got {type(error).__name__}: {error}"
+                ) from error
+        if refused := record.refused or watch.refused or self.refused:
+            raise refused  # also where the equations caught it
+        for state, value in zip(cell.states, new, strict=True):
+            _check_shape(cell, f"new state {state}", value)
+        return [*new, *vectors], inputs, record, watch
+
+
+def _example(dtype: torch.dtype) -> Tensor:
+    """Values for a trace, which come from no generator of random numbers."""
+    return torch.linspace(0.1, 0.9, _SHAPE[0] * _SHAPE[1], dtype=dtype, device="cpu").view(_SHAPE)
+
+
+class _Record(TorchDispatchMode):
+    """The expression of each tensor that operators yield while it is on."""
+
+    def __init__(self, cell: Cell, graph: Graph, dtype: torch.dtype):
+        super().__init__()
+        self._cell, self._graph, self._dtype = cell, graph, dtype
+        self._known: dict[int, Expr] = {}
+        self._stored: dict[tuple[Any, ...], Expr] = {}
+        self._alive: list[Tensor] = []  # so that no other has its identity
+        self.in_equations = True
+        self.refused: TranslationError | None = None  # for the first operator that can't be translated
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch's compiler would be imported to keep out of here, where it never comes
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        found = func(*args, **kwargs)
+        name = func._schema.name.removeprefix("aten::")
+        results = [t for t in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(t, Tensor)]
+        try:
+            self._record(func, name, args, kwargs, results)
+        except TranslationError as error:
+            # The equations go on: what they do next may be the better reason.
+            self.refused = self.refused or error
+            for result in results:
+                self._note(result, self._graph.input("?"))
+        return found
+
+    def _record(self, func: Any, name: str, args: Any, kwargs: Any, results: list[Tensor]) -> None:
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        if self.in_equations and func._schema.is_mutable:
+            raise TranslationError(f"the equations of {self._cell.name} must change no tensor in place. Got {name}")
+        if name in _NUMBERS or (tensors and all(self._is_number(t) for t in tensors)):
+            # computed once for all, as torch rounds it
+            expressions = [self._number(result) for result in results]
+        else:
+            given = tuple([self._argument(a) for a in args]), {k: self._argument(v) for k, v in kwargs.items()}
+            made = translate(self._graph, name, given[0], {k: v for k, v in given[1].items() if k not in _PLUMBING})
+            expressions = list(made) if isinstance(made, tuple) else [made]
+        for result, expression in zip(results, expressions, strict=False):
+            self._check(name, result, expression)
+            self._note(result, expression)
+
+    def input(self, name: str, tensor: Tensor) -> Tensor:
+        """Give a tensor the name of an input."""
+        self._note(tensor, self._graph.input(name))
+        return tensor
+
+    def stop(self, tensor: Tensor) -> None:
+        """No gradient goes beyond a tensor, which is the value of an expression."""
+        if tensor.dtype != torch.bool:
+            self._note(tensor, self._graph.make("stop", self.of(tensor)), shared=False)
+
+    def of(self, tensor: Tensor) -> Expr:
+        """A tensor's expression; a view of all of another's, such as what autograd keeps, has the other's."""
+        found = self._known.get(id(tensor))
+        found = self._stored.get(_place(tensor)) if found is None else found
+        if found is None:
+            raise TranslationError(
+                f"the equations of {self._cell.name} must use no tensor from outside but as a keyword-only parameter. "
+                f"Got one of shape {tuple(tensor.shape)}"
+            )
+        return found
+
+    def _note(self, tensor: Tensor, expression: Expr, shared: bool = True) -> None:
+        self._known[id(tensor)] = expression
+        if shared:
+            self._stored[_place(tensor)] = expression
+        self._alive.append(tensor)
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self.of(value)
+        return [self._argument(each) for each in value] if isinstance(value, (tuple, list)) else value
+
+    def _is_number(self, tensor: Tensor) -> bool:
+        known = self._known.get(id(tensor), self._stored.get(_place(tensor)))
+        return known is not None and known.op == CONSTANT
+
+    def _number(self, tensor: Tensor) -> Expr:
+        numbers = {repr(number) for number in tensor.flatten().tolist()}
+        if len(numbers) != 1:
+            raise TranslationError(
+                f"a tensor that the equations of {self._cell.name} make must be a single number; weights belong into "
+                f"keyword-only parameters. Got shape {tuple(tensor.shape)}"
+            )
+        return self._graph.constant(tensor.flatten()[0].item())
+
+    def _check(self, name: str, result: Tensor, expression: Expr) -> None:
+        if expression.op == CONSTANT and result.numel() == 1:
+            return
+        truth = expression.op in TRUTHS or isinstance(expression.number, bool)
+        if result.dtype != (torch.bool if truth else self._dtype) and not self._is_exact(result, expression):
+            raise TranslationError(
+                f"values in a cell must be of the states' dtype, or the truth of a comparison. "
+                f"Got {result.dtype} by {name}"
+            )
+        if tuple(result.shape) != _SHAPE:
+            raise TranslationError(
+                f"values in a cell must have a state's shape {_SHAPE}. Got {tuple(result.shape)} by {name}"
+            )
+
+    def _is_exact(self, result: Tensor, expression: Expr) -> bool:
+        """Whether a value of another dtype is what one of the states' is: a choice of numbers, or rounded less."""
+        if result.dtype == torch.float32:
+            of_numbers = expression.op == "where" and all(a.op == CONSTANT for a in expression.args[1:])
+            return of_numbers or self._dtype in (torch.float16, torch.bfloat16)
+        return False
+
+
+_PLUMBING = ("pin_memory", "layout", "device", "memory_format", "non_blocking")
+# Operators that make tensors of numbers; what they make is one.
+_NUMBERS = frozenset(["lift_fresh", "zeros", "ones", "full", "scalar_tensor", "new_zeros", "new_ones", "new_full"])
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+class _Asked:
+    """Stands for R while tracing."""
+
+    def __init__(self, run: _Run, vectors: list[Tensor], r: Sequence[Tensor]):
+        self._run, self._vectors, self._r = run, vectors, r
+
+    def __call__(self, vector: Tensor) -> Gates:
+        gates = self._run.cell.gates
+        return Gates(gates, parts=self._ask(range(len(gates)), vector))
+
+    def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
+        gates = self._run.cell.gates
+        if name not in gates:
+            raise AttributeError(f"a gate of R must be one of {', '.join(gates)}. Got {name}.")
+        return lambda vector: self._ask([gates.index(name)], vector)[0]
+
+    def _ask(self, gates: Iterable[int], vector: Tensor) -> list[Tensor]:
+        try:
+            return self._given(gates, vector)
+        except TranslationError as error:
+            self._run.refused = self._run.refused or error
+            raise
+
+    def _given(self, gates: Iterable[int], vector: Tensor) -> list[Tensor]:
+        cell, found = self._run.cell, []
+        _check_shape(cell, "what R multiplies", vector)
+        for gate in gates:
+            if any(gate == g for g, _ in self._run.asked):
+                raise TranslationError(
+                    f"{cell.name} must ask R for each gate once a step. Got gate {cell.gates[gate]} twice"
+                )
+            self._run.asked.append((gate, len(self._vectors)))
+            found.append(self._r[gate] if torch.is_grad_enabled() else self._r[gate].detach())
+        self._vectors.append(vector)
+        return found
+
+
+def _check_shape(cell: Cell, what: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TranslationError(f"{what} of {cell.name} must be a tensor. Got {type(value).__name__}")
+    with torch._C.DisableTorchFunction():
+        shape = tuple(value.shape)
+    if shape != _SHAPE:
+        raise TranslationError(
+            f"{what} of {cell.name} must have a state's shape, since equations are pointwise. "
+            f"Got {shape} for states of {_SHAPE}"
+        )

@@ -1,0 +1,1 @@
+"""Time loops behind one operator: what they are given, fill and keep, and the loops themselves."""

@@ -1,0 +1,71 @@
+"""What a loop fills, and what it keeps for its backward: names and shapes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.equations.program import computed_products
+
+
+def buffer_shapes(
+    cell: Cell, T: int, B: int, W: int, save: bool, all_states: bool
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Shapes of sequence_forward's rest, saved and fed; W as in loops/inputs.py."""
+    program = cell.program
+    keep = save or all_states or any(p.state > 0 for p in program.products)
+    rest = (len(cell.states) - 1 if keep else 0, T, B, W)
+    saved = (len(program.columns) if save else 0, T, B, W)
+    fed = (len(computed_products(cell)), T if save else min(T, 1), B, W)
+    return rest, saved, fed
+
+
+def saved_layout(sums: Tensor, W: int) -> Tensor:
+    """What the aten loop saves, (T, B, columns * W), in saved's form, (columns, T, B, W); by column, not by slot."""
+    return sums.unflatten(2, (-1, W)).permute(2, 0, 1, 3)
+
+
+class Forward(NamedTuple):
+    """output (T, B, W), rest (S - 1, T, B, W) or empty, finals (S, B, W), saved and fed for the backward or empty."""
+
+    output: Tensor
+    rest: Tensor
+    finals: Tensor
+    saved: Tensor
+    fed: Tensor
+
+    def result(self) -> Forward:
+        """With finals in the dtype of the output."""
+        return self._replace(finals=self.finals.to(self.output.dtype))
+
+
+class Upstream(NamedTuple):
+    """Gradients of a forward's output, rest (or None) and finals."""
+
+    output: Tensor
+    rest: Tensor | None
+    finals: Tensor
+
+
+class Backward(NamedTuple):
+    """What the steps backward yield: gradients of x, of the columns (T, B, columns * W), and, in float32, of the states
+    (S, B, W), the parameters (P, B, W) and fresh (S, B, W) or None."""
+
+    x: Tensor
+    r: Tensor
+    states: Tensor
+    parameters: Tensor
+    fresh: Tensor | None
+
+
+class Gradients(NamedTuple):
+    """Gradients of a sequence's x, states, weight, bias (or None), parameters, fresh (or None)."""
+
+    x: Tensor
+    states: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    parameters: Tensor
+    fresh: Tensor | None

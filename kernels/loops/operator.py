@@ -1,0 +1,234 @@
+"""The torch.library operators behind the drivers: checked once, with fakes for tracing and registered autograd.
+
+    gatefuse::sequence_forward   a sequence by one of gatefuse's own loops, with what its backward needs
+    gatefuse::sequence_backward  its gradients
+
+A cell crosses the operator's border by its key, a loop by its name. Shapes are those of loops/inputs.py; nothing here
+brings Triton before an operator runs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.loops.buffers import buffer_shapes, saved_layout
+from gatefuse.kernels.loops.directions import dense
+from gatefuse.kernels.loops.eager import loop_in_order
+
+KERNELS = ("step", "block", "grid")  # loops that launch Triton's
+LOOPS = ("aten", *KERNELS)
+# "both" is two directions side by side, the second in reverse.
+ORDERS = ("forward", "reverse", "both")
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # that kernels compute with
+
+
+def _check(
+    cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
+    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None, loop: str, order: str,
+) -> None:  # fmt: skip
+    if loop not in LOOPS:
+        raise ValueError(f"loop must be one of {', '.join(LOOPS)}. Got {loop!r}.")
+    if order not in ORDERS:
+        raise ValueError(f"order must be one of {', '.join(ORDERS)}. Got {order!r}.")
+    if (loop, order) == ("aten", "both"):
+        raise ValueError("order must be forward or reverse for the loop aten. Got 'both'.")
+    if (restarts is None) != (fresh is None):
+        given, missing = ("fresh", "restarts") if restarts is None else ("restarts", "fresh")
+        raise ValueError(f"restarts and fresh must be given together. Got {given} without {missing}.")
+    if x.dtype not in FLOATS and (loop, x.dtype) != ("aten", torch.float64):
+        raise TypeError(f"x must be float32, float16 or bfloat16, or float64 for the loop aten. Got {x.dtype}.")
+    D = 2 if order == "both" else 1
+    if x.dim() != 3 or x.shape[2] % (len(cell.gates) * D):
+        raise ValueError(f"x must have shape (T, B, {len(cell.gates) * D} * H). Got {tuple(x.shape)}.")
+    T, B, W = x.shape[0], x.shape[1], x.shape[2] // len(cell.gates)
+    expected: list[tuple[str, Tensor | None, tuple[int, ...], torch.dtype]] = [
+        ("states", states, (len(cell.states), B, W), x.dtype),
+        ("weight", weight, (len(cell.gates) * W, W // D), x.dtype),
+        ("bias", bias, (len(cell.gates) * W,), x.dtype),
+        ("parameters", parameters, (len(cell.parameters), W), x.dtype),
+        ("restarts", restarts, (T, B) if D == 1 else (D, T, B), torch.bool),
+        ("fresh", fresh, (len(cell.states), B, W), x.dtype),
+        ("live", live, (T, B), torch.bool),
+    ]
+    for name, value, shape, dtype in expected:
+        if value is None:
+            continue
+        if tuple(value.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}. Got {tuple(value.shape)}.")
+        if value.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype}. Got {value.dtype}.")
+        if value.device != x.device:
+            raise ValueError(f"{name} must be on {x.device}, as x is. Got {value.device}.")
+
+
+def forward(
+    x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
+    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
+    cell: str, loop: str, order: str, save: bool, all_states: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """A sequence of steps: output (T, B, W), the other states' rest (S - 1, T, B, W) if kept, finals (S, B, W), and
+    what the backward needs (empty without ``save``).
+
+    Raises:
+        ValueError, TypeError: a shape, dtype or device is not the one that x asks for, or no loop has that name; the
+            message states both.
+    """
+    inputs = x, states, weight, bias, parameters, restarts, fresh, live
+    _check(Cell.by_key(cell).unchanged(), *inputs, loop, order)
+    with torch.cuda.device_of(x):
+        kept = _run(loop, "forward", _sequence(cell, inputs, order), save, all_states)
+    return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
+
+
+sequence_forward = torch.library.custom_op("gatefuse::sequence_forward", forward, mutates_args=())
+
+
+def backward(
+    x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
+    restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
+    output: Tensor, rest: Tensor, finals: Tensor, saved: Tensor, fed: Tensor,
+    d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, loop: str, order: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, states, weight, bias, parameters and fresh; empty where bias or fresh is None."""
+    from gatefuse.kernels.loops.buffers import Forward, Upstream
+
+    inputs = x, states, weight, bias, parameters, restarts, fresh, live
+    with torch.cuda.device_of(x):
+        found = _run(
+            loop, "backward", _sequence(cell, inputs, order), Forward(output, rest, finals, saved, fed),
+            Upstream(*dense((d_output, d_rest, d_finals))),
+        )  # fmt: skip
+    d_bias, d_fresh = (x.new_empty(0) if d is None else d for d in (found.bias, found.fresh))
+    return found.x, found.states, found.weight, d_bias, found.parameters, d_fresh
+
+
+sequence_backward = torch.library.custom_op("gatefuse::sequence_backward", backward, mutates_args=())
+
+
+def _sequence(cell: str, inputs: tuple[Any, ...], order: str) -> Any:
+    from gatefuse.kernels.loops.inputs import Sequence
+
+    return Sequence(Cell.by_key(cell), *[*dense(inputs), order])
+
+
+def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
+    """A loop's forward or backward; by the step loop, which keeps the same buffers, where its kernel doesn't fit."""
+    run = getattr(import_module(f"gatefuse.kernels.loops.{loop}"), way)
+    if loop == "aten":
+        return run(sequence, *args)
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        return run(sequence, *args)
+    except OutOfResources as error:
+        _say_once(
+            f"{sequence.cell.name}: the {loop} driver's {way} kernel does not fit, step runs in its place: {error}"
+        )
+        return getattr(import_module("gatefuse.kernels.loops.step"), way)(sequence, *args)
+
+
+@cache
+def _say_once(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+
+@sequence_forward.register_fake
+def _(x, states, weight, bias, parameters, restarts, fresh, live, cell, loop, order, save, all_states):
+    T, B, W = x.shape[0], x.shape[1], states.shape[2]
+    rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, W, save, all_states)
+    kept = x.new_empty(saved)
+    if loop == "aten" and save:
+        kept = saved_layout(x.new_empty(T, B, saved[0] * W), W)
+    return x.new_empty(T, B, W), x.new_empty(rest), torch.empty_like(states), kept, x.new_empty(fed)
+
+
+@sequence_backward.register_fake
+def _(x, states, weight, bias, parameters, restarts, fresh, *rest):
+    wanted = (x, states, weight, bias, parameters, fresh)
+    return tuple(
+        x.new_empty(0) if v is None else torch.empty_like(v, memory_format=torch.contiguous_format) for v in wanted
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    *tensors, cell, loop, order, save, _ = inputs
+    if not save:
+        raise RuntimeError("sequence_forward must be called with save=True where gradients are wanted. Got save=False.")
+    # Without this the backward would be handed zeros as large as everything that was kept for it.
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output)
+    # the cell itself, which lives as long as its gradients are wanted
+    ctx.cell, ctx.loop, ctx.order = Cell.by_key(cell), loop, order
+
+
+def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
+    saved = ctx.saved_tensors
+    inputs, kept = saved[:8], saved[8:]
+    _, states, _, bias, _, _, fresh, _ = inputs
+    if torch.is_grad_enabled():  # only where the gradients' own gradients are wanted
+        found = _differentiable(ctx, inputs, (d_output, d_rest, d_finals))
+    else:
+        d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
+        d_finals = torch.zeros_like(states) if d_finals is None else d_finals
+        run: Any = sequence_backward if watched(kept[0]) else backward
+        found = run(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell.key, ctx.loop, ctx.order)
+    d_x, d_states, d_weight, d_bias, d_parameters, d_fresh = found
+    d_bias, d_fresh = None if bias is None else d_bias, None if fresh is None else d_fresh
+    return d_x, d_states, d_weight, d_bias, d_parameters, None, d_fresh, *(None,) * 6
+
+
+def _differentiable(ctx, inputs, given):
+    """The gradients by way of the eager loop, which can be differentiated again."""
+    x, states, weight, bias, parameters, _, fresh, _ = inputs
+    cell = ctx.cell.unchanged()
+    sequences, finals = loop_in_order(cell, *[*inputs, ctx.order])
+    outputs, gradients = [], []
+    wanted = (sequences[0], torch.stack(sequences[1:]) if sequences[1:] else None, torch.stack(finals))
+    for value, gradient in zip(wanted, given, strict=True):
+        if value is not None and gradient is not None:
+            outputs.append(value)
+            gradients.append(gradient)
+    leaves = (x, states, weight, bias, parameters, fresh)
+    needed = [v for v in leaves if v is not None and v.requires_grad]
+    found = iter(torch.autograd.grad(outputs, needed, gradients, create_graph=True, allow_unused=True))
+    return [next(found) if v is not None and v.requires_grad else None for v in leaves]
+
+
+sequence_forward.register_autograd(_backward, setup_context=_setup_context)
+
+
+def watched(x: Tensor) -> bool:
+    """Whether somebody looks at operators: a tracer, a mode, a transform, or a tensor that is no plain one."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or type(x) not in (Tensor, torch.nn.Parameter)
+    )
+
+
+class _Sequence(torch.autograd.Function):
+    """sequence_forward where nobody looks: torch.library's first call imports all of torch's compiler, and each costs
+    the host more than this."""
+
+    forward = staticmethod(forward)
+    setup_context = staticmethod(_setup_context)
+    backward = staticmethod(_backward)
+
+
+def sequence(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """sequence_forward, or its work; arguments, results and errors are the same."""
+    if watched(arguments[0]):
+        return sequence_forward(*arguments)
+    if arguments[-2]:
+        return _Sequence.apply(*arguments)
+    with torch.no_grad():
+        return forward(*arguments)

@@ -1,0 +1,63 @@
+"""Gradients of the weights after a loop's steps: one large product for each product of a step, and sums."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gatefuse.kernels.equations.program import computed_products
+from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients
+from gatefuse.kernels.loops.inputs import Sequence
+
+
+def finish(loop: Sequence, kept: Forward, d: Backward) -> Gradients:
+    """The gradients after the steps: one large product for each product of a step, and sums over the batch."""
+    dtype = loop.x.dtype
+    d_weight, d_bias = _weight_gradients(loop, kept, d.r)
+    d_fresh = None if d.fresh is None else d.fresh.to(dtype)
+    return Gradients(d.x, d.states.to(dtype), d_weight, d_bias, d.parameters.sum(1).to(dtype), d_fresh)
+
+
+def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tensor | None]:
+    G, H, D = loop.shape.G, loop.H, loop.directions
+    blocks = [loop.weight.new_zeros(H, H)] * (G * D)
+    fed = computed_products(loop.cell)
+    for k, p in enumerate(loop.program.products):
+        columns = loop.columns(d_r, k).unflatten(2, (len(p.gates), D, H))
+        for d in range(D):
+            vectors = (
+                kept.fed[fed.index(k)][..., d * H : (d + 1) * H] if k in fed else state_before(loop, kept, p.state, d)
+            )
+            rows = columns[..., d, :].flatten(2).flatten(0, 1)
+            product = torch.mm(rows.t(), vectors.flatten(0, 1))
+            for gate, block in zip(p.gates, product.chunk(len(p.gates)), strict=True):
+                blocks[gate * D + d] = block
+    d_weight = torch.cat(blocks)
+    if loop.bias is None:
+        return d_weight, None
+    return d_weight, _bias_gradient(loop, d_r)
+
+
+def _bias_gradient(loop: Sequence, d_r: Tensor) -> Tensor:
+    """(G * W,), zero for gates without a product."""
+    columns, G = loop.program.columns, loop.shape.G
+    sums = d_r.sum((0, 1))
+    if columns == tuple(range(G)):
+        return sums
+    # A list of gates as an index would be copied to the device, and the host would wait for it.
+    rows, zero = sums.view(-1, loop.W).unbind(0), sums.new_zeros(loop.W)
+    return torch.cat([rows[columns.index(g)] if g in columns else zero for g in range(G)])
+
+
+def state_before(loop: Sequence, kept: Forward, state: int, d: int) -> Tensor:
+    """A state before each step of direction d, where it begins anew the fresh one, (T, B, H)."""
+    units = slice(d * loop.H, (d + 1) * loop.H)
+    sequence = (kept.output if state == 0 else kept.rest[state - 1])[..., units]
+    parts = [loop.states[state : state + 1, :, units], sequence[:-1]]
+    if loop.reverse or d == 1:
+        parts = [sequence[1:], parts[0]]
+    vectors = torch.cat(parts)[: loop.T]
+    if loop.restarts is None or loop.fresh is None:
+        return vectors
+    restarts = loop.restarts.view(loop.directions, loop.T, loop.B)[d]
+    return torch.where(restarts.unsqueeze(2), loop.fresh[state, :, units], vectors)

@@ -1,0 +1,29 @@
+"""Settings of torch's and of the environment that kernels follow."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from gatefuse.kernels.runtime.dynamo import constant
+
+
+@constant
+def tf32_allowed() -> bool:
+    """Whether recurrent layers in float32 may multiply in tf32, as torch.backends.cudnn has it for its own.
+
+    ``torch.backends.cudnn.allow_tf32`` sets this too, but raises when read after settings by fp32_precision.
+    """
+    return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How products of float32 are multiplied."""
+    # cuDNN's recurrent layers follow this flag; here it also decides whether the driver runs float32 at all.
+    return "tf32" if dtype == torch.float32 and tf32_allowed() else "ieee"
+
+
+def interpreted() -> bool:
+    """Triton's interpreter is on: TRITON_INTERPRET=1 when Triton was first imported."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")

@@ -1,0 +1,187 @@
+"""The layers and directions of a call, one after the other: what a layer's forward comes down to, whoever runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.drivers import driver
+from gatefuse.kernels.drivers.packing import moved
+from gatefuse.kernels.drivers.padding import finals_given, inputs_within, states_within
+from gatefuse.kernels.drivers.vendor import torch_rnn
+from gatefuse.kernels.plan import Plan, choose
+from gatefuse.kernels.runtime.settings import tf32_allowed
+from gatefuse.kernels.task import Form, Request, Task, Weights
+from gatefuse.models.execution.context import PLAN, autocast_on, transforming
+
+# Sequences, of which the first is the output, and final states.
+Results = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+
+_MOST = 4096  # plans that a cell keeps
+
+
+class Call(NamedTuple):
+    """A call whose arguments are checked and have the forms that drivers take, but for x, which stays batch first.
+
+    Without ``given`` the states are the cell's first, which nobody gave.
+    """
+
+    x: Tensor
+    states: tuple[Tensor, ...]
+    weights: list[Tensor]
+    lengths: Tensor | None
+    resets: Tensor | None
+    fresh: tuple[Tensor, ...] | None
+    all_states: bool
+    T: int
+    B: int
+    batched: bool
+    given: bool
+
+
+def first_states(cell: Cell, x: Tensor, *shape: int) -> tuple[Tensor, ...]:
+    """The states that a sequence begins with where none are given; nobody writes into them, so that they may be one."""
+    if not any(cell.init):
+        return (x.new_zeros(shape),) * len(cell.init)
+    return tuple([x.new_full(shape, value) for value in cell.init])
+
+
+def lowered(call: Call, run: Callable[[Call], Results]) -> Results:
+    """Run a call: under autocast with all tensors cast first, as torch.lstm and its like do, and autocast off."""
+    if not autocast_on(call.x.device):
+        return run(call)
+    lower = cast(call, running_dtype(call.x))
+    with torch.autocast(call.x.device.type, enabled=False):
+        return run(lower)
+
+
+def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
+    """One driver call for each layer, and for each direction where the driver doesn't run both at once.
+
+    Args:
+        call: with x of shape (T, B, I), in the dtype of the computation.
+        form: the layers'; x is time first whatever it says.
+
+    Returns:
+        Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
+    """
+    x, states, lengths, empty = call.x, call.states, call.lengths, False
+    if lengths is not None:
+        empty = _may_be_empty(lengths)
+        lengths = moved(lengths, x.device)
+        # for all layers at once: what a layer hands on is zero beyond the ends
+        x = inputs_within(x, lengths)
+        states = states_within(cell, states, lengths) if empty else states
+    rows = states[0].shape[0]
+    D, n = form.directions, len(call.weights) // rows
+    run = driver(driver_name).run
+    both = D == 2 and both_at_once(cell, driver_name, call)
+    sequences: tuple[Tensor, ...] = ()
+    finals: list[tuple[Tensor, ...]] = []
+    for first in range(0, rows, D):
+        if first and form.dropout:
+            x = drop(x, form.dropout)
+        tasks = [
+            Task(
+                cell,
+                x,
+                tuple([s[k] for s in states]),
+                bundle(call.weights[k * n : (k + 1) * n], form.bias),
+                lengths,
+                call.resets,
+                None if call.fresh is None else tuple([s[k] for s in call.fresh]),
+                reverse=k > first,
+                all_states=call.all_states and first + D == rows,
+                within=True,
+            )
+            for k in range(first, first + D)
+        ]
+        if both:
+            outcome = driver(driver_name).run_both((tasks[0], tasks[1]))
+            sequences = outcome.sequences
+            finals += zip(*[s.chunk(2, -1) for s in outcome.finals], strict=True)
+        else:
+            outcomes = [run(task) for task in tasks]
+            finals += [outcome.finals for outcome in outcomes]
+            sequences = outcomes[0].sequences
+            if D == 2:
+                sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
+        x = sequences[0]
+    # What the caller gets shares no memory with what a driver keeps, so that it may be changed in place.
+    kept = getattr(driver(driver_name), "keeps", False) and lengths is None and (both or D == 1)
+    if kept and sequences[0].requires_grad:
+        sequences = tuple([s.clone() for s in sequences])
+    # stack copies
+    last = tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+    return sequences, finals_given(call.states, last, lengths) if empty and lengths is not None else last
+
+
+def _may_be_empty(lengths: Tensor) -> bool:
+    """Whether a sample may have no step; where lengths can be read without waiting, whether one has none."""
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or transforming():
+        return True
+    return not lengths.all()
+
+
+def cast(call: Call, dtype: torch.dtype) -> Call:
+    """With all that is computed with in that dtype."""
+    states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
+    fresh = None if call.fresh is None else tuple([s.to(dtype) for s in call.fresh])
+    return call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh)
+
+
+def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:
+    """Whether both directions of a layer run in one launch."""
+    refusal = getattr(driver(driver_name), "both_refusal", None)
+    return refusal is not None and not refusal(Request(*request_of(cell, call)))
+
+
+def bundle(tensors: Sequence[Tensor], bias: bool) -> Weights:
+    """The weights of one direction of one layer, by name."""
+    w_ih, w_hh, *rest = tensors
+    b_ih, b_hh, *parameters = rest if bias else (None, None, *rest)
+    return Weights(w_ih, w_hh, b_ih, b_hh, tuple([p for p in parameters if p is not None]))
+
+
+def running_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of the computation: autocast's where it is on, as torch.lstm and its like have it."""
+    if autocast_on(x.device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+def request_of(cell: Cell, call: Call) -> tuple[Any, ...]:
+    """The arguments of a Request, which hash faster than one."""
+    x, states, weights, lengths, resets, fresh, all_states, T, B, *_ = call
+    needs_grad = torch.is_grad_enabled() and (
+        weights[0].requires_grad or any(t.requires_grad for t in (*weights, x, *states, *(fresh or ())))
+    )
+    H = states[0].shape[-1]
+    dtype = running_dtype(x)
+    return cell, x.device, dtype, T, B, H, needs_grad, lengths is not None, resets is not None, all_states
+
+
+def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
+    """The plan for the Request of these arguments; looked up where it was made before."""
+    if transforming():
+        return PLAN
+    if torch.compiler.is_compiling():  # a tracer can't see through the cache
+        return choose(Request(*request), wanted)
+    cell = request[0]
+    # Plans are kept by the cell, or by its equations as they are now where these could change.
+    made = cell.made if torch_rnn.knows(cell) else cell.current().made
+    key = request[1:], wanted, request[1].type != "cpu" and tf32_allowed()
+    try:
+        plan = made.get(key)
+    except TypeError:  # a tracer's sizes, which are no numbers yet, have no hash
+        return choose(Request(*request), wanted)
+    if plan is None:
+        if len(made) > _MOST:
+            made.clear()
+        plan = made[key] = choose(Request(*request), wanted)
+    return plan

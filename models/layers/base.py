@@ -1,0 +1,191 @@
+"""Layers and directions around a cell: what Recurrent and the subclasses of torch.nn's layers share."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.drivers import driver, vendor
+from gatefuse.kernels.drivers.packing import Packing, reorder
+from gatefuse.kernels.plan import Plan, explain
+from gatefuse.kernels.task import Form, Request
+from gatefuse.models.execution.breaks import compiler_around
+from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
+from gatefuse.models.execution.context import PLAN, transforming
+from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
+
+
+class Stack:
+    """Mixin of an nn.Module: runs L layers in D directions of a cell, in the way and the shapes of torch.nn's layers.
+
+    The module brings the attributes below, and ``_flat()``: the weights of each layer and direction in turn, in the
+    order input, recurrent, both biases if there are any, per-unit parameters.
+    """
+
+    cell: Cell
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    driver: str
+    training: bool
+
+    def _flat(self) -> list[Tensor]:
+        raise NotImplementedError
+
+    def _prepare(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Call:
+        weights = self._flat()
+        check_input(x, self.input_size, weights[0])
+        batched = x.dim() == 3
+        if resets is not None:
+            check_resets(resets, tuple(x.shape[:-1]), x.device)
+            if not batched:
+                resets = resets.unsqueeze(1)
+            elif self.batch_first:
+                resets = resets.transpose(0, 1)
+        if not batched:
+            x = x.unsqueeze(1)
+        T, B, _ = x.shape
+        if batched and self.batch_first:
+            T, B = B, T
+        if lengths is not None:
+            lengths = check_lengths(lengths, T, B, x.device)
+        n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
+        shape = (n, B, H) if batched else (n, H)
+        states = first_states(self.cell, x, n, B, H) if state is None else self._states(state, shape, x, "state")
+        fresh = None
+        if reset_state is not None:
+            if resets is None:
+                raise ValueError("reset_state must come with resets. Got reset_state alone.")
+            fresh = self._states(reset_state, shape, x, "reset_state")
+        return Call(x, states, weights, lengths, resets, fresh, all_states, T, B, batched, given=state is not None)
+
+    def _states(self, state: Any, shape: tuple[int, ...], x: Tensor, what: str) -> tuple[Tensor, ...]:
+        """(L * D, B, H) each, as given without a batch or with one."""
+        # cuDNN refuses states with gaps, and kernels read them as one block
+        found = check_state(self.cell, state, shape, x, what)
+        if len(shape) == 2:
+            found = tuple([s.unsqueeze(1) for s in found])
+        return tuple(map(Tensor.contiguous, found))
+
+    def _prepare_packed(
+        self, x: PackedSequence, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
+    ) -> tuple[Packing, Call]:
+        """How x is packed, and the call, with packed rows as its x, and samples in the order of packing."""
+        for name, value in (("lengths", lengths), ("resets", resets), ("reset_state", reset_state)):
+            if value is not None:
+                raise ValueError(
+                    f"{name} must be None with a PackedSequence: give a padded tensor with lengths instead."
+                )
+        weights = self._flat()
+        check_packed(x, self.input_size, weights[0])
+        packing = Packing.of(x.batch_sizes, x.data.device)
+        T, B = packing.within.shape
+        N, given = T * B if packing.rows is None else packing.rows.shape[0], x.data.shape[0]
+        if given != N:
+            raise RuntimeError(f"a PackedSequence of these batch_sizes must have {N} rows. Got {given}.")
+        lengths = None if packing.rows is None else packing.lengths
+        n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
+        if state is None:
+            states = first_states(self.cell, x.data, n, B, H)
+        else:
+            states = reorder(self._states(state, (n, B, H), x.data, "state"), x.sorted_indices)
+        return packing, Call(
+            x.data, states, weights, lengths, None, None, all_states, T, B, True, given=state is not None
+        )
+
+    def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Plan:
+        given = x, state, lengths, resets, reset_state, all_states
+        call = self._prepare_packed(*given)[1] if isinstance(x, PackedSequence) else self._prepare(*given)
+        return PLAN if transforming() else explain(Request(*request_of(self.cell, call)), self.driver)
+
+    def _run(
+        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
+    ) -> tuple[Any, Any]:
+        if isinstance(x, PackedSequence):
+            packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states)
+            rows, finals = self._lower(call, partial(self._run_packed, packing))
+            form = x.batch_sizes, x.sorted_indices, x.unsorted_indices
+            sequences: tuple[Any, ...] = tuple([PackedSequence(data, *form) for data in rows])
+            finals = reorder(finals, x.unsorted_indices)
+        else:
+            call = self._prepare(x, state, lengths, resets, reset_state, all_states)
+            sequences, finals = self._lower(call, self._run_padded)
+        return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
+
+    def _lower(self, call: Call, run: Callable[[Call], Results]) -> Results:
+        """In autocast's dtype where there are lengths: it knows torch's loops, not what lengths need around them."""
+        return run(call) if call.lengths is None else lowered(call, run)
+
+    def _run_padded(self, call: Call) -> Results:
+        """Time first or batch first, as the layer is."""
+        form = self._form(batch_first=self.batch_first and call.batched)
+        name = plan_of(request_of(self.cell, call), self.driver).driver
+        sequences: tuple[Tensor, ...]
+        if name == "vendor" and not torch.compiler.is_compiling():
+            run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
+            output, finals = run(self.cell, call.x, call.states, call.weights, form, call.lengths)
+            sequences = (output,)
+        else:
+            if form.batch_first:
+                call = call._replace(x=call.x.transpose(0, 1))
+            sequences, finals = self._loop(name, call, form)
+            if form.batch_first:
+                sequences = tuple([s.transpose(0, 1) for s in sequences])
+        if not call.batched:
+            sequences = tuple([s.squeeze(1) for s in sequences])
+            finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
+        return sequences, finals
+
+    def _run_packed(self, packing: Packing, call: Call) -> Results:
+        form = self._form(batch_first=False)
+        name = plan_of(request_of(self.cell, call), self.driver).driver
+        if name == "vendor" and not torch.compiler.is_compiling():
+            run = vendor.packed if compiler_around() is None else torch.compiler.disable(vendor.packed)
+            output, finals = run(self.cell, call.x, call.states, call.weights, form, packing)
+            return (output,), finals
+        sequences, finals = self._loop(name, call._replace(x=packing.unpack(call.x)), form)
+        return tuple([packing.pack(s) for s in sequences]), finals
+
+    def _form(self, batch_first: bool) -> Form:
+        dropout = self.dropout if self.training else 0.0
+        return Form(self.bias, self.num_layers, self.bidirectional, dropout, batch_first)
+
+    def _loop(self, name: str, call: Call, form: Form) -> Results:
+        if not torch.compiler.is_compiling():
+            if torch.jit.is_tracing() and name in ("eager", "aten"):
+                name = _by_trace(name, Request(*request_of(self.cell, call)))
+            run = lowered if compiler_around() is None else torch.compiler.disable(lowered)
+            return run(call, lambda lower: loop(self.cell, name, lower, form))
+        # no transform can look into an operator for all steps
+        if not transforming():
+            from gatefuse.models.execution import compiled  # which in turn needs this module
+
+            if compiled.stands_for(name, call.x.device):
+                by = self.driver if call.x.device.type == "cpu" else name  # there, auto may choose for each T
+                return lowered(call, lambda lower: compiled.run(self.cell, by, lower, form))
+        return lowered(call, lambda lower: loop(self.cell, name, lower, form))
+
+
+def _by_trace(name: str, request: Request) -> str:
+    """Who runs a call that torch.jit.trace records: a loop of TorchScript's, which is one for any number of steps."""
+    if not (why := driver("script").refusal(request)):
+        return "script"
+    if request.T != 1:
+        warnings.warn(
+            f"a layer that torch.jit.trace can keep for any number of steps must have a loop of TorchScript's. "
+            f"Got one for {request.T} steps alone: {why}.",
+            torch.jit.TracerWarning,
+            stacklevel=2,
+        )
+    return name

@@ -1,0 +1,187 @@
+"""Recurrent: torch.nn's recurrent layers, for any cell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.utils.rnn import PackedSequence
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cells import find_cell
+from gatefuse.kernels.drivers import vendor
+from gatefuse.kernels.plan import Plan
+from gatefuse.models.execution.symbolic import proxy_among, recorded
+from gatefuse.models.layers.arguments import check_driver, check_layer
+from gatefuse.models.layers.base import Stack
+
+
+class Recurrent(Stack, nn.Module):
+    """Layers of a recurrent cell, in one direction or two.
+
+    Parameters are torch.nn's: for layer k ``weight_ih_lk`` (G * H, I), where I is input_size in the first layer and
+    D * H in the others, ``weight_hh_lk`` (G * H, H) and, with bias, ``bias_ih_lk`` and ``bias_hh_lk`` (G * H,); then
+    the cell's per-unit parameters, such as ``p_i_lk`` (H,). Those of the second direction end in ``_reverse``. All are
+    drawn from U(-1/sqrt(H), 1/sqrt(H)), in the order in which torch.nn draws its own.
+
+    Args:
+        cell: a cell made by ``gatefuse.cell``, or the name of one that gatefuse ships (``gatefuse.cell_names()``).
+        input_size: features I of the input.
+        hidden_size: units H.
+        num_layers: layers L, each of which reads the output of the one before.
+        bias: whether there are the two biases.
+        batch_first: whether input and output are (B, T, ...) instead of (T, B, ...); states are not touched by it.
+        dropout: in training, the probability of zeroing an element of the output of each layer but the last.
+        bidirectional: whether each layer runs in D = 2 directions.
+        driver: who runs the time loop, one of ``gatefuse.kernels.drivers.DRIVERS``; "auto" takes the fastest that can.
+        device: where the parameters lie.
+        dtype: a floating type.
+
+    Raises:
+        TypeError: a size is no int, a flag no bool, or the cell neither a name nor a cell.
+        ValueError: a size, dropout, the cell's or the driver's name is out of its range.
+        RuntimeError: dtype is no floating type.
+    """
+
+    def __init__(
+        self,
+        cell: str | Cell,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        driver: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.cell = find_cell(cell)
+        self.driver = check_driver(driver)
+        check_layer(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype)
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+
+        D, G, H = 2 if bidirectional else 1, len(self.cell.gates), hidden_size
+        self._names: list[str] = []
+        for layer in range(num_layers):
+            shapes: dict[str, tuple[int, ...]] = {
+                "weight_ih": (G * H, D * H if layer else input_size),
+                "weight_hh": (G * H, H),
+            }
+            if bias:
+                shapes |= {"bias_ih": (G * H,), "bias_hh": (G * H,)}
+            if taken := shapes.keys() & set(self.cell.parameters):
+                raise ValueError(f"a cell's parameter must not be named as the layer's own. Got {taken.pop()}.")
+            shapes |= dict.fromkeys(self.cell.parameters, (H,))
+            for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:D]:
+                for name, shape in shapes.items():
+                    parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+                    self.register_parameter(name + suffix, parameter)
+                    self._names.append(name + suffix)
+        self.reset_parameters()
+        self.flatten_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, from U(-1/sqrt(H), 1/sqrt(H))."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(
+        self,
+        x: Tensor | PackedSequence,
+        state: Tensor | tuple[Tensor, ...] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+        reset_state: Tensor | tuple[Tensor, ...] | None = None,
+        all_states: bool = False,
+    ) -> tuple[Any, Any]:
+        """Run the layers over a batch of sequences.
+
+        Args:
+            x: (T, B, I), with batch_first (B, T, I), or one sequence (T, I); or a PackedSequence, whose output is one
+                too.
+            state: first states, in the order of the cell's: a tuple of (L * D, B, H) each, (L * D, H) without a batch;
+                one tensor where the cell has one state. The cell's own first values where None.
+            lengths: (B,) integers from 0 to T. Sample b ends after lengths[b] steps: from there on its output is zero
+                and its states stay; whatever x holds there reaches nothing. Values are checked on the CPU alone, since
+                reading them elsewhere waits for the device.
+            resets: bool, of x's shape without the features. Where true, the step begins a new sequence: its states
+                begin anew, and none crosses the border in either direction.
+            reset_state: the states that they then begin with, in the form of ``state``; the cell's own first values
+                where None.
+            all_states: whether sequences of all states of the last layer are wanted, not only of its output.
+
+        Returns:
+            The output (T, B, D * H), batch first or without a batch as x was, or with all_states a tuple of such
+            sequences, one a state; and the final states, in the form of ``state``.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong.
+            RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
+        """
+        if isinstance(x, Proxy) or not (state is lengths is resets is reset_state is None):
+            proxy = proxy_among(x, state, lengths, resets, reset_state)
+            if proxy is not None:
+                given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+                return recorded(proxy, self, x, state, **given)
+        return self._run(x, state, lengths, resets, reset_state, all_states)
+
+    def plan(
+        self,
+        x: Tensor | PackedSequence,
+        state: Tensor | tuple[Tensor, ...] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+        reset_state: Tensor | tuple[Tensor, ...] | None = None,
+        all_states: bool = False,
+    ) -> Plan:
+        """Which driver would run this call, and why the others would not; ``print`` it. Nothing is run.
+
+        Arguments and errors are forward's.
+        """
+        return self._explain(x, state, lengths, resets, reset_state, all_states)
+
+    def flatten_parameters(self) -> None:
+        """Lay the weights out as cuDNN wants them; done when the layer is made or moved, and a no-op elsewhere."""
+        if vendor.knows(self.cell):
+            vendor.flatten(self.cell, self._flat(), self._form(self.batch_first), self.input_size, self.hidden_size)
+
+    def extra_repr(self) -> str:
+        text = f"{self.cell.name}, {self.input_size}, {self.hidden_size}"
+        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        for name, default in (*defaults.items(), ("driver", "auto")):
+            if (value := getattr(self, name)) != default:
+                text += f", {name}={value}"
+        return text
+
+    def _flat(self) -> list[Tensor]:
+        parameters = self._parameters
+        if list(parameters) == self._names:
+            return list(parameters.values())  # type: ignore[arg-type]
+        # weights were replaced by tensors, or are computed by a parametrization
+        return [getattr(self, name) for name in self._names]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Recurrent:
+        super()._apply(fn, recurse)
+        self.flatten_parameters()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.flatten_parameters()

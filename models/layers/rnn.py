@@ -1,0 +1,254 @@
+"""torch.nn's recurrent layers with a choice of driver: same arguments, parameters, state dicts and results.
+
+With driver auto or vendor and no additions, torch.nn's own forward runs; not within torch.func's transforms, and not
+where cuDNN would refuse the backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn.utils.rnn import PackedSequence
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cells.elman import elman, elman_relu
+from gatefuse.kernels.cells.gru import gru
+from gatefuse.kernels.cells.lstm import lstm
+from gatefuse.kernels.drivers import vendor
+from gatefuse.kernels.drivers.vendor import double_backward, torch_rnn
+from gatefuse.kernels.plan import Plan
+from gatefuse.models.execution.breaks import compiler_around
+from gatefuse.models.execution.calls import plan_of
+from gatefuse.models.execution.context import transforming
+from gatefuse.models.execution.symbolic import proxy_among, recorded
+from gatefuse.models.layers.arguments import check_driver, check_packed, check_state
+from gatefuse.models.layers.base import Stack
+from gatefuse.models.layers.flat_weights import FlatWeights
+
+
+class _Layer(FlatWeights, Stack):
+    # a class attribute, so that an instance of torch.nn's class can become one of these
+    driver = "auto"
+    proj_size: int
+
+    def __init__(self, *args: Any, driver: str = "auto", **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.driver = check_driver(driver)
+        if driver not in ("auto", "vendor"):
+            self._refuse_projection()
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        reset_state: Any = None,
+        all_states: bool = False,
+    ) -> tuple[Any, Any]:
+        """As torch.nn's forward, with lengths, resets, reset_state and all_states as in Recurrent's.
+
+        Args:
+            input: (T, B, I), with batch_first (B, T, I), or one sequence (T, I); or a PackedSequence.
+            hx: first states, (L * D, B, H), without a batch (L * D, H): of an LSTM a pair (h, c); zeros where None.
+            lengths: (B,) integers from 0 to T; beyond a sample's end its output is zero and its states stay.
+            resets: bool, of input's shape without the features; a step where it is true begins a new sequence.
+            reset_state: the states that such a sequence begins with, in the form of ``hx``; zeros where None.
+            all_states: whether sequences of all states of the last layer are wanted, not only of its output.
+
+        Returns:
+            The output (T, B, D * H), batch first or without a batch as the input was, packed where that was, or with
+            all_states a tuple of such sequences; and the final states, in the form of ``hx``.
+
+        Raises:
+            TypeError: an argument is of the wrong type.
+            ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong; proj_size is
+                set where torch's own loop can't run.
+            RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
+        """
+        if isinstance(input, Proxy) or not (hx is lengths is resets is reset_state is None):
+            proxy = proxy_among(input, hx, lengths, resets, reset_state)
+            if proxy is not None:
+                given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+                return recorded(proxy, self, input, hx, **given)
+        if not torch.compiler.is_compiling() and compiler_around() is not None:
+            given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
+            return torch.compiler.disable(_Layer.forward)(self, input, hx, **given)
+        if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
+            if self.cell is lstm and isinstance(input, PackedSequence):
+                self._check_packed(input, hx)
+            output, state = super().forward(input, hx)
+            self._differentiable_twice(input, hx, output, state)
+            return output, state
+        self._refuse_projection()
+        # as torch.nn does, where Recurrent gives an empty output
+        if isinstance(input, Tensor) and input.dim() > 1:
+            T = input.shape[1 if self.batch_first and input.dim() == 3 else 0]
+            if T == 0:
+                raise RuntimeError("input must have at least one step. Got T = 0.")
+        return self._run(input, hx, lengths, resets, reset_state, all_states)
+
+    def plan(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        resets: Any = None,
+        reset_state: Any = None,
+        all_states: bool = False,
+    ) -> Plan:
+        """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""
+        if self.proj_size and lengths is resets is reset_state is None and not all_states:
+            return Plan("vendor", "only torch's own loop has projections")
+        self._refuse_projection()
+        return self._explain(input, hx, lengths, resets, reset_state, all_states)
+
+    def _is_torchs(self, input: Tensor | PackedSequence, hx: Any) -> bool:
+        if torch.compiler.is_compiling():  # torch's own loop would be unrolled
+            return bool(self.proj_size)
+        if self.driver not in ("auto", "vendor"):
+            return False
+        if self.proj_size:
+            return True
+        if transforming():
+            return False
+        if not input.is_cuda:
+            return self.driver == "vendor" or not self._gains(input, hx)
+        # torch.nn tells cuDNN that nothing is trained in eval mode, and cuDNN then refuses the backward; and it hands
+        # on another form of what has no batch, and of packed states, which second derivatives would not find.
+        if torch.is_grad_enabled() and (not self.training or self._changes_form(input, hx)):
+            return False
+        return self.driver == "vendor" or not self._is_tensor(input) or self._plan_for(input).driver == "vendor"
+
+    def _check_packed(self, input: PackedSequence, hx: Any) -> None:
+        """torch.nn.LSTM checks nothing of it, and reads and writes beyond the memory of weights and states."""
+        check_packed(input, self.input_size, self._flat_weights[0])  # type: ignore[arg-type]
+        # of a lower rank torch refuses them, by an error of another type
+        if hx is not None and all(s.dim() > 2 for s in hx if isinstance(s, Tensor)):
+            rows, H = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
+            shape = rows, int(input.batch_sizes[0]), H
+            check_state(self.cell, hx, shape, input.data, sizes=(self.proj_size or H, H))
+
+    def _changes_form(self, input: Tensor | PackedSequence, hx: Any) -> bool:
+        return hx is not None if isinstance(input, PackedSequence) else input.dim() == 2
+
+    def _differentiable_twice(self, input: Any, hx: Any, output: Any, state: Any) -> None:
+        """What vendor.stack sees to, for what torch.nn's own forward has run."""
+        if self.proj_size or (self.dropout and self.training and self.num_layers > 1):
+            return
+
+        def given() -> double_backward.Given:
+            data, sizes = (input.data, input.batch_sizes) if isinstance(input, PackedSequence) else (input, None)
+            states = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
+            form = self._form(batch_first=self.batch_first and sizes is None)
+            weights: list[Any] = list(self._flat_weights)  # which just ran
+            return double_backward.Given(self.cell, data, states, weights, form, sizes)
+
+        data = output.data if isinstance(output, PackedSequence) else output
+        double_backward.differentiable((data, *(state if isinstance(state, tuple) else (state,))), given)
+
+    def _is_tensor(self, input: Tensor | PackedSequence) -> TypeGuard[Tensor]:
+        """Whether the input is a tensor of a layer's form; what it isn't, torch.nn refuses."""
+        return isinstance(input, Tensor) and input.dim() in (2, 3)
+
+    def _steps(self, input: Tensor) -> tuple[int, int]:
+        """T and B."""
+        a, b = (*input.shape[:-1], 1)[:2]
+        return (b, a) if self.batch_first and input.dim() == 3 else (a, b)
+
+    def _plan_for(self, input: Tensor) -> Plan:
+        T, B = self._steps(input)
+        grad = torch.is_grad_enabled()
+        request = (self.cell, input.device, input.dtype, T, B, self.hidden_size, grad, False, False, False)
+        return plan_of(request, "auto")
+
+    def _gains(self, input: Tensor | PackedSequence, hx: Any) -> bool:
+        """Whether, on a CPU, another of torch's functions than torch.nn's forward takes does the same faster.
+
+        A trace keeps one function for whatever comes; autocast knows only those of torch.nn's forward. What torch.nn
+        refuses, it refuses itself.
+        """
+        if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+            return False
+        if isinstance(input, PackedSequence):
+            formed = hx is None or all(
+                isinstance(s, Tensor) and s.dim() == 3 for s in (hx if isinstance(hx, tuple) else (hx,))
+            )
+            # between layers torch drops packed elements, and the same ones for a seed
+            drops = self.dropout and self.training and self.num_layers > 1
+            return formed and not drops and vendor.unpacks(self.cell, *input[:2], self.hidden_size)
+        if self.cell is not lstm or not self._is_tensor(input):
+            return False
+        T, B = self._steps(input)
+        return T == 1 and torch_rnn.steps_alone(B)
+
+    def _refuse_projection(self) -> None:
+        if self.proj_size:
+            raise ValueError(
+                "proj_size must be 0 unless torch's own loop runs (driver auto or vendor, without lengths, resets and "
+                f"all_states). Got {self.proj_size}."
+            )
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        return text if self.driver == "auto" else f"{text}, driver={self.driver}"
+
+
+class LSTM(_Layer, nn.LSTM):
+    """torch.nn.LSTM, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward.
+
+    The cell is ``lstm``: S. Hochreiter and J. Schmidhuber (1997), with the forget gate of F. A. Gers et al. (2000).
+    Parameters of layer k, gates i, f, g, o: ``weight_ih_lk`` (4 * H, I), ``weight_hh_lk`` (4 * H, H), ``bias_ih_lk``
+    and ``bias_hh_lk`` (4 * H,); in layers after the first I is D * H, and with proj_size torch.nn's shapes hold.
+
+    Args:
+        driver: who runs the time loop, as Recurrent's; all other arguments are torch.nn.LSTM's.
+
+    Raises:
+        ValueError: no driver has that name, or proj_size is set with one that can't run it; and what torch.nn raises.
+    """
+
+    cell = lstm
+
+
+class GRU(_Layer, nn.GRU):
+    """torch.nn.GRU, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward.
+
+    The cell is ``gru``, with the reset gate after the product (K. Cho et al. 2014, arXiv:1406.1078, version 1);
+    ``Recurrent("gru_reset_first", ...)`` is the other. Parameters of layer k, gates r, z, n: ``weight_ih_lk``
+    (3 * H, I), ``weight_hh_lk`` (3 * H, H), ``bias_ih_lk`` and ``bias_hh_lk`` (3 * H,); in layers after the first I is
+    D * H.
+
+    Args:
+        driver: who runs the time loop, as Recurrent's; all other arguments are torch.nn.GRU's.
+
+    Raises:
+        ValueError: no driver has that name; and what torch.nn raises.
+    """
+
+    cell = gru
+
+
+class RNN(_Layer, nn.RNN):
+    """torch.nn.RNN, with the keyword ``driver`` and with ``lengths``, ``resets`` and ``all_states`` in its forward.
+
+    The cell is ``elman`` (J. L. Elman 1990), or with nonlinearity "relu" ``elman_relu``. Parameters of layer k:
+    ``weight_ih_lk`` (H, I), ``weight_hh_lk`` (H, H), ``bias_ih_lk`` and ``bias_hh_lk`` (H,); in layers after the first
+    I is D * H.
+
+    Args:
+        driver: who runs the time loop, as Recurrent's; all other arguments are torch.nn.RNN's.
+
+    Raises:
+        ValueError: no driver has that name; and what torch.nn raises.
+    """
+
+    @property
+    def cell(self) -> Cell:  # type: ignore[override]
+        """elman, or with nonlinearity relu elman_relu."""
+        return elman if self.nonlinearity == "tanh" else elman_relu

@@ -1,0 +1,1 @@
+"""Scripted copies of models with gatefuse's layers."""

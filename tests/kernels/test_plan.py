@@ -1,0 +1,140 @@
+"""What auto picks on a GPU, by measured and predicted costs, with the GPU's limits and drivers made up."""
+
+import pytest
+import torch
+
+from bench.report import measured_costs as bench_costs
+from gatefuse import Recurrent, find_cell
+from gatefuse.kernels import costs
+from gatefuse.kernels.drivers import block, common, grid
+from gatefuse.kernels.plan import choose, explain
+from gatefuse.kernels.runtime.device import Limits
+from gatefuse.kernels.task import Request
+from tests.support.made_up_rows import make_rows
+
+DEVICE = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A GPU called Some GPU with the limits of an H100, of which nothing was measured; returns its table of costs."""
+    path = tmp_path / "measured.csv"
+    path.write_text(",".join(costs.COLUMNS) + "\n")
+    held = Limits(232_448, 132)
+    monkeypatch.setattr(costs, "MEASURED", path)
+    monkeypatch.setattr(costs, "_device_name", lambda device: "Some GPU")
+    monkeypatch.setattr(costs, "ceilings", lambda device: costs._CEILINGS[9, 0])
+    monkeypatch.setattr(common, "interpreted", lambda: False)
+    for module in (costs, block, grid):
+        monkeypatch.setattr(module, "limits", lambda device: held)
+    monkeypatch.setattr("gatefuse.kernels.plan.limits", lambda device: held)
+    costs._table.cache_clear()
+    yield path
+    costs._table.cache_clear()
+
+
+def request(cell="peephole_lstm", H=128, B=16, dtype=torch.bfloat16, **flags):
+    return Request(find_cell(cell), DEVICE, dtype, 100, B, H, **flags)
+
+
+def test_without_measurements_torch_comes_first_for_cells_it_knows(gpu):
+    plan = choose(request("lstm", H=64))
+    assert plan.driver == "vendor"
+    assert plan.refused == {
+        "grid": "its barrier between programs was not measured on this device; driver='grid' asks for it"
+    }
+
+
+def test_own_drivers_are_ranked_by_prediction(gpu):
+    small, large = choose(request(H=128)), choose(request(H=512, needs_grad=True))
+    assert (small.driver, large.driver) == ("block", "step")
+    assert small.costs["block"].us < small.costs["step"].us
+    assert {cost.source for cost in small.costs.values()} == {"predicted"}
+    assert "block" not in large.costs
+    # A step with its backward costs more.
+    assert choose(request(H=512)).costs["step"].us < large.costs["step"].us
+
+
+def test_a_large_batch_that_block_takes_in_turns_goes_to_step(gpu):
+    assert choose(request(H=128, B=16)).driver == "block"
+    assert choose(request(H=128, B=400_000)).driver == "step"
+
+
+def test_the_plan_says_costs_and_tiles(gpu):
+    text = str(choose(request(H=128, needs_grad=True)))
+    assert text.startswith("block: one kernel for all steps")
+    assert "forward: Tiles(HP=128, BB=16, warps=8)." in text
+    assert "backward: Tiles(HP=128, BB=16, warps=8)." in text
+    assert "us a step (predicted)." in text
+    assert "not vendor: torch has no loop for the cell peephole_lstm." in text
+
+
+def test_a_plan_that_was_asked_for_shows_its_tiles(gpu):
+    plan = explain(request(H=512, needs_grad=True), "grid")
+    assert plan.reason == "asked for"
+    assert [type(cut).__name__ for cut in plan.tiles] == ["GridTiles", "GridBackwardTiles"]
+    assert "H must be at most 128" in plan.refused["block"]
+
+
+def measure(table, tmp_path, **changes):
+    csv = tmp_path / "rows.csv"
+    make_rows(**changes).to_csv(csv, index=False)
+    costs._table.cache_clear()
+    return bench_costs.write([csv], table)
+
+
+def test_measured_costs_decide(gpu, tmp_path):
+    """The made-up rows: torch 3 + 0.03 H us, block 1 + 0.06 H, grid 5 + 0.01 H."""
+    measure(gpu, tmp_path)
+    small, middle, large = (choose(request("lstm", H=H, B=32)) for H in (64, 256, 1024))
+    assert (small.driver, middle.driver, large.driver) == ("block", "grid", "grid")
+    assert str(large.costs["grid"]).endswith("us a step (measured)")
+    # Away from what was measured, torch's own comes first again.
+    assert choose(request("lstm", H=600, B=32)).driver == "vendor"
+    assert choose(request("lstm", H=64, B=32, dtype=torch.float16)).driver == "vendor"
+    # Once grid was measured on a device, predictions may pick it for cells that weren't.
+    assert choose(request("peephole_lstm", H=512)).driver == "grid"
+
+
+def test_the_table_keeps_other_devices_and_takes_rows_that_count(gpu, tmp_path):
+    measure(gpu, tmp_path)
+    before = gpu.read_text().splitlines()
+    measure(gpu, tmp_path, gpu="Other GPU", H=(64,), modes=("forward",))
+    after = gpu.read_text().splitlines()
+    assert set(before) <= set(after)
+    assert {line.partition(",")[0] for line in after[1:]} == {"Some GPU", "Other GPU"}
+    with pytest.raises(ValueError, match=r"on full samples\. Got none"):
+        measure(gpu, tmp_path, layers=2)
+    assert gpu.read_text().splitlines() == after
+
+
+def test_the_shipped_table_can_be_read():
+    costs._table.cache_clear()
+    assert isinstance(costs._table(), dict)
+    assert costs.MEASURED.read_text().startswith(",".join(costs.COLUMNS))
+
+
+def test_on_a_cpu_nothing_is_counted():
+    plan = Recurrent("lstm", 3, 4).plan(torch.zeros(2, 1, 3))
+    assert (plan.driver, plan.costs, plan.tiles) == ("vendor", {}, ())
+
+
+@pytest.mark.parametrize("name", ["step", "block", "grid"])
+def test_predictions_are_positive_and_grow_with_the_backward(gpu, name):
+    forward, training = (costs.predicted(name, request(H=128, needs_grad=flag)) for flag in (False, True))
+    assert 0 < forward < training
+    assert costs.predicted("eager", request()) is None
+
+
+@pytest.mark.parametrize(
+    ("T", "B", "H", "driver", "why"),
+    [
+        (16, 8, 256, "aten", ""),
+        (15, 8, 64, "eager", "in so few steps it doesn't make up for what it costs to begin"),
+        (16, 9, 256, "eager", "at this size products take nearly all of the time"),
+    ],
+)
+def test_on_a_cpu_generated_operators_run_what_they_are_faster_at(T, B, H, driver, why):
+    plan = choose(Request(find_cell("peephole_lstm"), torch.device("cpu"), torch.float32, T, B, H))
+    assert plan.driver == driver
+    assert plan.refused.get("aten", "").startswith(why)

@@ -1,0 +1,46 @@
+"""The README's programs run, and what it names exists."""
+
+from __future__ import annotations
+
+import re
+
+from gatefuse import cell_names
+from tests.support.doc_programs import ROOT, programs
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_programs_run_and_give_the_shapes_they_say(capsys):
+    names: dict = {}
+    own, known, model = programs(ROOT / "README.md")
+    exec(own, names)
+    assert names["output"].shape == (35, 32, 512)
+    assert names["h_n"].shape == (4, 32, 256)
+    plan = names["layer"].plan(names["torch"].zeros(35, 32, 28))
+    assert str(plan).startswith(f"{plan.driver}: ")
+    exec(known, names)
+    assert names["output"].shape == (35, 32, 256)
+    assert names["c_n"].shape == (1, 32, 256)
+    exec(model, names)
+    assert capsys.readouterr().out.splitlines()[0] in model
+    assert names["output"].shape == (35, 32, 256)
+
+
+def test_table_names_the_shipped_cells():
+    rows = [line.split("|")[1] for line in README.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(cell_names())
+
+
+def test_links_and_commands_exist():
+    documents = {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name, text in documents.items():
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (ROOT / target).exists(), f"{name} links to {target}"
+        for goal in re.findall(r"^    make (\w+)", text, flags=re.MULTILINE):
+            assert re.search(rf"^{goal}:", makefile, flags=re.MULTILINE), f"{name} says make {goal}"
+
+
+def test_place_for_the_report_is_marked():
+    assert README.count("<!-- report:start -->") == 1
+    assert README.index("<!-- report:start -->") < README.index("<!-- report:end -->")
