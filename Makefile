@@ -19,7 +19,7 @@ DOCS := $(VENV)/.docs
 .PHONY: help test bench check docs gpu tune clean
 
 help:
-	@echo 'make test    all tests that need no GPU; ARGS="-k lstm" goes to pytest; CONSTRAINTS=newest: with the newest torch'
+	@echo 'make test    all tests that need no GPU; ARGS="-k lstm -n 0" goes to pytest; CONSTRAINTS=newest: with the newest torch'
 	@echo 'make bench   the benchmark; SWEEP=name picks the shapes, ARGS goes to pytest'
 	@echo 'make check   ruff, the format and mypy'
 	@echo 'make docs    the documentation in site/, beginning at site/index.html; a warning is an error'
@@ -38,7 +38,7 @@ $(DOCS): pyproject.toml $(PINS)
 	@touch $@
 
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m pytest --benchmark $(if $(SWEEP),--sweep $(SWEEP)) $(ARGS)

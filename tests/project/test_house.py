@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,3 +52,38 @@ def test_files_hold_one_concept():
             if lines > LINES:
                 long[path.relative_to(ROOT).as_posix()] = lines
     assert long == {}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name."""
+    found = {}
+    for top in ("kernels", "models", "bench"):
+        for path in (ROOT / top).rglob("*.py"):
+            name = ".".join(("gatefuse", *path.relative_to(ROOT).with_suffix("").parts))
+            found[name.removesuffix(".__init__")] = path
+    return found
+
+
+def imported(name: str, path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The modules that a module imports, at whatever time, but for the types' sake."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for block in [
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    ]:
+        block.body.clear()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) + 1 - node.level] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield from (each for each in (f"{source}.{alias.name}", source) if each in known and each != name)
+
+
+def test_no_circle_of_imports():
+    known = modules()
+    # A package's own name stands for its __init__, which every import of what is in it runs; it is what it imports.
+    graph = {name: set(imported(name, path, known)) for name, path in known.items()}
+    for name, sources in graph.items():
+        graph[name] = {s for s in sources if not name.startswith(f"{s}.")}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
