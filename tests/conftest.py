@@ -9,6 +9,10 @@ from hypothesis import settings
 # cuBLAS asks for this where algorithms must be deterministic; it is read when CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# Programs that tests start are no workers of pytest-xdist's, though the tests may be.
+for name in [name for name in os.environ if name.startswith("PYTEST_XDIST")]:
+    del os.environ[name]
+
 # Every run tests the same examples; `pytest --hypothesis-profile=search` looks for others, and for longer.
 settings.register_profile("same", derandomize=True, deadline=None, max_examples=15)
 settings.register_profile("search", deadline=None, max_examples=500)

@@ -68,12 +68,12 @@ def _register(counter: Any) -> None:
 
 def _sequence(x: Shape, states: Shape, weight: Shape, *rest: Any, **_: Any) -> int:
     """The recurrent products alone: x holds the input's."""
-    cell = Cell.by_key(rest[5])
+    cell = Cell.named(rest[5])
     return 2 * x[0] * x[1] * states[2] // weight[1] * recurrent_products(cell, weight[1])
 
 
 def _sequence_backward(x: Shape, states: Shape, weight: Shape, *rest: Any, **_: Any) -> int:
-    cell = Cell.by_key(rest[-3])
+    cell = Cell.named(rest[-3])
     return 4 * x[0] * x[1] * states[2] // weight[1] * recurrent_products(cell, weight[1])
 
 
@@ -93,7 +93,7 @@ def _layers_gradients(*given: Any, **_: Any) -> int:
 
 def _products(inputs: Sequence[Any], options: Sequence[Any]) -> list[tuple[int, int]]:
     """Operations of each layer's and direction's products, those of the input and the recurrent ones."""
-    (T, B, _), weights, cell = inputs[0], inputs[2], Cell.by_key(options[0])
+    (T, B, _), weights, cell = inputs[0], inputs[2], Cell.named(options[0])
     each = (4 if options[2] else 2) + len(cell.parameters)
     samples = 2 * T * B
     return [
