@@ -22,6 +22,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
+import torch
 from torch import Tensor
 
 from gatefuse.kernels.equations.gates import Gates, Recurrence
@@ -217,6 +218,7 @@ class Version(Cell):
         self.origin = origin
         self.key = f"{origin.label}:{found.fingerprint}"
         self.refusal, self.closed, self.outside = found.refusal, found.closed, found.outside
+        self._default = torch.get_default_dtype()  # of torch.tensor(0.5), for one
         self._program = None if found.program is None else replace(found.program, cell=self)
 
     @property
@@ -230,7 +232,8 @@ class Version(Cell):
 
     def holds(self) -> bool:
         """Whether the equations are still these; of those that can't be foreseen no more is to be said."""
-        return self.equations is self.origin.equations and all(reference.holds() for reference in self.outside)
+        same = self.equations is self.origin.equations and self._default is torch.get_default_dtype()
+        return same and all(reference.holds() for reference in self.outside)
 
     def unchanged(self) -> Version:
         """This version, if the cell's equations are still these.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -25,9 +26,15 @@ _RESERVED |= {"reverse", "sequences", "sequence", "zero", "all_states", "weight_
 _TENSORS = {"maximum": 2, "minimum": 2, "clamp_min": 1, "clamp_max": 1}
 
 
+# Names that generated code makes up: of temporary values, and by a prefix or a number.
+_MADE = re.compile(
+    rf"(new|old|seq|{'|'.join(PRIMITIVES)})_.*|(in|sum|part|weight|bias|x|v|t|f)_?\d+|.*_"  # and what this makes of one
+)
+
+
 def safe(name: str) -> str:
-    """The name, changed where it would hide one that generated code uses."""
-    return f"{name}_" if name in _RESERVED else name
+    """The name, changed where it would be one that generated code uses."""
+    return f"{name}_" if name in _RESERVED or _MADE.fullmatch(name) else name
 
 
 class Printer:

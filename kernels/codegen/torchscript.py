@@ -109,7 +109,7 @@ def _step(program: Program, masked: bool) -> list[str]:
         lines += [f"old_{s} = {s}" for s in states]
         lines += ["if restarts is not None:", "    at = restarts[step].unsqueeze(1)"]
         lines += [f"    {s} = torch.where(at, fresh[{k}], {s})" for k, s in enumerate(states)]
-    lines += [f"{slot.name} = in_{slot.gate}[step]" for slot in program.slots if slot.column < 0]
+    lines += [f"{safe(slot.name)} = in_{slot.gate}[step]" for slot in program.slots if slot.column < 0]
     roots = [*(p.vector for p in program.products if p.state < 0), *program.new_states]
     printer = Printer("torch", roots, like=states[0])
     for stage in range(1, program.stages + 1):
@@ -143,7 +143,7 @@ def _product(program: Program, k: int, printer: Printer) -> list[str]:
     for slot in program.slots:
         if slot.column in columns:
             r = f"part_{k}[{slot.column - product.first}]" if n > 1 else f"sum_{k}"
-            lines.append(
-                f"{slot.name} = {r if slot.gate < 0 or _summed(program, product) else f'in_{slot.gate}[step] + {r}'}"
-            )
+            if slot.gate >= 0 and not _summed(program, product):
+                r = f"in_{slot.gate}[step] + {r}"
+            lines.append(f"{safe(slot.name)} = {r}")
     return lines

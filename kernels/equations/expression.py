@@ -69,8 +69,6 @@ class Graph:
                 return args[1]
             case ("add" | "sub", [None, 0.0]) | ("mul" | "div", [None, 1.0]):
                 return args[0]
-            case ("mul", [0.0, None] | [None, 0.0]) | ("div", [0.0, None]):
-                return self.constant(0.0)
             case ("sub", [0.0, None]):
                 return self.make("neg", args[1])
             case ("mul", [-1.0, None]):
@@ -85,9 +83,21 @@ class Graph:
             return self.make("add", args[0], args[1].args[0])
         if op == "where" and args[1] is args[2]:
             return args[1]
+        if op in ("where", "and", "or", "not") and args[0].op == CONSTANT:
+            return self._decided(op, bool(args[0].number), args)
+        if op in ("and", "or") and args[1].op == CONSTANT:
+            return self._decided(op, bool(args[1].number), args[::-1])
         if op == "stop" and args[0].op in ("stop", CONSTANT):
             return args[0]
         return None
+
+    def _decided(self, op: str, truth: bool, args: tuple[Expr, ...]) -> Expr:
+        """The expression where its first argument is a constant of that truth."""
+        if op == "where":
+            return args[1] if truth else args[2]
+        if op == "not":
+            return self.constant(not truth)
+        return args[1] if truth is (op == "and") else self.constant(truth)
 
     def rewrite(self, roots: Iterable[Expr], change: Callable[[Expr], Expr | None]) -> list[Expr]:
         """The roots with every expression for which ``change`` has an answer replaced by it."""

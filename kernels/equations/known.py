@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import copy_context
+from functools import partial
 from hashlib import sha256
-from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, NamedTuple
+from types import CodeType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.outside import OutsideError, Reference, references
@@ -15,6 +19,8 @@ from gatefuse.kernels.equations.trace import trace
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
+
+_TRIES = 3  # of a trace, where another thread changes what the equations use
 
 
 class Known(NamedTuple):
@@ -32,8 +38,20 @@ class Known(NamedTuple):
 
 
 def known(cell: Cell) -> Known:
-    """Read and trace the equations, in a state of torch's that is like no caller's."""
-    return apart(lambda: _known(cell))
+    """Read the equations and trace them, in a state of torch's that is like no caller's."""
+    for _ in range(_TRIES):
+        try:
+            # here, where the caller's variables are
+            outside = references(cell.equations)
+        except OutsideError as refusal:
+            return open_ended(cell, str(refusal))
+        found, changed = apart(partial(copy_context().run, _traced, cell, outside))
+        if changed:
+            return open_ended(cell, changed)
+        if all(r.holds() for r in outside):
+            return found
+    changed = next((r.text for r in outside if not r.holds()), "a value")
+    return open_ended(cell, f"use {changed} from outside, which changes all the time")
 
 
 def open_ended(cell: Cell, why: str) -> Known:
@@ -41,35 +59,54 @@ def open_ended(cell: Cell, why: str) -> Known:
     return Known(None, f"the equations of {cell.name} {why}", (), False, f"open-{cell.serial}")
 
 
-def _known(cell: Cell) -> Known:
-    try:
-        outside = references(cell.equations)
-    except OutsideError as refusal:
-        return open_ended(cell, str(refusal))
+def _traced(cell: Cell, outside: tuple[Reference, ...]) -> tuple[Known, str]:
+    """What is known by a trace, and what of it can't be relied on, "" for nothing."""
     form = repr((cell.gates, cell.states, cell.parameters, cell.init))
+
+    def still() -> None:
+        if other := [r.text for r in outside if not r.holds()]:
+            raise _ChangedError(other[0])
+
     try:
-        program = trace(cell)
+        with torch.enable_grad():
+            still()
+    except _ChangedError as name:
+        return open_ended(cell, ""), f"use {name} from outside, which isn't the same in every thread and grad mode"
+    try:
+        program = trace(cell, still)
+    except _ChangedError as name:
+        return open_ended(cell, ""), f"change {name}, which is outside of them"
     except TranslationError as error:
         text = "\n".join([form, *_code(cell.equations, outside)])
-        found = Known(None, str(error), outside, True, _digest(text))
-    else:
-        found = Known(program, "", outside, True, _digest(f"{form}\n{program.text()}"))
-    if changed := [r.text for r in outside if not r.holds()]:
-        return open_ended(cell, f"change {changed[0]}, which is outside of them")
-    return found
+        return Known(None, str(error), outside, True, _digest(text)), ""
+    return Known(program, "", outside, True, _digest(f"{form}\n{program.text()}")), ""
+
+
+class _ChangedError(Exception):
+    """What lies outside of the equations is another than it was; the text names it."""
 
 
 def _digest(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
 
 
-def _code(equations: object, outside: tuple[Reference, ...]) -> Iterator[str]:
+def _code(equations: Any, outside: tuple[Reference, ...]) -> Iterator[str]:
     """The code of the equations and of the functions that they call, and the numbers that they use."""
-    for function in (equations, *(r.found for r in outside)):
-        if isinstance(function, FunctionType):
-            yield from _lines(function.__code__)
+    yield from _lines(equations.__code__)
     for r in outside:
-        yield f"{r.text} {'' if callable(r.found) else r.form}"
+        yield r.text
+        yield from _written(r.form)
+
+
+def _written(form: Any) -> Iterator[str]:
+    """A form as text that is the same in every process."""
+    if isinstance(form, (tuple, frozenset)):
+        for each in sorted(form, key=repr) if isinstance(form, frozenset) else form:
+            yield from _written(each)
+    elif isinstance(form, CodeType):
+        yield from _lines(form)
+    else:
+        yield getattr(form, "__qualname__", "") or repr(form)
 
 
 def _lines(code: CodeType) -> Iterator[str]:

@@ -98,7 +98,22 @@ Make = Callable[..., Expr]
 
 
 def _number(make: Make, value: Any) -> Any:
-    return make("where", value, 1.0, 0.0) if isinstance(value, Expr) and value.op in TRUTHS else value
+    if not isinstance(value, Expr):
+        return value
+    if isinstance(value.number, bool):
+        return make("add", float(value.number), 0.0)
+    return make("where", value, 1.0, 0.0) if value.op in TRUTHS else value
+
+
+def _truth(make: Make, value: Any) -> Any:
+    """Anything as a truth: a number is one where it isn't zero."""
+    if value.op in TRUTHS or isinstance(value.number, bool):
+        return value
+    return make("ne", value, 0.0)
+
+
+def _logic(op: str) -> Callable[..., Any]:
+    return lambda make, *args: make(op, *[_truth(make, a) for a in args])
 
 
 def _add(make: Make, a, b, alpha=1):
@@ -196,10 +211,10 @@ _ATEN: dict[str, Callable[..., Any]] = {
     "detach": _same,
     "clone": _same,
     "alias": _same,
-    "logical_and": _plain("and"),
-    "logical_and_": _plain("and"),
-    "logical_or": _plain("or"),
-    "logical_not": _plain("not"),
+    "logical_and": _logic("and"),
+    "logical_and_": _logic("and"),
+    "logical_or": _logic("or"),
+    "logical_not": _logic("not"),
     "bitwise_and": _plain("and"),
     "bitwise_or": _plain("or"),
     "bitwise_not": _plain("not"),

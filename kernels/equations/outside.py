@@ -36,6 +36,13 @@ _OF_TORCH = frozenset(
 )
 # Methods that leave a container as it is.
 _READS = frozenset(("get", "items", "keys", "values", "index", "count", "copy"))
+# Methods that change one, by whatever name it goes.
+_CHANGES = frozenset(
+    (
+        *("append", "extend", "insert", "pop", "remove", "clear", "reverse", "sort", "update", "setdefault"),
+        *("popitem", "add", "discard"),
+    )
+)
 _WRITES = ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR")
 _ITEMS = ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE")
 _MANY = 100  # functions that one cell's equations may reach
@@ -64,7 +71,7 @@ class Reference(NamedTuple):
         try:
             value = _look_up(self.space, self.name, self.path)
             return (value is self.found and not isinstance(value, _CHANGING)) or _form(value) == self.form
-        except (OutsideError, AttributeError, LookupError, ValueError):
+        except Exception:  # of a property, for one
             return False
 
 
@@ -103,7 +110,8 @@ def references(function: Callable[..., Any]) -> tuple[Reference, ...]:
         seen.add(each)
         if len(seen) > _MANY:
             raise OutsideError(f"call more than {_MANY} functions")
-        stores |= any(step.opname in _ITEMS for code in _codes(each.__code__) for step in dis.get_instructions(code))
+        steps = [step for code in _codes(each.__code__) for step in dis.get_instructions(code)]
+        stores |= any(step.opname in _ITEMS or step.argval in _CHANGES for step in steps)
         cells = _Cells(each)
         for name, path in _names(each):
             space = cells if name in cells else each.__globals__
@@ -112,7 +120,7 @@ def references(function: Callable[..., Any]) -> tuple[Reference, ...]:
                 found[key] = _reference(space, name, path)
                 waiting += _functions(found[key].found)
     for reference in found.values():
-        if stores and isinstance(reference.found, (list, dict)):
+        if stores and isinstance(reference.found, (list, dict, set)):
             raise OutsideError(f"use {reference.name} from outside, whose items they may change")
     return tuple(found.values())
 
@@ -156,8 +164,12 @@ def _reference(space: Mapping[str, Any], name: str, path: tuple[str, ...]) -> Re
         return Reference(space, name, path[:used], value, _form(value))
     except OutsideError as refusal:
         raise OutsideError(f"use {text} from outside, {refusal}") from None
+    except RecursionError:
+        raise OutsideError(f"use {text} from outside, which holds itself") from None
     except (AttributeError, LookupError, ValueError):
         raise OutsideError(f"use {text} from outside, which is not there") from None
+    except Exception as error:
+        raise OutsideError(f"use {text} from outside, which gives {type(error).__name__}") from None
 
 
 def _look_up(space: Mapping[str, Any], name: str, path: tuple[str, ...]) -> Any:
@@ -167,13 +179,16 @@ def _look_up(space: Mapping[str, Any], name: str, path: tuple[str, ...]) -> Any:
     return value
 
 
-_NUMBERS = (bool, int, float, complex, str, bytes, type(None), Enum, torch.dtype, torch.device, range)
+# The very types: what is derived of one may run code of its own when it is asked.
+_NUMBERS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, range)
+_CONTAINERS = (tuple, list, dict, set, frozenset)
+_LARGEST = 64  # items of a container, which are compared at each call
 _CHANGING = (tuple, list, dict, set, nn.Module, FunctionType, partial)
 
 
 def _known(value: Any) -> bool:
     """Whether attributes of it are for the trace to see: those of what is no container of names."""
-    return isinstance(value, (*_NUMBERS, tuple, list, dict, set, frozenset, Tensor))
+    return type(value) in (*_NUMBERS, *_CONTAINERS) or isinstance(value, Tensor)
 
 
 def _form(value: Any) -> Any:
@@ -182,23 +197,28 @@ def _form(value: Any) -> Any:
     Raises:
         OutsideError: nobody can say; the text ends a sentence about it.
     """
-    if isinstance(value, float):
+    kind = type(value)
+    if kind is float:
         return value.hex()  # nan is nan, and -0.0 is not 0.0
-    if isinstance(value, _NUMBERS):
-        return type(value), value
-    if isinstance(value, (tuple, list)):
-        return type(value), tuple([_form(each) for each in value])
-    if isinstance(value, (set, frozenset)):
-        return type(value), frozenset([_form(each) for each in value])
-    if isinstance(value, dict):
-        return dict, tuple([(_form(key), _form(each)) for key, each in value.items()])
+    if kind in _NUMBERS:
+        return kind, value
+    if kind in _CONTAINERS:
+        if len(value) > _LARGEST:
+            raise OutsideError(f"which holds more than {_LARGEST} items")
+        items = value.items() if kind is dict else value
+        forms = [_form(each) for each in items]
+        return kind, frozenset(forms) if kind in (set, frozenset) else tuple(forms)
     if isinstance(value, Tensor):
         raise OutsideError("a tensor, whose values may change; give a number, or a keyword-only parameter to learn")
+    if isinstance(value, Enum) and not _own_code(kind):
+        return kind, value.name
+    if kind.__module__ == "numpy" and getattr(value, "shape", None) == () and isinstance(value, (int, float)):
+        return kind, repr(value)
     if isinstance(value, nn.Module):
         return _activation(value)
-    if isinstance(value, partial):
+    if kind is partial:
         return _form(value.func), _form(value.args), _form(value.keywords)
-    if isinstance(value, FunctionType):
+    if kind is FunctionType:
         if not _recorded(value) and not _is_torchs(value):
             return value, value.__code__, _form(value.__defaults__), _form(value.__kwdefaults__)
         return value
@@ -208,12 +228,19 @@ def _form(value: Any) -> Any:
         return value
     if callable(value):
         raise OutsideError("which is no function that a trace can follow")
-    raise OutsideError(f"{_article(type(value).__name__)}, which may change unseen")
+    raise OutsideError(f"{_article(kind.__name__)}, which may change unseen")
+
+
+def _own_code(kind: type) -> bool:
+    """Whether an enumeration's members answer by code of their own."""
+    own = [vars(each) for each in kind.__mro__ if each.__module__ not in ("enum", "builtins")]
+    return any(isinstance(v, (property, FunctionType)) for names in own for v in names.values())
 
 
 def _activation(module: nn.Module) -> Any:
     """An activation without weights, such as nn.Tanh(), by its settings."""
     hooked = any(value for name, value in vars(module).items() if name.startswith("_") and isinstance(value, dict))
+    hooked = hooked or any(callable(value) for value in vars(module).values())
     if type(module).__module__ != "torch.nn.modules.activation" or hooked:
         raise OutsideError(
             "a module, whose weights and settings may change; give a function, or keyword-only parameters"
@@ -221,12 +248,18 @@ def _activation(module: nn.Module) -> Any:
     return type(module), tuple([(name, _form(v)) for name, v in vars(module).items() if not name.startswith("_")])
 
 
-def _functions(value: Any) -> list[FunctionType]:
-    """The functions that must be read too."""
-    if isinstance(value, partial):
-        return _functions(value.func)
-    own = isinstance(value, FunctionType) and not _recorded(value) and not _is_torchs(value)
-    return [value] if own else []
+def _functions(value: Any) -> Iterator[FunctionType]:
+    """The functions that must be read too, wherever they are held."""
+    if type(value) in _CONTAINERS:
+        for each in [*value, *value.values()] if type(value) is dict else value:
+            yield from _functions(each)
+    elif isinstance(value, partial):
+        for each in (value.func, value.args, value.keywords):
+            yield from _functions(each)
+    elif isinstance(value, FunctionType) and not _recorded(value) and not _is_torchs(value):
+        yield value
+        yield from _functions(value.__defaults__ or ())
+        yield from _functions(value.__kwdefaults__ or {})
 
 
 def _is_constant(value: Any) -> bool:
@@ -253,7 +286,7 @@ def _recorded(value: Any) -> bool:
 
 def _is_torchs(value: FunctionType) -> bool:
     """A function of torch.nn.functional made of such."""
-    return value.__module__ == "torch.nn.functional"
+    return value.__globals__ is vars(nn.functional)
 
 
 def _hashable(value: Any) -> bool:

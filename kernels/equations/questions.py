@@ -16,10 +16,22 @@ from torch.overrides import TorchFunctionMode
 from gatefuse.kernels.equations.operators import TranslationError
 
 # What is the same of all that equations compute with.
-_SAME = frozenset(("dim", "ndimension", "ndim", "is_floating_point", "is_complex"))
+_SAME = frozenset(("is_floating_point", "is_complex"))
 _SIZES = frozenset(
     (
-        *("shape", "size", "__len__", "numel", "nelement", "nbytes", "stride", "is_contiguous"),
+        *(
+            "dim",
+            "ndim",
+            "ndimension",
+            "shape",
+            "size",
+            "__len__",
+            "numel",
+            "nelement",
+            "nbytes",
+            "stride",
+            "is_contiguous",
+        ),
         *("storage_offset", "itemsize"),
     )
 )

@@ -28,6 +28,7 @@ class Record(TorchDispatchMode):
         self._stored: dict[tuple[Any, ...], Expr] = {}
         self._alive: list[Tensor] = []  # so that no other has its identity
         self.in_equations = True
+        self.computed_numbers = False
         self.refused: TranslationError | None = None  # for the first operator that can't be translated
 
     @classmethod
@@ -55,6 +56,8 @@ class Record(TorchDispatchMode):
         if name in _NUMBERS or (tensors and all(self._is_number(t) for t in tensors)):
             # computed once for all, as torch rounds it
             expressions = [self._number(result) for result in results]
+            # of the states' dtype, in which others are rounded otherwise
+            self.computed_numbers |= name not in _NUMBERS and any(t.numel() > 1 for t in results)
         else:
             given = tuple([self._argument(a) for a in args]), {k: self._argument(v) for k, v in kwargs.items()}
             made = translate(self._graph, name, given[0], {k: v for k, v in given[1].items() if k not in _PLUMBING})

@@ -27,18 +27,21 @@ if TYPE_CHECKING:
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # beside float64
 
 
-def trace(cell: Cell) -> Program:
-    """The program of a cell, whatever state torch is in.
+def trace(cell: Cell, still: Callable[[], None] = lambda: None) -> Program:
+    """The program of a cell.
+
+    Args:
+        still: called after each run of the equations; raises where these have changed what they use.
 
     Raises:
         TranslationError: the equations hold an operator that isn't pointwise or isn't known, depend on what a trace
             can't see, ask R for a gate twice, or raise an error.
     """
-    program, asked_dtype = _trace(cell, torch.float64)
+    program, asked_dtype = _trace(cell, torch.float64, still)
     if asked_dtype:
         text = program.text()
         for dtype in _DTYPES:
-            if _trace(cell, dtype)[0].text() != text:
+            if _trace(cell, dtype, still)[0].text() != text:
                 raise TranslationError(
                     f"the equations of {cell.name} must be the same in every dtype. "
                     f"Got others in {dtype} than in float64"
@@ -46,12 +49,13 @@ def trace(cell: Cell) -> Program:
     return program
 
 
-def _trace(cell: Cell, dtype: torch.dtype) -> tuple[Program, bool]:
+def _trace(cell: Cell, dtype: torch.dtype, still: Callable[[], None]) -> tuple[Program, bool]:
     """The program, and whether the equations asked for a dtype."""
     graph = Graph()
     run = _Run(cell, graph, dtype)
     with torch.enable_grad():
-        found, watch = run.forward()
+        found, asked_dtype = run.forward()
+        still()
         S = len(cell.states)
         new_states, vectors = found[:S], found[S:]
         _check_steps(cell, new_states, vectors)
@@ -60,6 +64,7 @@ def _trace(cell: Cell, dtype: torch.dtype) -> tuple[Program, bool]:
         # others count once, however many gates asked for them.
         places = {k: [id(v) for v in vectors].index(id(p.vector)) for k, p in enumerate(products) if p.state < 0}
         backward = run.backward(places)
+        still()
 
     sums = find_sums(cell, [*new_states, *(p.vector for p in products)])
     named = {id(graph.make("add", *map(graph.input, pair))): gate for gate, pair in sums.items()}
@@ -83,7 +88,7 @@ def _trace(cell: Cell, dtype: torch.dtype) -> tuple[Program, bool]:
         d_parameters=tuple(backward[2 * G + S : 2 * G + S + P]),
         phases=find_phases(slots, products),
     )
-    return program, watch.asked_dtype
+    return program, asked_dtype
 
 
 def _check_steps(cell: Cell, new_states: Sequence[Expr], vectors: Sequence[Expr]) -> None:
@@ -107,10 +112,10 @@ class _Run:
         gates = cell.gates
         self.names = [f"x_{g}" for g in gates] + [f"r_{g}" for g in gates] + [*cell.states, *cell.parameters]
 
-    def forward(self) -> tuple[list[Expr], Watch]:
-        """The new states and the vectors that R was asked for."""
+    def forward(self) -> tuple[list[Expr], bool]:
+        """The new states and the vectors that R was asked for, and whether a dtype may make a difference."""
         results, _, record, watch = self._forward()
-        return [record.of(result) for result in results], watch
+        return [record.of(result) for result in results], watch.asked_dtype or record.computed_numbers
 
     def backward(self, places: dict[int, int]) -> list[Expr]:
         """Gradients of all inputs of forward, given those of the new states and of the computed vectors, whose places

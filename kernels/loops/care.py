@@ -17,47 +17,36 @@ from gatefuse.kernels.task import Outcome
 
 
 class Careful:
-    """Steps of a cell's equations, each on states that they may change; nobody else has those.
+    """Steps of a cell's equations on copies of states and parameters, which they may change; nobody else has those.
 
-    Whether they do is seen in the first step, so that the states of others need no copies.
+    Torch doesn't count all changes (none through ``.data``, none in a compiled program), so that copies are made in any
+    case.
     """
 
     def __init__(self, cell: Cell):
-        self._cell, self._copying = cell, True
-        self._results: list[tuple[Tensor, int]] = []
+        self._cell = cell
+        self._places: dict[int, tuple[Tensor, int]] = {}  # results by where they lie, with their step
+        self._steps = 0
 
     def step(self, x: Any, R: Any, states: Sequence[Tensor], parameters: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """As Cell.step.
 
         Raises:
-            RuntimeError: parameters are changed, or states in a later step but not in the first.
+            RuntimeError: parameters are changed, or one tensor is returned again and again.
         """
-        given = [s.clone() for s in states] if self._copying else states
-        before, own = _versions(given), _versions(parameters.values())
-        new = self._cell.step(x, R, given, parameters)
-        if _versions(parameters.values()) != own:
+        given = {name: value.clone() for name, value in parameters.items()}
+        before = _versions(given.values())
+        new = self._cell.step(x, R, [s.clone() for s in states], given)
+        if _versions(given.values()) != before:
             raise RuntimeError(f"{self._cell.name} must not change its parameters in place. Got a change in a step.")
-        changed = _versions(given) != before or _unknown(before)
-        if changed and not self._copying:
-            raise RuntimeError(
-                f"{self._cell.name} must change its states in place from the first step on, or never. "
-                f"Got a later change."
-            )
-        self._copying = changed
-        self._results += zip(new, _versions(new), strict=True)
+        self._steps += 1
+        for state in new:
+            place = _place(state)
+            if place and self._places.setdefault(place, (state, self._steps))[1] != self._steps:
+                raise RuntimeError(
+                    f"{self._cell.name} must return new states in each step. Got one that an earlier step returned."
+                )
         return new
-
-    def check(self) -> None:
-        """To be called after the last step.
-
-        Raises:
-            RuntimeError: a state was changed after it was returned, as where a cell returns one tensor again and again.
-        """
-        tensors, versions = zip(*self._results, strict=True) if self._results else ((), ())
-        if _versions(tensors) != list(versions) and not self._copying:
-            raise RuntimeError(
-                f"{self._cell.name} must return new states in each step. Got one that was changed later."
-            )
 
 
 def _versions(tensors: Iterable[Tensor]) -> list[int]:
@@ -65,8 +54,14 @@ def _versions(tensors: Iterable[Tensor]) -> list[int]:
     return [-1 if t.is_inference() else t._version for t in tensors]
 
 
-def _unknown(versions: list[int]) -> bool:
-    return -1 in versions
+def _place(tensor: Tensor) -> int:
+    """Where a tensor's memory begins, 0 where a transform or a tracer keeps that to itself or there is none."""
+    if torch.compiler.is_compiling():
+        return 0
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def reached(cell: Cell, outcome: Outcome, inputs: Mapping[str, Sequence[Tensor | None]]) -> Outcome:

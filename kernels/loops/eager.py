@@ -39,6 +39,11 @@ def loop(
     step = cell.step if careful is None else careful.step
     R = Recurrence(cell.gates, weight, bias)
     named = dict(zip(cell.parameters, parameters, strict=True))
+    for name, value in named.items():
+        if value.shape != states[0].shape[-1:]:
+            raise ValueError(
+                f"parameter {name} must have shape {tuple(states[0].shape[-1:])}. Got {tuple(value.shape)}."
+            )
     T = x.shape[0]
     # all steps' slices at once, since an operator costs more than what it does here
     inputs = x.unbind(0)
@@ -56,8 +61,6 @@ def loop(
         history.append(now)
     if reverse:
         history.reverse()
-    if careful is not None:
-        careful.check()
     if history:
         sequences = tuple([torch.stack([step[k] for step in history]) for k in range(wanted)])
     else:

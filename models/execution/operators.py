@@ -127,7 +127,10 @@ def _kept(*arguments: Any) -> list[Tensor]:
     inputs, wanted, options = arguments[:6], arguments[6], arguments[7:]
     masks = [None if t is None else t.clone() for t in inputs[4:]]  # as keep does, since the graph may hold these too
     own = *inputs[:4], *masks
-    results, byte = saved_graphs.keep(_smooth(inputs), wanted, lambda leaves: _results(_with(own, leaves), options))
+    version = Cell.named(options[0]).current()
+    results, byte = saved_graphs.keep(
+        _smooth(inputs), wanted, lambda leaves: _results(_with(own, leaves), options), version
+    )
     return [*results, byte]
 
 

@@ -15,6 +15,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from gatefuse.kernels.cell import Version
+
 
 class _Graph(array):
     """A graph from leaves to results, and the memory of the byte that stands for it."""
@@ -26,27 +28,42 @@ class _Graph(array):
         self.leaves, self.results = leaves, results
 
 
+class _Promise(_Graph):
+    """In place of a graph that is to be made in the backward: the equations, which must be the same then."""
+
+    def __init__(self, version: Version):
+        super().__init__((), ())
+        self.version = version
+
+
 _graphs: WeakValueDictionary[int, _Graph] = WeakValueDictionary()
 
 
 def keep(
-    inputs: Sequence[Tensor], wanted: Sequence[bool], run: Callable[[Sequence[Tensor]], list[Tensor]]
+    inputs: Sequence[Tensor],
+    wanted: Sequence[bool],
+    run: Callable[[Sequence[Tensor]], list[Tensor]],
+    version: Version,
 ) -> tuple[list[Tensor], Tensor]:
     """The results of ``run`` on the inputs, and the byte for ``back``.
 
     Args:
         wanted: which inputs have gradients.
+        version: the equations that run.
     """
     if not _recording():
         with torch.no_grad():
-            return run([t.detach() for t in inputs]), torch.zeros(1, dtype=torch.uint8)
+            return run([t.detach() for t in inputs]), _byte(_Promise(version))
     # Copies, as a compiler may write other things where inputs and results lay, before it comes to the backward.
     leaves = [t.detach().clone().requires_grad_(want) for t, want in zip(inputs, wanted, strict=True)]
     with torch.enable_grad():
         results = run(leaves)
-    graph = _Graph(leaves, results)
+    return [r.detach().clone() for r in results], _byte(_Graph(leaves, results))
+
+
+def _byte(graph: _Graph) -> Tensor:
     _graphs[graph.buffer_info()[0]] = graph
-    return [r.detach().clone() for r in results], torch.frombuffer(graph, dtype=torch.uint8)
+    return torch.frombuffer(graph, dtype=torch.uint8)
 
 
 def _recording() -> bool:
@@ -69,8 +86,16 @@ def recording() -> Iterator[None]:
 
 
 def back(byte: Tensor, d_results: Sequence[Tensor | None]) -> Sequence[Tensor | None] | None:
-    """Gradients of the inputs that have any, from those of the results; None where the byte is a copy."""
+    """Gradients of the inputs that have any, from those of the results; None where the forward must run once more, as
+    where the byte is a copy.
+
+    Raises:
+        RuntimeError: the forward must run, and its equations have changed.
+    """
     graph = _graphs.get(byte.data_ptr())
+    if isinstance(graph, _Promise):
+        graph.version.unchanged()
+        return None
     if graph is None:
         return None
     # the graph stays as long as the byte does: one may go back through it again

@@ -107,15 +107,23 @@ def test_states_may_be_changed_in_place():
 def test_a_later_change_in_place_is_no_silent_one():
     calls = []
 
-    @cell(gates="a")
     def late(x, R, h):
         calls.append(None)
-        if len(calls) > 2:
+        if len(calls) % 4 > 1:
             h *= 0.5
         return tanh(x.a + R.a(h))
 
-    with pytest.raises(RuntimeError, match="late must change its states in place from the first step on, or never"):
-        Recurrent(late, I, H)(torch.randn(4, B, I))
+    def unseen(x, R, h):
+        h.data.mul_(0.5)
+        return tanh(x.a + R.a(h))
+
+    for equations in (late, unseen):
+        layer, x, first = Recurrent(cell(gates="a")(equations), I, H), torch.randn(4, B, I), torch.zeros(1, B, H)
+        with torch.no_grad():
+            found = layer(x, first)[0]
+            calls.clear()
+            assert_close(found, by_hand(layer, x, first[0]))
+        assert not first.any()
 
     kept = [torch.zeros(B, H), torch.zeros(B, H)]
 
@@ -124,7 +132,10 @@ def test_a_later_change_in_place_is_no_silent_one():
         kept.reverse()
         return kept[0].copy_(tanh(x.a + R.a(h)))
 
-    with torch.no_grad(), pytest.raises(RuntimeError, match="same must return new states in each step"):
+    with (
+        torch.no_grad(),
+        pytest.raises(RuntimeError, match=r"same must return new states in each step\. Got one that an earlier"),
+    ):
         Recurrent(same, I, H)(torch.randn(4, B, I))
 
     @cell(gates="a")
@@ -133,6 +144,19 @@ def test_a_later_change_in_place_is_no_silent_one():
 
     with torch.no_grad(), pytest.raises(RuntimeError, match="halving must not change its parameters in place"):
         Recurrent(halving, I, H)(torch.randn(4, B, I))
+
+
+def test_changes_in_place_are_a_steps_own_where_none_are_counted():
+    @cell(gates="a")
+    def leak(x, R, h, *, p):
+        h *= 0.9
+        return tanh(x.a + R.a(h)) * p
+
+    layer, x = Recurrent(leak, I, H), torch.randn(4, B, I)
+    with torch.no_grad():
+        expected = layer(x)[0]
+        assert_close(torch.compile(layer, backend="aot_eager")(x)[0], expected)
+        assert_close(torch.vmap(lambda x: layer(x)[0], 1, 1)(x[:, :, None])[:, :, 0], expected)
 
 
 def test_gradients_stop_where_they_are_stopped():
@@ -235,6 +259,85 @@ def test_other_equations_of_a_cell_are_traced_anew():
     aten = layer(x)[0]
     layer.driver = "eager"
     assert_close(aten, layer(x)[0])
+
+
+def test_constants_are_those_of_the_dtype():
+    logarithm = cell(gates="a")(lambda x, R, h: tanh(x.a + R.a(h)) + torch.log(torch.full_like(h, 1e-50)) * 0.001)
+    rounded = cell(gates="a")(lambda x, R, h: tanh(x.a + R.a(h)) / ((torch.ones_like(h) + 1e-9 - 1) * 1e9 + 1))
+    for unit in (logarithm, rounded):
+        assert "must be the same in every dtype" in unit.refusal
+
+
+def test_zero_times_infinity_is_no_number_in_any_driver():
+    zero = 0.0
+    unit = cell(gates="a b")(lambda x, R, h: tanh(x.a + R.a(h)) + zero * torch.exp(x.b) * torch.exp(x.b))
+    layer, x = Recurrent(unit, I, H), torch.randn(20, B, I)
+    x[3] = 1e3
+    found = {}
+    for driver in DRIVERS:
+        layer.driver = driver
+        found[driver] = layer(x)[0].isnan()
+    assert found["eager"].any()
+    assert all(torch.equal(found["eager"], each) for each in found.values())
+
+
+def test_truths_may_be_constant_and_numbers_truths():
+    for equations in (
+        lambda x, R, h: torch.where((h > 0) | (torch.zeros_like(h) > 1), tanh(x.a + R.a(h)), x.a),
+        lambda x, R, h: torch.where(torch.ones_like(h) > 0, tanh(x.a + R.a(h)), x.a),
+        lambda x, R, h: torch.where(torch.logical_or(relu(h), h * 0), tanh(x.a + R.a(h)), x.a),
+        lambda x, R, h: tanh(x.a + R.a(h)) * torch.logical_not(torch.zeros_like(h) > 1),
+    ):
+        agree(cell(gates="a")(equations))
+
+
+@pytest.mark.parametrize("driver", ["aten", "script"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("h", "new_h"),
+        ("h", "t0"),
+        ("old_c", "c"),
+        ("part_0", "seq_h"),
+        ("sum_0", "in_0"),
+        ("tanh_a", "tanh_h"),
+        ("h", "h_"),
+    ],
+    ids=" ".join,
+)
+def test_names_of_states_are_free(driver, names):
+    first, second = names
+    text = f"""
+def named(x, R, {first}, {second}, *, weight_0, x_0, no_bias):
+    q = sigmoid({first}) * {first}
+    new = tanh(x.a + R.a(q * q) + q * x_0) + weight_0 * tanh(R.b({second}))
+    return new, tanh(q + 0.5 * {second}) * no_bias
+"""
+    space = {"tanh": tanh, "sigmoid": sigmoid}
+    exec(text, space)
+    layer = Recurrent(cell(gates="a b")(space["named"]), I, H, dtype=torch.float64)
+    x = torch.randn(6, B, I, dtype=torch.float64)
+    expected, (a, b) = layer(x)
+    layer.driver = driver
+    output, (c, d) = layer(x)
+    assert_close((output, c, d), (expected, a, b))
+
+
+def test_parameters_have_their_shape_at_every_length():
+    @cell(gates="a")
+    def scaled(x, R, h, *, p):
+        return tanh(x.a + R.a(h)) * p
+
+    layer = Recurrent(scaled, I, H)
+    layer.p_l0 = nn.Parameter(torch.ones(2, H))
+    for T in STEPS:
+        with pytest.raises(ValueError, match=r"^parameter.* must have shape \(.*5,?\)\. Got \("):
+            layer(torch.randn(T, B, I))
+    assert "must not ask for a size" in cell(gates="a")(parameter_rank).refusal
+
+
+def parameter_rank(x, R, h, *, p):
+    return tanh(x.a + R.a(h)) * p.dim()
 
 
 def test_gates_may_be_named_as_states_and_parameters():

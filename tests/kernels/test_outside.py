@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import math
 import random
+import threading
+from enum import Enum
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -193,3 +197,141 @@ def test_the_refusal_of_a_trace_names_the_cell():
 
     with pytest.raises(TranslationError, match="the equations of unit use tensor from outside, a tensor"):
         gatefuse.source(unit)
+
+
+class Mode(Enum):
+    PLAIN = 1
+
+    @property
+    def rate(self):
+        return GLOBALS["rate"]
+
+
+class Settings(NamedTuple):
+    factor: float
+
+    @property
+    def rate(self):
+        return GLOBALS["rate"] * self.factor
+
+
+class Table(dict):
+    def __getitem__(self, name):
+        return GLOBALS["rate"]
+
+
+GLOBALS = {"rate": 0.5}
+TABLE, CHOSEN, MODE = Table(), Settings(1.0), Mode.PLAIN
+FUNCTIONS = {"f": lambda v: tanh(v * GLOBALS["rate"])}
+INNER = (lambda v: v * GLOBALS["rate"],)
+
+
+def with_default(v, f=lambda v: v * GLOBALS["rate"]):
+    return f(v)
+
+
+@functools.wraps(torch.nn.functional.relu)
+def wrapped(v):
+    return torch.nn.functional.relu(v) * GLOBALS["rate"]
+
+
+PARTIAL = functools.partial(lambda f, v: f(v), lambda v: v * GLOBALS["rate"])
+REPLACED = nn.Tanh()
+REPLACED.forward = lambda v: torch.tanh(v * GLOBALS["rate"])
+VARIABLE: contextvars.ContextVar[float] = contextvars.ContextVar("VARIABLE", default=0.5)
+LOCAL = threading.local()
+
+
+class Asked:
+    @property
+    def rate(self):
+        return VARIABLE.get() * GLOBALS["rate"]
+
+    @property
+    def of_thread(self):
+        return getattr(LOCAL, "rate", 0.5) * GLOBALS["rate"]
+
+    @property
+    def of_mode(self):
+        return GLOBALS["rate"] if torch.is_grad_enabled() else 0.1
+
+
+ASKED = Asked()
+
+
+@pytest.mark.parametrize(
+    "equations",
+    [
+        lambda x, R, h: FUNCTIONS["f"](x.a + R.a(h)),
+        lambda x, R, h: tanh(INNER[0](x.a + R.a(h))),
+        lambda x, R, h: tanh(with_default(x.a + R.a(h))),
+        lambda x, R, h: tanh(PARTIAL(x.a + R.a(h))),
+        lambda x, R, h: REPLACED(x.a + R.a(h)),
+        lambda x, R, h: wrapped(x.a + R.a(h)),
+        lambda x, R, h: tanh(x.a + R.a(h)) * Mode.PLAIN.rate,
+        lambda x, R, h: tanh(x.a + R.a(h)) * MODE.rate,
+        lambda x, R, h: tanh(x.a + R.a(h)) * CHOSEN.rate,
+        lambda x, R, h: tanh(x.a + R.a(h)) * TABLE["rate"],
+        lambda x, R, h: tanh(x.a + R.a(h)) * ASKED.rate,
+        lambda x, R, h: tanh(x.a + R.a(h)) * ASKED.of_thread,
+        lambda x, R, h: tanh(x.a + R.a(h)) * ASKED.of_mode,
+    ],
+    ids=range(13),
+)
+def test_wherever_a_number_is_it_is_followed(equations):
+    unit = cell(gates="a")(equations)
+    layer, by_hand = gatefuse.Recurrent(unit, I, H), gatefuse.Recurrent(unit, I, H, driver="eager")
+    by_hand.load_state_dict(layer.state_dict())
+    x = torch.randn(T, B, I)
+    try:
+        for rate, of_context in ((0.5, 0.5), (2.0, 1.5), (0.5, 1.5), (-1.0, 0.5)):
+            GLOBALS["rate"] = rate
+            VARIABLE.set(of_context)
+            LOCAL.rate = of_context
+            for grad in (True, False):
+                with torch.set_grad_enabled(grad):
+                    assert_close(layer(x)[0], by_hand(x)[0])
+                    if not unit.refusal:
+                        layer.driver = "script"
+                        assert_close(layer(x)[0], by_hand(x)[0])
+                        layer.driver = "auto"
+    finally:
+        GLOBALS["rate"] = 0.5
+
+
+def test_a_container_that_equations_turn_round_is_refused():
+    turned = [0.5, 1.5]
+
+    def flip(x, R, h):
+        s = turned
+        s.reverse()
+        return tanh(x.a + R.a(h)) * s[0]
+
+    refuse(flip, "use turned from outside, whose items they may change")
+    assert turned == [0.5, 1.5]
+
+
+def test_the_default_dtype_is_followed():
+    unit = cell(gates="a")(lambda x, R, h: tanh(x.a + R.a(h)) * torch.tensor(0.1))
+    layer = gatefuse.Recurrent(unit, I, H, dtype=torch.float64)
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        torch.set_default_dtype(dtype)
+        try:
+            found += [layer(x)[0]]
+            layer.driver = "eager"
+            assert torch.allclose(layer(x)[0], found[-1], rtol=0, atol=1e-13)
+            layer.driver = "auto"
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert not torch.allclose(*found, rtol=0, atol=1e-12)
+
+
+def test_a_compiled_first_call_has_the_gradients_of_its_own_numbers_or_none():
+    unit, change = changing(0.5)
+    layer, x = gatefuse.Recurrent(unit, I, H), torch.randn(T, B, I, requires_grad=True)
+    loss = torch.compile(layer, backend="aot_eager")(x)[0].sum()
+    change(2.0)
+    with pytest.raises(RuntimeError, match=r"make it anew where they change\. Got another value of value"):
+        torch.autograd.grad(loss, x)
