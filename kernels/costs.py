@@ -143,7 +143,7 @@ def _operations(request: Request, program: Program) -> float:
 def _step(request: Request, program: Program) -> float:
     can = ceilings(request.device)
     forward, backward = _meetings(program)
-    computed = len({p.stage for p in program.products if p.state < 0})
+    computed = len({p.stage for p in program.products if p.computed})
     weights = len(program.columns) * request.H * request.H * request.dtype.itemsize
     product = max(_operations(request, program) / _rate(request), weights / can.exchange)
     launch = can.launch if worth_recording(request.T, request.B, request.H) else can.host

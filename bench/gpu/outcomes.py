@@ -1,4 +1,4 @@
-"""What the end of a command says: of tests, of the sanitizer, and of a sweep."""
+"""The outcome of a job, read off the end of what it said: of tests, of the sanitizer, of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Triton kernel that only meets: the barriers of a sequence without its work."""
+"""A Triton kernel of barriers alone: those of a sequence, without its work."""
 
 import triton
 import triton.language as tl

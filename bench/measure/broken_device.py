@@ -1,4 +1,4 @@
-"""A device that answers no more: after an illegal access, every call to it fails for as long as the process lives.
+"""A GPU that a fault has broken: after an illegal access, every call to it fails for as long as the process lives.
 
 What such a process says of anything that it runs later is worthless. It therefore ends, with a status of its own, and
 another goes on without what broke the device.

@@ -1,4 +1,4 @@
-"""Somebody to measure: how its network is built, and what it can't run."""
+"""A contender: how its network is built, and what it can't run."""
 
 from __future__ import annotations
 

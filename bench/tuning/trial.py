@@ -1,4 +1,4 @@
-"""One variant in one pass at one place: is it right, and how long does it take beside the unchanged pass?
+"""A trial: one variant in one pass at one place. Is it right, and how long does it take beside the unchanged pass?
 
 What is timed is the loop itself, as the operator calls it: all steps, without the input's product, and backward with
 the products over all steps behind them. The variant is right if it gives the unchanged pass's bits, or errs by no more

@@ -75,6 +75,6 @@ def cell_shape(cell: Cell) -> CellShape:
         STAGES=program.stages,
         PHASES=tuple(phase.stage for phase in program.phases),
         EMITS=tuple(phase.slots for phase in program.phases),
-        MEETINGS=len({p.stage for p in products if p.state < 0}) + bool(products),
+        MEETINGS=len({p.stage for p in products if p.computed}) + bool(products),
         UNDONE=sum(phase.stage > 0 for phase in program.phases),
     )

@@ -110,7 +110,7 @@ def _step(program: Program, masked: bool) -> list[str]:
         lines += ["if restarts is not None:", "    at = restarts[step].unsqueeze(1)"]
         lines += [f"    {s} = torch.where(at, fresh[{k}], {s})" for k, s in enumerate(states)]
     lines += [f"{safe(slot.name)} = in_{slot.gate}[step]" for slot in program.slots if slot.column < 0]
-    roots = [*(p.vector for p in program.products if p.state < 0), *program.new_states]
+    roots = [*(p.vector for p in program.products if p.computed), *program.new_states]
     printer = Printer("torch", roots, like=states[0])
     for stage in range(1, program.stages + 1):
         for k in program.stage_products(stage):

@@ -43,6 +43,11 @@ class Product:
     stage: int
 
     @property
+    def computed(self) -> bool:
+        """Whether what it multiplies is computed, and no state as it is."""
+        return self.state < 0
+
+    @property
     def columns(self) -> range:
         """Its column blocks."""
         return range(self.first, self.first + len(self.gates))
@@ -107,7 +112,7 @@ class Program:
         reached = {"x" for d, slot in zip(self.d_slots, self.slots, strict=True) if slot.gate >= 0 and _holds(d, given)}
         for k, p in enumerate(self.products):
             if f"d_v{k}" in given:
-                reached |= {"R"} | ({self.cell.states[p.state]} if p.state >= 0 else set())
+                reached |= {"R"} | (set() if p.computed else {self.cell.states[p.state]})
         names = *self.cell.states, *self.cell.parameters
         found = zip(names, (*self.d_states, *self.d_parameters), strict=True)
         reached |= {name for name, d in found if _holds(d, given)}
@@ -200,7 +205,7 @@ def find_phases(slots: tuple[Slot, ...], products: list[Product]) -> tuple[Phase
     stage_of = {p.first + k: p.stage for p in products for k in range(len(p.gates))}
     stages = max((p.stage for p in products), default=0)
     # Where stage 1 multiplies states as they are, nothing is left to do after its products are undone.
-    merged = all(p.state >= 0 for p in products if p.stage == 1)
+    merged = not any(p.computed for p in products if p.stage == 1)
     phases = []
     for stage in range(stages, 0, -1):
         of_stage = tuple(i for i, s in enumerate(slots) if stage_of.get(s.column) == stage)
@@ -216,9 +221,9 @@ def find_phases(slots: tuple[Slot, ...], products: list[Product]) -> tuple[Phase
 
 def computed(program: Program, stage: int) -> list[int]:
     """Indices of the products of a stage whose vector must be computed."""
-    return [k for k in program.stage_products(stage) if program.products[k].state < 0]
+    return [k for k in program.stage_products(stage) if program.products[k].computed]
 
 
 def computed_products(cell: Cell) -> list[int]:
     """Products that multiply no state as it is; what they multiply is kept in fed."""
-    return [k for k, p in enumerate(cell.program.products) if p.state < 0]
+    return [k for k, p in enumerate(cell.program.products) if p.computed]

@@ -62,7 +62,7 @@ def _trace(cell: Cell, dtype: torch.dtype, still: Callable[[], None]) -> tuple[P
         products = find_products(cell, run.asked, vectors, new_states)
         # The backward leaves out vectors that are a state as it is: their gradients are added between the steps. The
         # others count once, however many gates asked for them.
-        places = {k: [id(v) for v in vectors].index(id(p.vector)) for k, p in enumerate(products) if p.state < 0}
+        places = {k: [id(v) for v in vectors].index(id(p.vector)) for k, p in enumerate(products) if p.computed}
         backward = run.backward(places)
         still()
 

@@ -38,9 +38,9 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
             vectors = iter(() if vectors_of is None else vectors_of(slots, states, parameters))
             for k in program.stage_products(stage):
                 p = program.products[k]
-                if p.state < 0:
+                if p.computed:
                     computed.append(next(vectors))
-                vector = computed[-1] if p.state < 0 else states[p.state]
+                vector = computed[-1] if p.computed else states[p.state]
                 piece = pieces[k][t]
                 piece = piece.addmm_(vector, weights[k]) if save else torch.addmm(piece, vector, weights[k])
                 for column, part in enumerate(piece.chunk(len(p.gates), 1), p.first):

@@ -105,7 +105,7 @@ class _Steps:
                     self.d_parameters[k] += (d if live is None else torch.where(live, d, 0.0)).sum(0)
             for k in program.stage_products(phase.stage):
                 rows = self._store(k, t, d_slots)
-                if program.products[k].state < 0:
+                if program.products[k].computed:
                     d_vectors[k] = torch.mm(rows, self._weights[k])
         for k, product in enumerate(program.products):
             if (s := product.state) >= 0:

@@ -1,4 +1,4 @@
-"""Care with equations that no trace has shown: they may change what they are given, and leave weights out.
+"""Careful steps, of equations that no trace has shown: they may change what they are given, and leave weights out.
 
 A cell that could be traced changes no tensor in place, and what its gradients reach is known.
 """

@@ -102,7 +102,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Backward:
     if steps:
         first = steps[0][0]
         for k, p in enumerate(program.products):
-            if p.state >= 0:
+            if not p.computed:
                 _end(d, p.state, d_v[k].float(), None if loop.restarts is None else loop.restarts[first].unsqueeze(1))
     return d
 

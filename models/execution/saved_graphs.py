@@ -1,4 +1,4 @@
-"""What an operator's forward keeps for its backward, where that is a graph of autograd's and no tensor.
+"""Graphs of autograd's that an operator's forward keeps for its backward, where what it keeps is no tensor.
 
 The operator returns a byte whose memory belongs to what it keeps: that lives as long as the byte does, in whoever's
 hands, and is found by the byte's address. A copy of the byte finds nothing; then the forward must run once more.
