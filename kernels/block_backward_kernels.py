@@ -15,7 +15,7 @@ from gatefuse.kernels.tile_backward_kernels import (
     sum_d_fresh,
     sum_d_params,
 )
-from gatefuse.kernels.tile_kernels import at_step, load_carry, load_masks, load_per_unit, store_carry, time_of
+from gatefuse.kernels.tile_kernels import as_mask, at_step, load_carry, load_masks, load_per_unit, store_carry, time_of
 
 
 @triton.jit
@@ -103,7 +103,7 @@ def block_backward_kernel(
     for i in range(T):
         t = time_of(T - 1 - i, T, d, ORDER)
         if AHEAD:
-            more = real & (i + 1 < T)
+            more = as_mask(real & (i + 1 < T))
             slots_next, restart_next, alive_next, states_next = _load_step(
                 x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, restarts_ptr, fresh_ptr, live_ptr, i + 1, T, d, u,
                 b, e, more, B, W, CELL, ORDER, HAS_RESTARTS, HAS_LIVE,

@@ -29,6 +29,7 @@ from gatefuse.kernels.tile_backward_kernels import (
     sum_d_params,
 )
 from gatefuse.kernels.tile_kernels import (
+    as_mask,
     at_step,
     load_carry,
     load_flag,
@@ -68,7 +69,8 @@ def _carried(
     restart = b < 0
     if HAS_RESTARTS:
         restart = load_flag(restarts_ptr, t_after, T, b, B)
-    d_vectors = _sums(partial_ptr, e, B * W, real & (t_after >= 0) & (t_after < T), -1, CELL, LOADS, SLICES, BU, BB)
+    run = as_mask(real & (t_after >= 0) & (t_after < T))
+    d_vectors = _sums(partial_ptr, e, B * W, run, -1, CELL, LOADS, SLICES, BU, BB)
     return carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * W, real, CELL, HAS_RESTARTS)
 
 
