@@ -1,5 +1,6 @@
 """gatefuse: a recurrent cell is its equations, written once in PyTorch; the fast paths follow from them."""
 
+from gatefuse import _links  # noqa: F401  first, as it says what to do where the folders are missing
 from gatefuse._version import __version__
 from gatefuse.kernels.cell import Cell, cell
 from gatefuse.kernels.cells import cell_names, find_cell
