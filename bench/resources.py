@@ -26,6 +26,7 @@ from gatefuse.bench.stamp import take_stamp
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.launch import compile_only
 from gatefuse.kernels.limits import SHARED_BYTES
+from gatefuse.kernels.requirement import require_triton
 from gatefuse.kernels.sequence import Sequence, Upstream
 
 ARCHITECTURES = tuple(SHARED_BYTES)
@@ -101,7 +102,9 @@ def cuobjdump() -> Path:
 
     Raises:
         FileNotFoundError: it isn't there.
+        ModuleNotFoundError: Triton is not installed.
     """
+    require_triton("reading what was compiled")
     import triton
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

@@ -22,6 +22,7 @@ from gatefuse.kernels.generated import defined
 from gatefuse.kernels.per_cell import per_cell
 from gatefuse.kernels.printer import Printer, safe
 from gatefuse.kernels.program import Program
+from gatefuse.kernels.requirement import require_triton
 
 if TYPE_CHECKING:
     from triton.runtime.jit import JITFunction
@@ -152,8 +153,10 @@ def device_functions(cell: Cell) -> DeviceFunctions:
     """The Triton functions of a cell; brings Triton when first called.
 
     Raises:
+        ModuleNotFoundError: Triton is not installed.
         TranslationError: as source().
     """
+    require_triton("device functions")
     import triton
     import triton.language as tl
 

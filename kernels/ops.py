@@ -19,6 +19,7 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.directions import dense
+from gatefuse.kernels.requirement import require_triton
 
 KERNELS = ("step", "block", "grid")  # loops that launch Triton's
 LOOPS = ("aten", *KERNELS)
@@ -99,6 +100,7 @@ def forward(
     Raises:
         ValueError, TypeError: a shape, dtype or device is not the one that x asks for, or no loop has that name; the
             message states both.
+        ModuleNotFoundError: the loop launches Triton's kernels, and Triton is not installed.
     """
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
     _check(Cell.by_key(cell).unchanged(), *inputs, loop, order)
@@ -140,6 +142,8 @@ def _sequence(cell: str, inputs: tuple[Any, ...], order: str) -> Any:
 
 def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
     """A loop's forward or backward; by the step loop, which keeps the same buffers, where its kernel doesn't fit."""
+    if loop in KERNELS:
+        require_triton(f"the {loop} loop")
     run = getattr(import_module(f"gatefuse.kernels.{loop}_loop"), way)
     if loop == "aten":
         return run(sequence, *args)
