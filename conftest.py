@@ -1,7 +1,9 @@
 """Flags and what runs: tests without --benchmark, the benchmark alone with it."""
 
 import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _check_interpreter() -> None:
-    """Raises UsageError: this numpy is too new for the interpreter of this Triton."""
+    """Raises UsageError: there is no Triton where there could be, or numpy is too new for its interpreter."""
+    if sys.platform == "linux" and find_spec("triton") is None:
+        raise pytest.UsageError(
+            "tests must have Triton, whose interpreter runs kernels: pip install 'gatefuse[test]'. It is not installed."
+        )
     try:
         triton, numpy = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
     except PackageNotFoundError:

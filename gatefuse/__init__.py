@@ -1,6 +1,9 @@
 """gatefuse: a recurrent cell is its equations, written once in PyTorch; the fast paths follow from them."""
 
-from gatefuse import _moved
+from gatefuse import (
+    _links,  # noqa: F401  first, as it says what to do where the folders are missing
+    _moved,
+)
 from gatefuse._version import __version__
 from gatefuse.kernels.cell import Cell, cell
 from gatefuse.kernels.cells import cell_names, find_cell

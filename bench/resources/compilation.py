@@ -28,6 +28,7 @@ from gatefuse.kernels.loops.buffers import Upstream
 from gatefuse.kernels.loops.inputs import Sequence
 from gatefuse.kernels.runtime.device import SHARED_BYTES
 from gatefuse.kernels.runtime.launcher import compile_only
+from gatefuse.kernels.runtime.requirement import require_triton
 
 ARCHITECTURES = tuple(SHARED_BYTES)
 WAYS = ("training forward", "backward", "inference forward")
@@ -100,7 +101,9 @@ def cuobjdump() -> Path:
 
     Raises:
         FileNotFoundError: it isn't there.
+        ModuleNotFoundError: Triton is not installed.
     """
+    require_triton("reading what was compiled")
     import triton
 
     path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

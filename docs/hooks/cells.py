@@ -35,9 +35,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 @contextmanager
 def made_up_gpu() -> Iterator[None]:
-    """Drivers are asked as on a machine with that GPU and without Triton's interpreter, whatever this one has."""
+    """Drivers are asked as on a machine with that GPU and Triton, its interpreter off, whatever this one has."""
     with (
         mock.patch("gatefuse.kernels.runtime.device._read", return_value=of_arch(ARCH)),
+        mock.patch("gatefuse.kernels.drivers.common._HAS_TRITON", True),
         mock.patch("gatefuse.kernels.drivers.common.interpreted", return_value=False),
     ):
         yield

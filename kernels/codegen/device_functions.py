@@ -21,6 +21,7 @@ from gatefuse.kernels.codegen.per_cell import per_cell
 from gatefuse.kernels.codegen.printer import Printer, definition
 from gatefuse.kernels.equations.expression import Expr, input_names
 from gatefuse.kernels.equations.program import Program, computed
+from gatefuse.kernels.runtime.requirement import require_triton
 
 if TYPE_CHECKING:
     from triton.runtime.jit import JITFunction
@@ -105,8 +106,10 @@ def device_functions(cell: Cell) -> DeviceFunctions:
     """The Triton functions of a cell; brings Triton when first called.
 
     Raises:
+        ModuleNotFoundError: Triton is not installed.
         TranslationError: as source().
     """
+    require_triton("device functions")
     import triton
     import triton.language as tl
 

@@ -7,14 +7,13 @@ matrix unit round its inputs, in float32; and in Triton's interpreter on a CPU, 
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
 import torch
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import common
 from gatefuse.kernels.runtime.device import limits
 from gatefuse.kernels.runtime.dynamo import constant
+from gatefuse.kernels.runtime.requirement import triton_version
 from gatefuse.kernels.task import Outcome, Request, Task
 from gatefuse.kernels.tiling.tiles import grid_backward_tiles, grid_shared_bytes, grid_tiles
 
@@ -28,7 +27,7 @@ def refusal(request: Request) -> str:
         return why
     if request.device.type == "cpu":
         return ""
-    if torch.version.hip and version("triton") < "3.7":
+    if torch.version.hip and not _compiles_for_rocm():
         return "Triton before 3.7 does not compile its kernels for ROCm"
     return _refusal(request, 1)
 
@@ -36,6 +35,11 @@ def refusal(request: Request) -> str:
 def both_refusal(request: Request) -> str:
     """Refuses more programs of both directions than can run at once."""
     return "" if request.device.type == "cpu" else _refusal(request, 2)
+
+
+@constant  # torch.compile can't look into Triton
+def _compiles_for_rocm() -> bool:
+    return triton_version() >= (3, 7)
 
 
 def _refusal(request: Request, directions: int) -> str:

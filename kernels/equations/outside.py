@@ -12,28 +12,20 @@ from __future__ import annotations
 import builtins
 import dis
 from collections.abc import Callable, Iterator, Mapping
-from enum import Enum
-from functools import cache, partial
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from functools import partial
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from gatefuse.kernels.equations.forms import (
+    CHANGING,
+    CONTAINERS,
+    OutsideError,
+    form_of,
+    is_known,
+    is_recorded,
+    is_torchs,
+)
 
-_BUILTINS = frozenset(
-    (
-        *("abs", "all", "any", "bool", "dict", "divmod", "enumerate", "filter", "float", "frozenset"),
-        *("int", "isinstance", "len", "list", "map", "max", "min", "pow", "range", "reversed", "round"),
-        *("set", "slice", "sorted", "str", "sum", "tuple", "zip"),
-    )
-)
-# Of torch, what a trace sees though it takes no tensor, and what answers the same for ever.
-_OF_TORCH = frozenset(
-    (
-        *("tensor", "as_tensor", "scalar_tensor", "zeros", "ones", "full", "no_grad", "enable_grad"),
-        *("finfo", "iinfo", "is_tensor", "is_floating_point", "Tensor", "Size"),
-    )
-)
 # Methods that leave a container as it is.
 _READS = frozenset(("get", "items", "keys", "values", "index", "count", "copy"))
 # Methods that change one, by whatever name it goes.
@@ -46,10 +38,6 @@ _CHANGES = frozenset(
 _WRITES = ("STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR")
 _ITEMS = ("STORE_SUBSCR", "DELETE_SUBSCR", "STORE_SLICE")
 _MANY = 100  # functions that one cell's equations may reach
-
-
-class OutsideError(Exception):
-    """Equations use what may change unseen; the text says what."""
 
 
 class Reference(NamedTuple):
@@ -70,7 +58,7 @@ class Reference(NamedTuple):
         """Whether the same is found there now."""
         try:
             value = _look_up(self.space, self.name, self.path)
-            return (value is self.found and not isinstance(value, _CHANGING)) or _form(value) == self.form
+            return (value is self.found and not isinstance(value, CHANGING)) or form_of(value) == self.form
         except Exception:  # of a property, for one
             return False
 
@@ -156,12 +144,12 @@ def _reference(space: Mapping[str, Any], name: str, path: tuple[str, ...]) -> Re
     text, used = name, 0
     try:
         value = _look_up(space, name, ())
-        while used < len(path) and not _known(value):
+        while used < len(path) and not is_known(value):
             text, used = f"{text}.{path[used]}", used + 1
             value = getattr(value, path[used - 1])
         if isinstance(value, (list, dict, set)) and used < len(path) and path[used] not in _READS:
             raise OutsideError(f"whose {path[used]} may change it")
-        return Reference(space, name, path[:used], value, _form(value))
+        return Reference(space, name, path[:used], value, form_of(value))
     except OutsideError as refusal:
         raise OutsideError(f"use {text} from outside, {refusal}") from None
     except RecursionError:
@@ -179,123 +167,15 @@ def _look_up(space: Mapping[str, Any], name: str, path: tuple[str, ...]) -> Any:
     return value
 
 
-# The very types: what is derived of one may run code of its own when it is asked.
-_NUMBERS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, range)
-_CONTAINERS = (tuple, list, dict, set, frozenset)
-_LARGEST = 64  # items of a container, which are compared at each call
-_CHANGING = (tuple, list, dict, set, nn.Module, FunctionType, partial)
-
-
-def _known(value: Any) -> bool:
-    """Whether attributes of it are for the trace to see: those of what is no container of names."""
-    return type(value) in (*_NUMBERS, *_CONTAINERS) or isinstance(value, Tensor)
-
-
-def _form(value: Any) -> Any:
-    """What of a value the equations' results depend on, to be compared.
-
-    Raises:
-        OutsideError: nobody can say; the text ends a sentence about it.
-    """
-    kind = type(value)
-    if kind is float:
-        return value.hex()  # nan is nan, and -0.0 is not 0.0
-    if kind in _NUMBERS:
-        return kind, value
-    if kind in _CONTAINERS:
-        if len(value) > _LARGEST:
-            raise OutsideError(f"which holds more than {_LARGEST} items")
-        items = value.items() if kind is dict else value
-        forms = [_form(each) for each in items]
-        return kind, frozenset(forms) if kind in (set, frozenset) else tuple(forms)
-    if isinstance(value, Tensor):
-        raise OutsideError("a tensor, whose values may change; give a number, or a keyword-only parameter to learn")
-    if isinstance(value, Enum) and not _own_code(kind):
-        return kind, value.name
-    if kind.__module__ == "numpy" and getattr(value, "shape", None) == () and isinstance(value, (int, float)):
-        return kind, repr(value)
-    if isinstance(value, nn.Module):
-        return _activation(value)
-    if kind is partial:
-        return _form(value.func), _form(value.args), _form(value.keywords)
-    if kind is FunctionType:
-        if not _recorded(value) and not _is_torchs(value):
-            return value, value.__code__, _form(value.__defaults__), _form(value.__kwdefaults__)
-        return value
-    if isinstance(value, ModuleType):
-        raise OutsideError("a module as a value, of which anything may be asked")
-    if _is_constant(value) or _recorded(value):
-        return value
-    if callable(value):
-        raise OutsideError("which is no function that a trace can follow")
-    raise OutsideError(f"{_article(kind.__name__)}, which may change unseen")
-
-
-def _own_code(kind: type) -> bool:
-    """Whether an enumeration's members answer by code of their own."""
-    own = [vars(each) for each in kind.__mro__ if each.__module__ not in ("enum", "builtins")]
-    return any(isinstance(v, (property, FunctionType)) for names in own for v in names.values())
-
-
-def _activation(module: nn.Module) -> Any:
-    """An activation without weights, such as nn.Tanh(), by its settings."""
-    hooked = any(value for name, value in vars(module).items() if name.startswith("_") and isinstance(value, dict))
-    hooked = hooked or any(callable(value) for value in vars(module).values())
-    if type(module).__module__ != "torch.nn.modules.activation" or hooked:
-        raise OutsideError(
-            "a module, whose weights and settings may change; give a function, or keyword-only parameters"
-        )
-    return type(module), tuple([(name, _form(v)) for name, v in vars(module).items() if not name.startswith("_")])
-
-
 def _functions(value: Any) -> Iterator[FunctionType]:
     """The functions that must be read too, wherever they are held."""
-    if type(value) in _CONTAINERS:
+    if type(value) in CONTAINERS:
         for each in [*value, *value.values()] if type(value) is dict else value:
             yield from _functions(each)
     elif isinstance(value, partial):
         for each in (value.func, value.args, value.keywords):
             yield from _functions(each)
-    elif isinstance(value, FunctionType) and not _recorded(value) and not _is_torchs(value):
+    elif isinstance(value, FunctionType) and not is_recorded(value) and not is_torchs(value):
         yield value
         yield from _functions(value.__defaults__ or ())
         yield from _functions(value.__kwdefaults__ or {})
-
-
-def _is_constant(value: Any) -> bool:
-    """A function that gives the same for the same, or a type."""
-    name = getattr(value, "__name__", "")
-    if getattr(builtins, name, None) is value:
-        return name in _BUILTINS
-    if isinstance(value, (BuiltinFunctionType, type)) and getattr(value, "__module__", "") in ("math", "_operator"):
-        return True
-    return name in _OF_TORCH and getattr(torch, name, None) is value
-
-
-@cache
-def _overridable() -> frozenset[Any]:
-    from torch.overrides import get_testing_overrides
-
-    return frozenset(get_testing_overrides())
-
-
-def _recorded(value: Any) -> bool:
-    """A function of torch that a trace sees."""
-    return callable(value) and not isinstance(value, type) and _hashable(value) and value in _overridable()
-
-
-def _is_torchs(value: FunctionType) -> bool:
-    """A function of torch.nn.functional made of such."""
-    return value.__globals__ is vars(nn.functional)
-
-
-def _hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _article(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

@@ -21,6 +21,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.loops.buffers import buffer_shapes, saved_layout
 from gatefuse.kernels.loops.directions import dense
 from gatefuse.kernels.loops.eager import loop_in_order
+from gatefuse.kernels.runtime.requirement import require_triton
 
 KERNELS = ("step", "block", "grid")  # loops that launch Triton's
 LOOPS = ("aten", *KERNELS)
@@ -79,6 +80,7 @@ def forward(
     Raises:
         ValueError, TypeError: a shape, dtype or device is not the one that x asks for, or no loop has that name; the
             message states both.
+        ModuleNotFoundError: the loop launches Triton's kernels, and Triton is not installed.
     """
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
     _check(Cell.by_key(cell), *inputs, loop, order)
@@ -127,6 +129,8 @@ def _sequence(cell: str, inputs: tuple[Any, ...], order: str) -> Any:
 
 def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
     """A loop's forward or backward; by the step loop, which keeps the same buffers, where its kernel doesn't fit."""
+    if loop in KERNELS:
+        require_triton(f"the {loop} loop")
     run = getattr(import_module(f"gatefuse.kernels.loops.{loop}"), way)
     if loop == "aten":
         return run(sequence, *args)

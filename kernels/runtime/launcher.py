@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from gatefuse.kernels.runtime.device import assumed
+from gatefuse.kernels.runtime.requirement import require_triton
 
 if TYPE_CHECKING:
     from triton.backends.compiler import GPUTarget
@@ -34,8 +35,10 @@ def compile_only(target: GPUTarget) -> Iterator[dict[str, CompiledKernel]]:
         The compiled kernels by name, filled as the loops run.
 
     Raises:
+        ModuleNotFoundError: Triton is not installed.
         RuntimeError: Triton's interpreter is on; kernels decorated under it can't be compiled.
     """
+    require_triton("compiling ahead")
     from triton.runtime import driver
 
     from gatefuse.kernels.runtime.settings import interpreted

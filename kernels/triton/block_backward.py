@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from gatefuse.kernels.triton.block_forward import RUNTIME
-from gatefuse.kernels.triton.tile import at_step, load_carry, load_masks, load_per_unit, store_carry, time_of
+from gatefuse.kernels.triton.tile import as_mask, at_step, load_carry, load_masks, load_per_unit, store_carry, time_of
 from gatefuse.kernels.triton.tile_backward import (
     add_d_sequences,
     begun_gradients,
@@ -103,7 +103,7 @@ def block_backward_kernel(
     for i in range(T):
         t = time_of(T - 1 - i, T, d, ORDER)
         if AHEAD:
-            more = real & (i + 1 < T)
+            more = as_mask(real & (i + 1 < T))
             slots_next, restart_next, alive_next, states_next = _load_step(
                 x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, restarts_ptr, fresh_ptr, live_ptr, i + 1, T, d, u,
                 b, e, more, B, W, CELL, ORDER, HAS_RESTARTS, HAS_LIVE,

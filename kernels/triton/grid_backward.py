@@ -17,7 +17,16 @@ import triton.language as tl
 from gatefuse.kernels.triton.barrier import arrive, block_barrier, wait
 from gatefuse.kernels.triton.gate_sums import gate_weights, sum_of_gates
 from gatefuse.kernels.triton.grid_forward import RUNTIME
-from gatefuse.kernels.triton.tile import at_step, load_carry, load_flag, load_masks, load_per_unit, store_carry, time_of
+from gatefuse.kernels.triton.tile import (
+    as_mask,
+    at_step,
+    load_carry,
+    load_flag,
+    load_masks,
+    load_per_unit,
+    store_carry,
+    time_of,
+)
 from gatefuse.kernels.triton.tile_backward import (
     add_d_sequences,
     add_where,
@@ -60,7 +69,8 @@ def _carried(
     restart = b < 0
     if HAS_RESTARTS:
         restart = load_flag(restarts_ptr, t_after, T, b, B)
-    d_vectors = _sums(partial_ptr, e, B * W, real & (t_after >= 0) & (t_after < T), -1, CELL, LOADS, SLICES, BU, BB)
+    run = as_mask(real & (t_after >= 0) & (t_after < T))
+    d_vectors = _sums(partial_ptr, e, B * W, run, -1, CELL, LOADS, SLICES, BU, BB)
     return carry_products(d_carry, d_vectors, d_fresh_ptr, restart, e, B * W, real, CELL, HAS_RESTARTS)
 
 

@@ -12,7 +12,7 @@ length or batch compiles nothing.
 import triton
 import triton.language as tl
 
-from gatefuse.kernels.triton.tile import at_step, begin
+from gatefuse.kernels.triton.tile import as_mask, at_step, begin
 from gatefuse.kernels.triton.tile_backward import add_where
 
 # Sizes must not become part of a kernel's key: Triton would compile anew on 1 and on divisibility by 16.
@@ -38,7 +38,7 @@ def _blocks(ptr, e, size, real, N: tl.constexpr):
 @triton.jit
 def _flag(mask_ptr, t, b, B, real):
     """A (T, B) mask at step t, false where t is negative."""
-    return tl.load(mask_ptr + at_step(t, B) + b, mask=real & (t >= 0), other=0) != 0
+    return tl.load(mask_ptr + at_step(t, B) + b, mask=as_mask(real & (t >= 0)), other=0) != 0
 
 
 @triton.jit
@@ -149,12 +149,12 @@ def backward_kernel(
     states = ()
     for k in tl.static_range(S):
         # The state before: the initial one, or that of the step run before.
-        state = tl.load(initial_ptr + k * B * H + e, mask=real & (t_before < 0), other=0.0).to(tl.float32)
+        state = tl.load(initial_ptr + k * B * H + e, mask=as_mask(real & (t_before < 0)), other=0.0).to(tl.float32)
         if k == 0:
             here = output_ptr + at_step(t_before, B * H)
         else:
             here = rest_ptr + at_step((k - 1) * T + t_before, B * H)
-        state += tl.load(here + e, mask=real & (t_before >= 0), other=0.0).to(tl.float32)
+        state += tl.load(here + e, mask=as_mask(real & (t_before >= 0)), other=0.0).to(tl.float32)
         states = states + (state,)
 
     d_states = _blocks(d_carry_ptr, e, B * H, real, S)

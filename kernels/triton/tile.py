@@ -18,6 +18,13 @@ def at_step(t, size):
 
 
 @triton.jit
+def as_mask(lanes):
+    """A mask in which scalars take part. Triton's interpreter makes integers of it, and from 3.9 on loads by none; the
+    comparison brings it back, and compiles to nothing."""
+    return lanes != 0
+
+
+@triton.jit
 def time_of(i, T, d, ORDER: tl.constexpr):
     """The step that direction d runs as its i-th; below 0 or from T on where that is none."""
     t = i
@@ -104,7 +111,7 @@ def gate_last(rows, N: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: t
 def load_x(x_ptr, t, T, u, b, real, B, W: tl.constexpr, CELL: tl.constexpr):
     """Each slot's part of x at step t, zero for slots without one and for steps that are none."""
     values = ()
-    within = real & (t >= 0) & (t < T)
+    within = as_mask(real & (t >= 0) & (t < T))
     for k in tl.static_range(len(CELL.X)):
         value = tl.zeros(real.shape, tl.float32)
         if CELL.X[k] >= 0:
@@ -140,7 +147,7 @@ def make_slots(xs, r, bias, CELL: tl.constexpr, HAS_BIAS: tl.constexpr):
 @triton.jit
 def load_flag(mask_ptr, t, T, b, B):
     """A (T, B) mask at step t, (1, BB); false at steps that are none."""
-    return tl.load(mask_ptr + at_step(t, B) + b, mask=(b < B) & (t >= 0) & (t < T), other=0) != 0
+    return tl.load(mask_ptr + at_step(t, B) + b, mask=as_mask((b < B) & (t >= 0) & (t < T)), other=0) != 0
 
 
 @triton.jit

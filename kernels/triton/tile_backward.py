@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from gatefuse.kernels.triton.tile import at_step, begin
+from gatefuse.kernels.triton.tile import as_mask, at_step, begin
 
 
 @triton.jit
@@ -31,12 +31,12 @@ def load_states(
     states = ()
     for s in tl.static_range(S):
         here = initial_ptr + s * B * W
-        state = tl.load(here + e, mask=real & first, other=0.0).to(tl.float32)
+        state = tl.load(here + e, mask=as_mask(real & first), other=0.0).to(tl.float32)
         if s == 0:
             here = output_ptr + at_step(t_before, B * W)
         else:
             here = rest_ptr + at_step((s - 1) * T + t_before, B * W)
-        state += tl.load(here + e, mask=real & (first == 0), other=0.0).to(tl.float32)
+        state += tl.load(here + e, mask=as_mask(real & (first == 0)), other=0.0).to(tl.float32)
         states = states + (state,)
     if HAS_RESTARTS:
         states = begin(fresh_ptr, states, restart, e, B * W, real, CELL)

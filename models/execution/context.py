@@ -1,7 +1,8 @@
 """What is at work around a call: torch.func's transforms and forward-mode differentiation, autocast, an export.
 
-Within a transform every layer runs its equations as written. Transforms work by looking at each operator. torch's own loops and gatefuse's kernels are one operator for all steps, for
-which they have no rule; the Python loop is made of operators that they know.
+Within a transform every layer runs its equations as written. Transforms work by looking at each operator. torch's own
+loops and gatefuse's kernels are one operator for all steps, for which they have no rule; the Python loop is made of
+operators that they know.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from gatefuse.models.scripted_layer import ScriptedLayer
+from gatefuse.models.torchscript.layer import ScriptedLayer
 
 {torchscript_source(cell.program)}
 

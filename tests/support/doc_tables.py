@@ -25,7 +25,7 @@ def named_in(path):
 def check_test(what, test):
     """The test exists, written as file::function."""
     path, _, name = test.partition("::")
-    assert re.fullmatch(r"tests/test_\w+\.py", path), f"{what}: {test}"
+    assert re.fullmatch(r"tests/(\w+/)*test_\w+\.py", path), f"{what}: {test}"
     assert name in named_in(path), f"{what}: {test}"
 
 

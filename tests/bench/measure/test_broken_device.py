@@ -147,7 +147,7 @@ def test_a_group_without_a_reference_is_measured_anew(monkeypatch, tmp_path):
 RUN = """
 from types import SimpleNamespace
 from gatefuse.bench import breakage
-from tests.test_breakage import Device
+from tests.bench.measure.test_broken_device import Device
 
 def pytest_configure(config):
     breakage.torch = SimpleNamespace(cuda=Device())

@@ -147,8 +147,8 @@ def test_the_barrier_s_time_is_free_of_the_launch(monkeypatch):
 _COMPILE = """
 import torch
 from triton.backends.compiler import GPUTarget
-from gatefuse.bench.barrier_loop_kernels import barrier_loop_kernel
-from gatefuse.kernels.launch import compile_only, launch
+from gatefuse.bench.measure.barrier_loop import barrier_loop_kernel
+from gatefuse.kernels.runtime.launcher import compile_only, launch
 
 counters = torch.zeros(4, dtype=torch.int32)
 for form in ("ptx", "portable", "block"):

@@ -103,7 +103,7 @@ def test_a_shape_that_comes_once_is_launched(replays):
 
 ASKED = """
 import torch
-from gatefuse.kernels.step_loop import _products
+from gatefuse.kernels.loops.step import _products
 
 matmul, keys = torch.backends.cuda.matmul, [_products()]
 for setting in (

@@ -110,9 +110,9 @@ def test_settings_by_fp32_precision_are_followed(setting, value):
     program = f"""
 import torch
 import gatefuse
-from gatefuse.bench.limits import _tf32_as_cudnn
-from gatefuse.bench.stamp import take_stamp
-from gatefuse.kernels.precision import tf32_allowed
+from gatefuse.bench.measure.peaks import _tf32_as_cudnn
+from gatefuse.bench.measure.stamp import take_stamp
+from gatefuse.kernels.runtime.settings import tf32_allowed
 {setting} = "{value}"
 layer = gatefuse.Recurrent("peephole_lstm", 4, 6)
 layer(torch.randn(3, 2, 4))
