@@ -1,4 +1,6 @@
-"""Modules by the names that documentation gave them before they moved: an import of an old name gives the module."""
+"""Modules by the names that they had before they moved, where documentation or programs of others use them: an import of
+an old name gives the module.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from types import ModuleType
 
 MOVED = {
     "gatefuse.kernels.operators": "gatefuse.kernels.equations.operators",
+    "gatefuse.models.layer_ops": "gatefuse.models.execution.operators",  # imported for its operators alone
+    "gatefuse.models.stack": "gatefuse.models.layers.base",
     "gatefuse.models.text": "gatefuse.models.language.text",
     "gatefuse.models.corpus": "gatefuse.models.language.corpus",
     "gatefuse.models.training": "gatefuse.models.language.training",

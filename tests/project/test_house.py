@@ -6,7 +6,12 @@ import ast
 import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
+
+import pytest
+
+from gatefuse import _moved
 
 ROOT = Path(__file__).resolve().parents[2]
 # one concept a file; tests and tables of data may be longer
@@ -87,3 +92,11 @@ def test_no_circle_of_imports():
     for name, sources in graph.items():
         graph[name] = {s for s in sources if not name.startswith(f"{s}.")}
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("old", _moved.MOVED)
+def test_modules_are_found_by_their_old_names(old):
+    module = import_module(old)
+    assert module is import_module(_moved.MOVED[old])
+    assert module.__spec__ is not None
+    assert module.__spec__.name == _moved.MOVED[old]
