@@ -1,5 +1,6 @@
-"""Modules by the names that they had before they moved, where documentation or programs of others use them: an import of
-an old name gives the module.
+"""Modules by the names that they had before they moved, where documentation or programs of others use them.
+
+An import of an old name gives the module.
 """
 
 from __future__ import annotations
