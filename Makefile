@@ -27,12 +27,12 @@ help:
 	@echo 'make tune    the variants of docs/tuning.md on this GPU, with its own python3; BUDGET=seconds, OUT=folder'
 	@echo 'make clean   removes the environment and what tools left behind'
 
-$(READY): pyproject.toml $(PINS)
+$(READY): pyproject.toml setup.py $(PINS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[test,check,clients]'
 	@touch $@
 
-$(DOCS): pyproject.toml $(PINS)
+$(DOCS): pyproject.toml setup.py $(PINS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[docs]'
 	@touch $@

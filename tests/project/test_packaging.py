@@ -92,6 +92,15 @@ def test_wheel_out_of_a_source_archive_is_the_same(checkout, wheel, tmp_path):
     assert held(build(checkout, tmp_path)) == held(wheel)
 
 
+def test_triton_is_left_to_who_asks_for_it(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    lines = archive.read(metadata).decode().splitlines()
+    asked = [line.partition("; ") for line in lines if line.startswith("Requires-Dist: triton")]
+    assert asked
+    assert all("extra ==" in condition for _, _, condition in asked)
+
+
 def test_a_build_without_the_folders_is_refused(checkout, tmp_path):
     for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(checkout / file, tmp_path)
