@@ -114,7 +114,7 @@ def test_the_benchmark_runs(tmp_path):
 
 
 def test_tests_are_refused():
-    program = "import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/test_cell.py']))"
+    program = "import pytest; sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'tests/kernels/test_cell.py']))"
     said = without_triton(program, rc=4)
     how = "tests must have Triton, whose interpreter runs kernels: pip install 'gatefuse[test]'. It is not installed."
     assert said.strip() == f"ERROR: {how}"
