@@ -28,7 +28,7 @@ _TENSORS = {"maximum": 2, "minimum": 2, "clamp_min": 1, "clamp_max": 1}
 
 # Names that generated code makes up: of temporary values, and by a prefix or a number.
 _MADE = re.compile(
-    rf"(new|old|seq|{'|'.join(PRIMITIVES)})_.*|(in|sum|part|weight|bias|x|v|t|f)_?\d+|.*_"  # and what this makes of one
+    rf"(new|old|seq|{'|'.join(PRIMITIVES)})_.*|(in|sum|part|weight|bias|x|v|t)_?\d+|.*_"  # and what this makes of one
 )
 
 

@@ -96,16 +96,16 @@ def test_kernels_that_do_not_compile_have_rows_that_say_why():
 
 
 PROGRAM = """
-from gatefuse.bench import resource_cases, resources
+from gatefuse.bench.resources import cases, compilation
 from gatefuse.bench.__main__ import main
 import sys, torch
 
-block, grid, _ = resource_cases.LOOPS
-resource_cases.LOOPS = (
+block, grid, _ = cases.LOOPS
+cases.LOOPS = (
     block._replace(hidden=(128,), cells=("lstm", "gru"), dtypes=(torch.bfloat16,)),
     grid._replace(hidden=(128, 256, 512, 768, 1024), batches=(16, 64, 256)),
 )
-resources.INFERENCE_CELLS = ()
+compilation.INFERENCE_CELLS = ()
 main(["resources", "--arch", "sm_90", "--reports", sys.argv[1]])
 """
 

@@ -119,11 +119,11 @@ def test_the_page_in_the_docs_is_what_the_rows_say(tmp_path):
 
 _COMPILE = """
 import sys
-from gatefuse.bench import tuning, variant_resources
+from gatefuse.bench.tuning import compilation
 from gatefuse.bench.tuning.variants import trials
 chosen = [t for t in trials() if t.variant.name in sys.argv[2:] and t.place == t.variant.places[0]]
 from pathlib import Path
-variant_resources.write("sm_90", Path(sys.argv[1]), [t for t in chosen if t.way != "inference forward"])
+compilation.write("sm_90", Path(sys.argv[1]), [t for t in chosen if t.way != "inference forward"])
 """
 # One a kernel, and of what changes most.
 SAMPLE = (

@@ -146,16 +146,16 @@ def test_a_group_without_a_reference_is_measured_anew(monkeypatch, tmp_path):
 
 RUN = """
 from types import SimpleNamespace
-from gatefuse.bench import breakage
+from gatefuse.bench.measure import broken_device
 from tests.bench.measure.test_broken_device import Device
 
 def pytest_configure(config):
-    breakage.torch = SimpleNamespace(cuda=Device())
-    config.pluginmanager.register(breakage.Watch())
+    broken_device.torch = SimpleNamespace(cuda=Device())
+    config.pluginmanager.register(broken_device.Watch())
 """
 TESTS = """
 import torch
-from gatefuse.bench import breakage
+from gatefuse.bench.measure import broken_device
 
 def test_one():
     pass
@@ -164,8 +164,8 @@ def test_large():
     raise torch.OutOfMemoryError("out of memory")
 
 def test_guilty():
-    breakage.torch.cuda.broken = True
-    breakage.torch.cuda.synchronize()
+    broken_device.torch.cuda.broken = True
+    broken_device.torch.cuda.synchronize()
 
 def test_next():
     pass
