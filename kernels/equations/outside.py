@@ -99,7 +99,8 @@ def references(function: Callable[..., Any]) -> tuple[Reference, ...]:
         if len(seen) > _MANY:
             raise OutsideError(f"call more than {_MANY} functions")
         steps = [step for code in _codes(each.__code__) for step in dis.get_instructions(code)]
-        stores |= any(step.opname in _ITEMS or step.argval in _CHANGES for step in steps)
+        named = [step.argval for step in steps if isinstance(step.argval, str)]
+        stores |= not _CHANGES.isdisjoint(named) or any(step.opname in _ITEMS for step in steps)
         cells = _Cells(each)
         for name, path in _names(each):
             space = cells if name in cells else each.__globals__
