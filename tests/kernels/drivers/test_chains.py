@@ -13,7 +13,7 @@ import torch, gatefuse
 def work():
     layer, state = {layer}, None
     x = torch.randn(2, 1, 4)
-    for _ in range(4000):
+    for _ in range({calls}):
         output, state = layer(x, state)
     del output, state
     gc.collect()
@@ -35,5 +35,7 @@ print("freed")
     ],
 )  # fmt: skip
 def test_a_long_chain_of_states_is_freed(layer):
-    found = subprocess.run([sys.executable, "-c", CODE.format(layer=layer)], capture_output=True, text=True)
+    # torch's own loops are a node or two a call, the equations one an operator
+    program = CODE.format(layer=layer, calls=1000 if "slstm" in layer else 4000)
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (0, "freed\n"), found.stderr
