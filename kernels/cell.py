@@ -28,7 +28,7 @@ from torch import Tensor
 from gatefuse.kernels.equations.gates import Gates, Recurrence
 from gatefuse.kernels.equations.known import Known, known, open_ended
 from gatefuse.kernels.equations.operators import TranslationError
-from gatefuse.kernels.equations.signature import check_names, read_signature
+from gatefuse.kernels.equations.signature import check_names, formed, read_signature
 
 if TYPE_CHECKING:
     from gatefuse.kernels.equations.program import Program
@@ -109,14 +109,18 @@ class Cell:
 
     def current(self) -> Version:
         """The equations with what they use from outside as it is now: numbers, for one, which may have changed."""
-        for version in self._versions:
-            if version.holds():
-                return version
-        with self._lock:
-            version = self._renewed()
-            self._versions = version, *self._versions
-            _by_key[version.key] = version
-        return version
+        found = self._held()
+        if found is None:
+            with self._lock:
+                found = self._held()  # another thread may have made it meanwhile
+                if found is None:
+                    found = self._renewed()
+                    self._versions = found, *self._versions
+                    _by_key[found.key] = found
+        return found
+
+    def _held(self) -> Version | None:
+        return next((version for version in self._versions if version.holds()), None)
 
     def _renewed(self) -> Version:
         if len(self._versions) < _MOST:
@@ -155,7 +159,7 @@ class Cell:
         out = self.returned(x, R, states, parameters)
         for new, old in zip(out, states, strict=True):
             if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
-                return tuple([self._formed(*each) for each in zip(self.states, out, states, strict=True)])
+                return tuple([formed(self, *each) for each in zip(self.states, out, states, strict=True)])
         return out
 
     def returned(
@@ -170,16 +174,6 @@ class Cell:
                 f"Got {len(out)} values."
             )
         return out
-
-    def _formed(self, name: str, new: Any, old: Tensor) -> Tensor:
-        """A new state in the form of the old: of parameters alone, (H,), it is the same for all samples."""
-        if not isinstance(new, Tensor):
-            raise TypeError(f"the new state {name} of {self.name} must be a tensor. Got {type(new).__name__}.")
-        if new.shape not in (old.shape, old.shape[-1:]):
-            raise ValueError(
-                f"the new state {name} of {self.name} must have shape {tuple(old.shape)}. Got {tuple(new.shape)}."
-            )
-        return new.to(old.dtype).expand_as(old)
 
     def __repr__(self) -> str:
         return f"<cell {self.name}: gates {' '.join(self.gates)}, states {' '.join(self.states)}>"
@@ -241,10 +235,11 @@ class Version(Cell):
         Raises:
             RuntimeError: what they use from outside is another than it was.
         """
-        if changed := [reference.text for reference in self.outside if not reference.holds()]:
+        if not self.holds():
+            changed = [reference.text for reference in self.outside if not reference.holds()]
             raise RuntimeError(
                 f"a program must run the equations of {self.name} that it was made of: make it anew where they change. "
-                f"Got another value of {', '.join(changed)}."
+                f"Got another value of {', '.join(changed) or 'the function, or of the default dtype'}."
             )
         return self
 

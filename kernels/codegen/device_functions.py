@@ -1,4 +1,4 @@
-"""A program as Triton device functions, forward and backward, and as a TorchScript loop; both readable, both cached.
+"""A program as Triton device functions, forward and backward; meant to be read, and made once for a cell.
 
 update(slots, states, parameters) -> new states
 vectors_<stage>(slots, states, parameters) -> computed vectors of that stage's products

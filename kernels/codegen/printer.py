@@ -7,13 +7,10 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from gatefuse.kernels.equations.expression import CONSTANT, INPUT, Expr, walk
 from gatefuse.kernels.equations.operators import COMPARED, PRIMITIVES
-
-if TYPE_CHECKING:
-    pass
 
 _INLINE = 48  # an expression used once is written where it is used, up to this many characters
 _RESERVED = {*keyword.kwlist, *PRIMITIVES, "tl", "torch", "triton", "float", "range", "len", "list", "print"}

@@ -45,10 +45,8 @@ def known(cell: Cell) -> Known:
             outside = references(cell.equations)
         except OutsideError as refusal:
             return open_ended(cell, str(refusal))
-        found, changed = apart(partial(copy_context().run, _traced, cell, outside))
-        if changed:
-            return open_ended(cell, changed)
-        if all(r.holds() for r in outside):
+        found = apart(partial(copy_context().run, _traced, cell, outside))
+        if not found.closed or all(r.holds() for r in outside):
             return found
     changed = next((r.text for r in outside if not r.holds()), "a value")
     return open_ended(cell, f"use {changed} from outside, which changes all the time")
@@ -59,8 +57,8 @@ def open_ended(cell: Cell, why: str) -> Known:
     return Known(None, f"the equations of {cell.name} {why}", (), False, f"open-{cell.serial}")
 
 
-def _traced(cell: Cell, outside: tuple[Reference, ...]) -> tuple[Known, str]:
-    """What is known by a trace, and what of it can't be relied on, "" for nothing."""
+def _traced(cell: Cell, outside: tuple[Reference, ...]) -> Known:
+    """What is known by a trace."""
     form = repr((cell.gates, cell.states, cell.parameters, cell.init))
 
     def still() -> None:
@@ -71,15 +69,15 @@ def _traced(cell: Cell, outside: tuple[Reference, ...]) -> tuple[Known, str]:
         with torch.enable_grad():
             still()
     except _ChangedError as name:
-        return open_ended(cell, ""), f"use {name} from outside, which isn't the same in every thread and grad mode"
+        return open_ended(cell, f"use {name} from outside, which isn't the same in every thread and grad mode")
     try:
         program = trace(cell, still)
     except _ChangedError as name:
-        return open_ended(cell, ""), f"change {name}, which is outside of them"
+        return open_ended(cell, f"change {name}, which is outside of them")
     except TranslationError as error:
         text = "\n".join([form, *_code(cell.equations, outside)])
-        return Known(None, str(error), outside, True, _digest(text)), ""
-    return Known(program, "", outside, True, _digest(f"{form}\n{program.text()}")), ""
+        return Known(None, str(error), outside, True, _digest(text))
+    return Known(program, "", outside, True, _digest(f"{form}\n{program.text()}"))
 
 
 class _ChangedError(Exception):

@@ -19,20 +19,8 @@ from gatefuse.kernels.equations.operators import TranslationError
 _SAME = frozenset(("is_floating_point", "is_complex"))
 _SIZES = frozenset(
     (
-        *(
-            "dim",
-            "ndim",
-            "ndimension",
-            "shape",
-            "size",
-            "__len__",
-            "numel",
-            "nelement",
-            "nbytes",
-            "stride",
-            "is_contiguous",
-        ),
-        *("storage_offset", "itemsize"),
+        *("dim", "ndim", "ndimension", "shape", "size", "__len__", "numel", "nelement", "nbytes", "stride"),
+        *("is_contiguous", "storage_offset", "itemsize"),
     )
 )
 _VALUES = frozenset(

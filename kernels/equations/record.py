@@ -14,8 +14,10 @@ from gatefuse.kernels.equations.operators import TRUTHS, TranslationError, trans
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
 
-
 SHAPE = (2, 3)  # of the values the trace runs on
+_PLUMBING = ("pin_memory", "layout", "device", "memory_format", "non_blocking")
+# Operators that make tensors of numbers; what they make is one.
+_NUMBERS = frozenset(("lift_fresh", "zeros", "ones", "full", "scalar_tensor", "new_zeros", "new_ones", "new_full"))
 
 
 class Record(TorchDispatchMode):
@@ -78,14 +80,17 @@ class Record(TorchDispatchMode):
 
     def of(self, tensor: Tensor) -> Expr:
         """A tensor's expression; a view of all of another's, such as what autograd keeps, has the other's."""
-        found = self._known.get(id(tensor))
-        found = self._stored.get(_place(tensor)) if found is None else found
+        found = self._found(tensor)
         if found is None:
             raise TranslationError(
                 f"the equations of {self._cell.name} must use no tensor from outside but as a keyword-only parameter. "
                 f"Got one of shape {tuple(tensor.shape)}"
             )
         return found
+
+    def _found(self, tensor: Tensor) -> Expr | None:
+        found = self._known.get(id(tensor))
+        return self._stored.get(_place(tensor)) if found is None else found
 
     def _note(self, tensor: Tensor, expression: Expr, shared: bool = True) -> None:
         self._known[id(tensor)] = expression
@@ -99,8 +104,8 @@ class Record(TorchDispatchMode):
         return [self._argument(each) for each in value] if isinstance(value, (tuple, list)) else value
 
     def _is_number(self, tensor: Tensor) -> bool:
-        known = self._known.get(id(tensor), self._stored.get(_place(tensor)))
-        return known is not None and known.op == CONSTANT
+        found = self._found(tensor)
+        return found is not None and found.op == CONSTANT
 
     def _number(self, tensor: Tensor) -> Expr:
         numbers = {repr(number) for number in tensor.flatten().tolist()}
@@ -131,13 +136,6 @@ class Record(TorchDispatchMode):
             of_numbers = expression.op == "where" and all(a.op == CONSTANT for a in expression.args[1:])
             return of_numbers or self._dtype in (torch.float16, torch.bfloat16)
         return False
-
-
-_PLUMBING = ("pin_memory", "layout", "device", "memory_format", "non_blocking")
-
-
-# Operators that make tensors of numbers; what they make is one.
-_NUMBERS = frozenset(["lift_fresh", "zeros", "ones", "full", "scalar_tensor", "new_zeros", "new_ones", "new_full"])
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:

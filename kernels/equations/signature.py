@@ -1,10 +1,12 @@
-"""The form of a cell's equations, f(x, R, state, ..., *, parameter, ...), and the names that it may use."""
+"""The form of equations, f(x, R, state, ..., *, parameter, ...), the names in it, and what they may return."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
@@ -39,3 +41,14 @@ def check_names(cell: Cell) -> None:
                 f"a state or parameter of {cell.name} must not have a name that generated code gives to a gate's or a "
                 f"gradient's value ({', '.join(sorted(generated))}). Got {name}."
             )
+
+
+def formed(cell: Cell, name: str, new: Any, old: Tensor) -> Tensor:
+    """A new state in the form of the old: of parameters alone, (H,), it is the same for all samples."""
+    if not isinstance(new, Tensor):
+        raise TypeError(f"the new state {name} of {cell.name} must be a tensor. Got {type(new).__name__}.")
+    if new.shape not in (old.shape, old.shape[-1:]):
+        raise ValueError(
+            f"the new state {name} of {cell.name} must have shape {tuple(old.shape)}. Got {tuple(new.shape)}."
+        )
+    return new.to(old.dtype).expand_as(old)

@@ -174,14 +174,15 @@ def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
         return choose(Request(*request), wanted)
     cell = request[0]
     # Plans are kept by the cell, or by its equations as they are now where these could change.
-    made = cell.made if torch_rnn.knows(cell) else cell.current().made
+    holder = cell if torch_rnn.knows(cell) else cell.current()
+    plans = holder.made.setdefault("plans", {})
     key = request[1:], wanted, request[1].type != "cpu" and tf32_allowed()
     try:
-        plan = made.get(key)
+        plan = plans.get(key)
     except TypeError:  # a tracer's sizes, which are no numbers yet, have no hash
         return choose(Request(*request), wanted)
     if plan is None:
-        if len(made) > _MOST:
-            made.clear()
-        plan = made[key] = choose(Request(*request), wanted)
+        if len(plans) > _MOST:
+            plans.clear()
+        plan = plans[key] = choose(Request(*request), wanted)
     return plan

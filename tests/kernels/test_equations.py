@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
 
 import pytest
@@ -410,6 +411,25 @@ def test_the_first_call_may_be_within_other_modes(driver):
             assert not torch.is_anomaly_enabled()
         assert layer.cell.refusal == ""
         assert layer.plan(x).driver == "aten" or driver != "auto"
+
+
+def test_many_threads_may_be_the_first_to_call():
+    layer, x = Recurrent(new_cell(), I, H), torch.randn(20, B, I)
+    together, found = threading.Barrier(12), []
+
+    def call():
+        together.wait()
+        found.append(layer(x)[0])
+
+    threads = [threading.Thread(target=call) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    assert all(torch.equal(each, found[0]) for each in found)
+    assert layer.plan(x).driver == "aten"
+    assert len(layer.cell._versions) == 1
 
 
 def test_a_key_depends_on_nothing_but_the_equations():
