@@ -14,7 +14,7 @@ and one whose backward reads the very sequences that it returned, where there ar
     keeps = True                                     a layer then hands out copies
 
 eager is the oracle, script a TorchScript loop, aten a Python loop of generated torch operators with a backward of its
-own, step one product and one fused kernel a step, block one kernel for all steps, grid one kernel of many programs that
+own, llvm machine code for all steps on a CPU, step one product and one fused kernel a step, block one kernel for all steps, grid one kernel of many programs that
 share the weights, vendor torch's own.
 """
 
@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-DRIVERS = ("eager", "script", "aten", "step", "block", "grid", "vendor")
+DRIVERS = ("eager", "script", "aten", "llvm", "step", "block", "grid", "vendor")
 
 
 def driver(name: str) -> ModuleType:
@@ -44,6 +44,10 @@ def driver(name: str) -> ModuleType:
         from gatefuse.kernels.drivers import aten
 
         return aten
+    if name == "llvm":
+        from gatefuse.kernels.drivers import llvm
+
+        return llvm
     if name == "step":
         from gatefuse.kernels.drivers import step
 

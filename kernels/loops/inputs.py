@@ -122,7 +122,7 @@ class Sequence:
         whole = set(shape.X) >= set(range(shape.G))
         d_x = debug.empty(x, *x.shape) if whole else torch.zeros_like(x)
         d_r = d_x if shape.ADDITIVE else debug.empty(x, self.T, self.B, shape.COLUMNS * self.W)
-        d_carry = d_finals.to(torch.float32, copy=True)
+        d_carry = d_finals.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
         return Backward(d_x, d_r, d_carry, d_carry.new_zeros(shape.P, self.B, self.W), self._d_fresh(d_carry))
 
     def _d_fresh(self, like: Tensor) -> Tensor | None:

@@ -24,7 +24,8 @@ from gatefuse.kernels.loops.eager import loop_in_order
 from gatefuse.kernels.runtime.requirement import require_triton
 
 KERNELS = ("step", "block", "grid")  # loops that launch Triton's
-LOOPS = ("aten", *KERNELS)
+ON_CPU = ("aten", "llvm")  # loops that also know float64, and run one direction
+LOOPS = (*ON_CPU, *KERNELS)
 # "both" is two directions side by side, the second in reverse.
 ORDERS = ("forward", "reverse", "both")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # that kernels compute with
@@ -38,13 +39,16 @@ def _check(
         raise ValueError(f"loop must be one of {', '.join(LOOPS)}. Got {loop!r}.")
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}. Got {order!r}.")
-    if (loop, order) == ("aten", "both"):
-        raise ValueError("order must be forward or reverse for the loop aten. Got 'both'.")
+    if loop in ON_CPU and order == "both":
+        raise ValueError(f"order must be forward or reverse for the loop {loop}. Got 'both'.")
     if (restarts is None) != (fresh is None):
         given, missing = ("fresh", "restarts") if restarts is None else ("restarts", "fresh")
         raise ValueError(f"restarts and fresh must be given together. Got {given} without {missing}.")
-    if x.dtype not in FLOATS and (loop, x.dtype) != ("aten", torch.float64):
-        raise TypeError(f"x must be float32, float16 or bfloat16, or float64 for the loop aten. Got {x.dtype}.")
+    wide = x.dtype == torch.float64 and loop in ON_CPU
+    if not wide and x.dtype not in FLOATS:
+        raise TypeError(f"x must be float32, float16 or bfloat16, or float64 for the loops {', '.join(ON_CPU)}. Got {x.dtype}.")
+    if loop == "llvm" and (x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu"):
+        raise TypeError(f"x must be float32 or float64 on a CPU for the loop llvm. Got {x.dtype} on {x.device}.")
     D = 2 if order == "both" else 1
     if x.dim() != 3 or x.shape[2] % (len(cell.gates) * D):
         raise ValueError(f"x must have shape (T, B, {len(cell.gates) * D} * H). Got {tuple(x.shape)}.")
@@ -132,7 +136,7 @@ def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
     if loop in KERNELS:
         require_triton(f"the {loop} loop")
     run = getattr(import_module(f"gatefuse.kernels.loops.{loop}"), way)
-    if loop == "aten":
+    if loop in ON_CPU:
         return run(sequence, *args)
     from triton.runtime.errors import OutOfResources
 
@@ -155,7 +159,7 @@ def _(x, states, weight, bias, parameters, restarts, fresh, live, cell, loop, or
     T, B, W = x.shape[0], x.shape[1], states.shape[2]
     rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, W, save, all_states)
     kept = x.new_empty(saved)
-    if loop == "aten" and save:
+    if loop in ON_CPU and save:
         kept = saved_layout(x.new_empty(T, B, saved[0] * W), W)
     return x.new_empty(T, B, W), x.new_empty(rest), torch.empty_like(states), kept, x.new_empty(fed)
 

@@ -1,0 +1,1 @@
+"""A program as LLVM: its pointwise parts, and the loops around them."""

@@ -1,0 +1,204 @@
+"""A cell's sequence backward as LLVM: from the last step to the first, phase by phase, each followed by its products.
+
+A phase's part takes the sums that the forward kept, the states before the step and the gradients of those after it. The
+gradients of the weights are one product over all steps, which is no affair of this loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from gatefuse.kernels.codegen.llvm import parts
+from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
+from gatefuse.kernels.codegen.llvm.fields import Fields
+from gatefuse.kernels.codegen.llvm.forward import common_fields
+from gatefuse.kernels.codegen.llvm.packing import pack_backward
+from gatefuse.kernels.codegen.llvm.product import Blocking, define_products
+from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_run
+from gatefuse.kernels.codegen.llvm.vectors import Float
+from gatefuse.kernels.equations.program import Phase, Program, computed_products
+
+
+def backward_fields(program: Program) -> Fields:
+    """Also x and weights, and memory for their panels; gradients of the output, of the other states' sequences or 0, with
+    the bytes from one's to the next; of states (those of the finals at first), of fresh or 0, and of parameters by
+    sample; of x and of the columns, which may be the same; memory for those of the computed vectors, by sample."""
+    more = "x", "weight", "pack", "d_output", "d_rest", "d_rest_state", "d_states", "d_fresh", "d_parameters", "d_x", "d_r"
+    return Fields((*common_fields(program), *more, "d_fed"))
+
+
+def backward_module(program: Program, kind: Float, blocking: Blocking, triple: str) -> ir.Module:
+    """A module with run(arguments), for the fields of backward_fields."""
+    module = ir.Module(f"{program.cell.name} backward")
+    module.triple = triple
+    fields = backward_fields(program)
+    for part in parts.backward_parts(program):
+        part.define(module, kind)
+    if program.products:
+        define_products(module, kind, blocking.units, blocking.rows)
+    _Backward(module, program, fields, kind, blocking).define()
+
+    def prepare(code: Code, given: dict[str, Number]) -> None:
+        pack_backward(code, kind, program, blocking.units, given["H"], given["pack"], given["weight"])
+
+    define_run(module, fields, prepare)
+    return module
+
+
+class _Backward(Tile):
+    def __init__(self, module: ir.Module, program: Program, fields: Fields, kind: Float, blocking: Blocking):
+        super().__init__(module, fields, kind, blocking, len(program.cell.states))
+        self.program = program
+        self._fed = computed_products(program.cell)
+        self._pointers = self.code.room(I64, MOST_ROWS)
+        self._sums = self.code.room(kind.vector, blocking.units * blocking.rows)
+        self._zeros = self.code.room(kind.vector, blocking.units)
+        self._gates = {slot.name: slot.gate for slot in program.slots}
+        self._columns = {slot.name: slot.column for slot in program.slots}
+
+    def define(self) -> None:
+        code, given, program = self.code, self.given, self.program
+        G, columns = len(program.cell.gates), len(program.columns)
+        for u in range(self.blocking.units):
+            self.vectors.store(self.vectors.number(0.0), self._zeros + u * self.kind.lanes * self.kind.size)
+        with code.loop("step", 0, given["T"]) as back:
+            i = given["T"] - 1 - back
+            t, before = self.time(i)
+            self._x, self._d_x = (given[name] + t * self.state_bytes * G for name in ("x", "d_x"))
+            self._d_r = given["d_r"] + t * self.state_bytes * columns
+            self._saved = given["sums"] + t * given["sums_step"]
+            self._d_output = given["d_output"] + t * self.state_bytes
+            self._d_rest = given["d_rest"] + t * self.state_bytes
+            self.find_rows(i, t, before, self._over)
+            self._step()
+            with code.when(given["restarts"].compare("!=", 0)), code.loop("row", 0, self.count) as place:
+                sample = self.row(place)
+                with code.when(self.restarted(t, sample)):
+                    self._begin(sample)
+        code.finish()
+
+    def _over(self, sample: Number, _: list[Number]) -> None:
+        """A step that a sample doesn't have: its states' gradients go on, and nothing else has any."""
+        code, program = self.code, self.program
+        G, columns = len(program.cell.gates), len(program.columns)
+        code.clear(self._d_x + sample * self.row_bytes * G, self.row_bytes * G)
+        if columns:
+            code.clear(self._d_r + sample * self.row_bytes * columns, self.row_bytes * columns)
+
+        def add(s: int, unit: Number, mask: Any) -> None:
+            self._store_state(s, sample, unit, mask, self._after(s, sample, unit, mask))
+
+        with code.loop("unit", 0, self.given["H"], self.kind.lanes) as first:
+            self.each_vector(first, 1, lambda _, unit, mask: [add(s, unit, mask) for s in range(len(self.before))])
+
+    def _begin(self, sample: Number) -> None:
+        """A sample that began anew with the step: what its states before would get goes to fresh."""
+
+        def move(unit: Number, mask: Any) -> None:
+            v, at = self.vectors, sample * self.row_bytes + unit * self.kind.size
+            for s in range(len(self.before)):
+                d_fresh, d_state = (self.given[name] + self.state_bytes * s + at for name in ("d_fresh", "d_states"))
+                v.store(v.add(v.load(d_fresh, mask), v.load(d_state, mask)), d_fresh, mask)
+                v.store(v.number(0.0), d_state, mask)
+
+        with self.code.loop("unit", 0, self.given["H"], self.kind.lanes) as first:
+            self.each_vector(first, 1, lambda _, unit, mask: move(unit, mask))
+
+    def _step(self) -> None:
+        program = self.program
+        for k, phase in enumerate(program.phases):
+            part = parts.backward(program, k)
+            with self.code.loop("row", 0, self.count) as place:
+                with self.code.loop("unit", 0, self.given["H"], self.kind.lanes) as first:
+                    self.each_vector(first, 1, lambda _, unit, mask: self._run(part, phase, place, unit, mask))
+            for product in program.stage_products(phase.stage):
+                if program.products[product].computed:
+                    self._product(product)
+        for product, p in enumerate(program.products):
+            if not p.computed:
+                self._product(product)
+
+    def _after(self, s: int, row: Number, unit: Number, mask: Any) -> Any:
+        """The gradient of state s after the step: the later steps' and that of its sequence."""
+        v, given = self.vectors, self.given
+        at = row * self.row_bytes + unit * self.kind.size
+        later = v.load(given["d_states"] + self.state_bytes * s + at, mask)
+        if s == 0:
+            return v.add(later, v.load(self._d_output + at, mask))
+        total = self.code.variable(self.kind.vector, later)
+        with self.code.when(given["d_rest"].compare("!=", 0)):
+            own = v.load(self._d_rest + given["d_rest_state"] * (s - 1) + at, mask)
+            total.set(v.add(later, own))
+        return total.get()
+
+    def _store_state(self, s: int, row: Number, unit: Number, mask: Any, value: Any) -> None:
+        at = self.given["d_states"] + self.state_bytes * s + row * self.row_bytes + unit * self.kind.size
+        self.vectors.store(value, at, mask)
+
+    def _run(self, part: parts.Part, phase: Phase, place: Number, unit: Number, mask: Any) -> None:
+        """A phase's part for a vector of units of the row at that place."""
+        program, v, given, cell = self.program, self.vectors, self.given, self.program.cell
+        row, at = self.row(place), unit * self.kind.size
+        G, columns = len(cell.gates), len(program.columns)
+
+        def value(name: str) -> Any:
+            if name in self._gates:
+                if (column := self._columns[name]) >= 0:
+                    kept = self._saved + given["sums_column"] * column + row * given["sums_row"]
+                    return v.load(kept + at, mask)
+                return v.load(self._x + (row * G + self._gates[name]) * self.row_bytes + at, mask)
+            if name in cell.states:
+                pointers = self.before[cell.states.index(name)]
+                return v.load(self.code.load_number(pointers + place * 8) + at, mask)
+            if name in cell.parameters:
+                return v.load(given["parameters"] + self.row_bytes * cell.parameters.index(name) + at, mask)
+            if name in (names := [f"d_{s}" for s in cell.states]):
+                return self._after(names.index(name), row, unit, mask)
+            k = self._fed.index(int(name.removeprefix("d_v")))
+            return v.load(given["d_fed"] + self.state_bytes * k + row * self.row_bytes + at, mask)
+
+        results = iter(part.call(self.code, [value(name) for name in part.inputs]))
+        for i in phase.slots:
+            slot, d = program.slots[i], next(results)
+            if slot.column >= 0:
+                v.store(d, self._d_r + (row * columns + slot.column) * self.row_bytes + at, mask)
+            if slot.gate >= 0 and not program.additive:
+                v.store(d, self._d_x + (row * G + slot.gate) * self.row_bytes + at, mask)
+        if phase.final:
+            for s in range(len(cell.states)):
+                self._store_state(s, row, unit, mask, next(results))
+            for k in range(len(cell.parameters)):
+                total = given["d_parameters"] + self.state_bytes * k + row * self.row_bytes + at
+                v.store(v.add(v.load(total, mask), next(results)), total, mask)
+
+    def _product(self, k: int) -> None:
+        """The gradient of product k's vector: its state's, to which it is added, or a computed one's."""
+        program, code, v, given = self.program, self.code, self.vectors, self.given
+        p, H, units = program.products[k], self.given["H"], self.blocking.units
+        vector = self.kind.lanes * self.kind.size
+        width, across = units * vector, units * self.kind.lanes
+        K, panels = H * len(p.gates), (H + (across - 1)) // across
+        columns = len(program.columns)
+        if p.computed:
+            to = given["d_fed"] + self.state_bytes * self._fed.index(k)
+        else:
+            to = given["d_states"] + self.state_bytes * p.state
+        with code.loop("row", 0, self.count) as place:
+            gradient = self._d_r + (self.row(place) * columns + p.first) * self.row_bytes
+            code.store_number(gradient, self._pointers + place * 8)
+        before = sum(len(each.gates) for each in program.products[:k])
+        pack = given["pack"] + panels * before * H * width
+        with code.loop("panel", 0, panels) as j, self.parts(self.blocking.rows) as (first, count):
+            panel = pack + j * (K * width)
+            values = count, self._pointers + first * 8, panel, self._zeros, self._sums, code.number(width), K
+            code.builder.call(code.module.globals[f"products_{units}"], [number.value for number in values])
+
+            def put(row: Number, u: Number, unit: Number, mask: Any) -> None:
+                at = to + self.row(first + row) * self.row_bytes + unit * self.kind.size
+                value = v.load(self._sums + row * width + u * vector)
+                v.store(value if p.computed else v.add(value, v.load(at, mask)), at, mask)
+
+            with code.loop("row", 0, count) as row:
+                self.each_vector(j * across, units, lambda u, unit, mask: put(row, u, unit, mask))

@@ -1,0 +1,60 @@
+"""A cell's loops compiled for the processor at hand, once for each way, type and blocking."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.codegen.llvm.backward import backward_fields, backward_module
+from gatefuse.kernels.codegen.llvm.fields import Fields
+from gatefuse.kernels.codegen.llvm.forward import forward_fields, forward_module
+from gatefuse.kernels.codegen.llvm.machine_code import MachineCode
+from gatefuse.kernels.codegen.llvm.packing import stage_columns
+from gatefuse.kernels.codegen.llvm.processor import this_processor
+from gatefuse.kernels.codegen.llvm.product import Blocking, blocking
+from gatefuse.kernels.codegen.llvm.vectors import Float
+from gatefuse.kernels.codegen.per_cell import per_cell
+
+
+class Compiled(NamedTuple):
+    """A loop as machine code.
+
+    Attributes:
+        run: takes the arguments of ``fields``; Python's lock is free while it runs.
+        fields: names of the arguments.
+        across: units of a panel.
+        code: what must live for as long as it may run.
+    """
+
+    run: Callable[[Any], None]
+    fields: Fields
+    across: int
+    code: MachineCode
+
+
+def forward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str = "") -> Compiled:
+    """For so many rows at once, on a processor of that level."""
+    program, processor = cell.program, this_processor(level)
+    columns = max((len(stage_columns(program, s + 1)) for s in range(program.stages)), default=1)
+    blocks = blocking(columns, rows, H, processor.lanes(dtype.itemsize), processor)
+    return _compiled(cell, "forward", dtype.itemsize, blocks, level)
+
+
+def backward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str = "") -> Compiled:
+    """As forward_loop."""
+    processor = this_processor(level)
+    return _compiled(cell, "backward", dtype.itemsize, blocking(1, rows, H, processor.lanes(dtype.itemsize), processor), level)
+
+
+@per_cell
+def _compiled(cell: Cell, way: str, size: int, blocks: Blocking, level: str) -> Compiled:
+    program, processor = cell.program, this_processor(level)
+    kind = Float.of(size, processor)
+    make, fields = (forward_module, forward_fields) if way == "forward" else (backward_module, backward_fields)
+    code = MachineCode(make(program, kind, blocks, processor.triple), processor)
+    run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("run"))
+    return Compiled(run, fields(program), blocks.units * kind.lanes, code)

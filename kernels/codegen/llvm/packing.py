@@ -1,0 +1,130 @@
+"""Weights laid out in panels for the products: forward turned over, unit by unit beside each other; backward as they lie.
+
+A forward panel holds the units of a blocking: first the biases of its stage's columns, then of each product, for each k,
+the weights of its gates, each a blocking's vectors of units. A backward one holds, for each row of a product's weights
+(gate by gate), a blocking's vectors of the units that the row multiplies. Units that aren't there are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from gatefuse.kernels.codegen.llvm.code import I32, I64, Code, Number
+from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
+from gatefuse.kernels.equations.program import Product, Program
+
+Panel = list[tuple[int, Product]]
+
+
+def stage_columns(program: Program, stage: int) -> tuple[int, ...]:
+    """The column blocks of a stage's products, which follow one another."""
+    return tuple(c for k in program.stage_products(stage) for c in program.products[k].columns)
+
+
+def forward_panel(program: Program, stage: int, units: int, kind: Float, H: Number) -> Number:
+    """Bytes of a stage's panel."""
+    vectors = len(stage_columns(program, stage)) * units
+    return (H + 1) * (vectors * kind.lanes * kind.size)
+
+
+def define_turned(module: ir.Module, kind: Float) -> None:
+    """Add turned(to, stride, origin, rows, K): a vector's lanes of rows, K numbers each, turned over.
+
+    Number k of the rows goes to ``to`` + k * stride as a vector; rows from ``rows`` on are zero.
+    """
+    names = ("to", "stride", "origin", "rows", "K")
+    code = Code(module, "turned", [(n, I64) for n in names], None, "noinline")
+    to, stride, origin, rows, K = (code.argument(k) for k in range(len(names)))
+    v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
+    with code.loop("k", 0, K, lanes) as k:
+        left = K - k
+        whole = code.builder.and_(left.compare(">=", lanes), rows.compare(">=", lanes))
+        with code.either(whole) as (then, other):
+            with then:
+                found = [v.load(origin + (K * r + k) * size) for r in range(lanes)]
+                for r, vector in enumerate(_transposed(code, kind, found)):
+                    v.store(vector, to + (k + r) * stride)
+            with other:
+                found = []
+                for r in range(lanes):
+                    there = code.choose(code.number(r).compare("<", rows), left, code.number(0))
+                    found.append(v.load(origin + (K * r + k) * size, v.within(there)))
+                for r, vector in enumerate(_transposed(code, kind, found)):
+                    with code.when(left.compare(">", r)):
+                        v.store(vector, to + (k + r) * stride)
+    code.finish()
+
+
+def _transposed(code: Code, kind: Float, rows: Sequence[Any]) -> list[Any]:
+    """Rows as columns, by exchanging halves of pairs of blocks, of 1, 2, 4 ... lanes."""
+    rows, lanes, width = list(rows), kind.lanes, 1
+    while width < lanes:
+        low = [k if not k & width else lanes + k - width for k in range(lanes)]
+        high = [k + width if not k & width else lanes + k for k in range(lanes)]
+        for r in range(lanes):
+            if not r & width:
+                first, second = rows[r], rows[r + width]
+                for place, order in ((r, low), (r + width, high)):
+                    mask = ir.Constant(ir.VectorType(I32, lanes), order)
+                    rows[place] = code.builder.shuffle_vector(first, second, mask)
+        width *= 2
+    return rows
+
+
+def pack_forward(
+    code: Code, kind: Float, program: Program, units: int, H: Number, to: Number, weight: Number, bias: Number
+) -> None:
+    """Lay all stages' panels out one after the other; ``bias`` may be 0."""
+    v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
+    vector, panels = lanes * size, (H + (lanes * units - 1)) // (lanes * units)
+    for stage in range(1, program.stages + 1):
+        columns = stage_columns(program, stage)
+        panel = forward_panel(program, stage, units, kind, H)
+        with code.loop("panel", 0, panels) as j:
+            base = to + j * panel
+            for u in range(units):
+                unit = (j * units + u) * lanes
+                left = H - unit
+                for place, column in enumerate(columns):
+                    gate = program.columns[column]
+                    at = base + (place * units + u) * vector
+                    v.store(v.number(0.0), at)
+                    with code.when(code.builder.and_(bias.compare("!=", 0), left.compare(">", 0))):
+                        v.store(v.load(bias + (H * gate + unit) * size, v.within(left)), at)
+                rows = base + len(columns) * units * vector
+                for k in program.stage_products(stage):
+                    p = program.products[k]
+                    width = len(p.gates) * units * vector
+                    for place, gate in enumerate(p.gates):
+                        origin = weight + (H * gate + unit) * H * size
+                        to_here = rows + (place * units + u) * vector
+                        values = [to_here, code.number(width), origin, left, H]
+                        code.builder.call(code.module.globals["turned"], [value.value for value in values])
+                    rows = rows + H * width
+        to = to + panel * panels
+
+
+def pack_backward(
+    code: Code, kind: Float, program: Program, units: int, H: Number, to: Number, weight: Number
+) -> None:
+    """Lay all products' panels out one after the other."""
+    v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
+    vector, panels = lanes * size, (H + (lanes * units - 1)) // (lanes * units)
+    for p in program.products:
+        with code.loop("panel", 0, panels) as j:
+            for place, gate in enumerate(p.gates):
+                with code.loop("k", 0, H) as k:
+                    origin = weight + (H * gate + k) * H * size
+                    row = to + ((j * len(p.gates) + place) * H + k) * (units * vector)
+                    for u in range(units):
+                        unit = (j * units + u) * lanes
+                        left = H - unit
+                        with code.either(left.compare(">=", lanes)) as (then, other):
+                            with then:
+                                v.store(v.load(origin + unit * size), row + u * vector)
+                            with other:
+                                v.store(v.load(origin + unit * size, v.within(left)), row + u * vector)
+        to = to + panels * len(p.gates) * H * (units * vector)

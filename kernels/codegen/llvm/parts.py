@@ -1,0 +1,141 @@
+"""A program's pointwise parts as functions of vectors, which the loops call and LLVM puts in their places.
+
+update(slots, states, parameters) -> new states
+vectors_<stage>(slots, states, parameters) -> computed vectors of that stage's products
+backward_<k>(slots, states, parameters, d_states, d_vectors) -> gradients, in the order of phase k
+
+A function takes the values that its part uses, by the program's names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from gatefuse.kernels.codegen.llvm.code import Code
+from gatefuse.kernels.codegen.llvm.mathematics import Mathematics
+from gatefuse.kernels.codegen.llvm.vectors import Float
+from gatefuse.kernels.equations.expression import CONSTANT, INPUT, Expr, input_names, walk
+from gatefuse.kernels.equations.operators import TRUTHS
+from gatefuse.kernels.equations.program import Program, computed
+
+# Operations that Mathematics has under another name.
+_NAMES = {
+    "and": "both",
+    "or": "any",
+    "not": "no",
+    "where": "select",
+    "maximum": "larger",
+    "minimum": "smaller",
+    "clamp_min": "larger",
+    "clamp_max": "smaller",
+}
+_SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_INTRINSICS = {"abs": "fabs", "sqrt": "sqrt"}
+_LIBRARY = ("erf", "sin", "cos")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A pointwise function: its name, names of the values that it takes, what it returns, and what these are."""
+
+    name: str
+    inputs: tuple[str, ...]
+    results: tuple[Expr, ...]
+    what: tuple[str, ...]
+
+    def define(self, module: ir.Module, kind: Float) -> None:
+        """Add the function to a module."""
+        result = ir.LiteralStructType([kind.vector] * len(self.results))
+        code = Code(module, self.name, [(name, kind.vector) for name in self.inputs], result, "alwaysinline")
+        values = _values(code, kind, dict(zip(self.inputs, code.function.args, strict=True)), self.results)
+        found = ir.Constant(result, ir.Undefined)
+        for k, value in enumerate(values):
+            found = code.builder.insert_value(found, value, k)
+        code.finish(found)
+
+    def call(self, code: Code, values: Sequence[Any]) -> list[Any]:
+        """Its results for these inputs."""
+        found = code.builder.call(code.module.globals[self.name], values)
+        return [code.builder.extract_value(found, k) for k in range(len(self.results))]
+
+
+def update(program: Program) -> Part:
+    names = [f"new {s}" for s in program.cell.states]
+    return _part(program, "update", program.new_states, names)
+
+
+def vectors(program: Program, stage: int) -> Part | None:
+    """Of a stage's products that multiply no state as it is; None where there are none."""
+    found = computed(program, stage)
+    roots = [program.products[k].vector for k in found]
+    return _part(program, f"vectors_{stage}", roots, [f"v{k}" for k in found]) if found else None
+
+
+def backward(program: Program, k: int) -> Part:
+    """Of phase k: gradients of its slots and, of the final one, of the states and of the parameters."""
+    phase = program.phases[k]
+    roots = [program.d_slots[i] for i in phase.slots]
+    names = [program.slots[i].name for i in phase.slots]
+    if phase.final:
+        roots += [*program.d_states, *program.d_parameters]
+        names += [*program.cell.states, *program.cell.parameters]
+    return _part(program, f"backward_{k}", roots, [f"d_{name}" for name in names])
+
+
+def forward_parts(program: Program) -> Iterator[Part]:
+    for stage in range(1, program.stages + 1):
+        if (part := vectors(program, stage)) is not None:
+            yield part
+    yield update(program)
+
+
+def backward_parts(program: Program) -> Iterator[Part]:
+    for k in range(len(program.phases)):
+        yield backward(program, k)
+
+
+def _part(program: Program, name: str, roots: Sequence[Expr], what: Sequence[str]) -> Part:
+    cell, used = program.cell, input_names(roots)
+    names = [slot.name for slot in program.slots] + [*cell.states, *cell.parameters]
+    names += [f"d_{s}" for s in cell.states] + [f"d_v{k}" for k in range(len(program.products))]
+    return Part(name, tuple(n for n in names if n in used), tuple(roots), tuple(what))
+
+
+def _values(code: Code, kind: Float, inputs: dict[str, Any], roots: Sequence[Expr]) -> list[Any]:
+    """Vectors of the roots' values."""
+    v = Mathematics(code, kind)
+    done: dict[int, Any] = {}
+    for e in walk(roots):
+        if e.op == INPUT:
+            done[id(e)] = inputs[str(e.value)]
+        elif e.op == CONSTANT:
+            number = e.number
+            assert number is not None
+            done[id(e)] = v.truth(number) if isinstance(number, bool) else v.number(number)
+        else:
+            done[id(e)] = _value(v, e.op, [done[id(a)] for a in e.args])
+    return [_as_number(v, done[id(root)]) for root in roots]
+
+
+def _value(v: Mathematics, op: str, args: list[Any]) -> Any:
+    if op in TRUTHS and op in _SIGNS:
+        return v.compare(_SIGNS[op], *[_as_number(v, a) for a in args])
+    if op in _INTRINSICS:
+        return v.intrinsic(_INTRINSICS[op], *args)
+    if op in _LIBRARY:
+        return v.lanewise(op, *args)
+    if op == "stop":
+        return args[0]
+    if op == "relu":  # not-a-number stays
+        return v.select(v.compare("<=", args[0], v.number(0.0)), v.number(0.0), args[0])
+    if op == "where":
+        args = [args[0], *[_as_number(v, a) for a in args[1:]]]
+    return getattr(v, _NAMES.get(op, op))(*args)
+
+
+def _as_number(v: Mathematics, value: Any) -> Any:
+    return value if value.type == v.kind.vector else v.select(value, v.number(1.0), v.number(0.0))

@@ -1,0 +1,161 @@
+"""What the loops forward and backward share: tiles of the batch that threads take, a step's rows, and units of a row.
+
+Threads take tiles until none is left; a tile's samples run their whole sequences, so that no step waits for another
+thread. A step's rows are the samples of a tile that have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+
+from gatefuse.kernels.codegen.llvm.code import I8, I32, I64, Code, Number
+from gatefuse.kernels.codegen.llvm.fields import Fields
+from gatefuse.kernels.codegen.llvm.product import Blocking
+from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
+
+MOST_ROWS = 96  # of a tile
+
+
+def define_run(module: ir.Module, fields: Fields, prepare: Callable[[Code, dict[str, Number]], None]) -> None:
+    """Add run(arguments): prepares, then has tiles run, by a pool of threads where ``pool`` is the address of
+    GOMP_parallel; and body(arguments), which takes tiles until none is left and calls tile(arguments, first, last)."""
+    body = Code(module, "body", [("arguments", I64)])
+    base = body.argument(0)
+    given = fields.load(body, base)
+    taken = fields.place(base, "next").pointer
+    head, run, end = (body.function.append_basic_block(name) for name in ("take", "tile", "end"))
+    b = body.builder
+    b.branch(head)
+    b.position_at_end(head)
+    k = Number(body, b.atomic_rmw("add", taken, I64(1), "monotonic"))
+    b.cbranch(k.compare("<", given["tiles"]), run, end)
+    b.position_at_end(run)
+    # tiles differ by one row at most
+    edges = [(given["B"] * (k + plus)) // given["tiles"] for plus in (0, 1)]
+    b.call(module.globals["tile"], [base.value, *[edge.value for edge in edges]])
+    b.branch(head)
+    b.position_at_end(end)
+    body.finish()
+
+    code = Code(module, "run", [("arguments", I64)], public=True)
+    base = code.argument(0)
+    given = fields.load(code, base)
+    prepare(code, given)
+    with code.either(given["pool"].compare("==", 0)) as (alone, together):
+        with alone:
+            code.builder.call(body.function, [base.value])
+        with together:
+            kind = ir.PointerType(ir.FunctionType(ir.VoidType(), [I64, I64, I32, I32]))
+            pool = code.builder.inttoptr(given["pool"].value, kind)
+            threads = code.builder.trunc(given["threads"].value, I32)
+            entry = code.builder.ptrtoint(body.function, I64)
+            code.builder.call(pool, [entry, base.value, threads, I32(0)])
+    code.finish()
+
+
+class Tile:
+    """The function tile(arguments, first, last) under construction: the steps of a tile's samples.
+
+    Attributes:
+        rows: where numbers of the samples lie that have the step, ``count`` of them.
+        before: of each state, where the pointers to these samples' states before the step lie.
+    """
+
+    def __init__(self, module: ir.Module, fields: Fields, kind: Float, blocking: Blocking, states: int):
+        self.code = Code(module, "tile", [(name, I64) for name in ("arguments", "first", "last")], None, "noinline")
+        self.kind, self.blocking, self.vectors = kind, blocking, Vectors(self.code, kind)
+        base, self.first, self.last = (self.code.argument(k) for k in range(3))
+        self.given = fields.load(self.code, base)
+        self.row_bytes = self.given["H"] * kind.size
+        self.state_bytes = self.given["B"] * self.row_bytes
+        self.rows = self.code.room(I64, MOST_ROWS)
+        self.before = [self.code.room(I64, MOST_ROWS) for _ in range(states)]
+        self.count = self.code.number(0)
+        self._count = self.code.variable(I64, I64(0))
+
+    def time(self, i: Number) -> tuple[Number, Number]:
+        """The step that runs as number i, and the one before it in that order."""
+        code, reverse = self.code, self.given["reverse"].compare("!=", 0)
+        t = code.choose(reverse, self.given["T"] - i - 1, i)
+        return t, code.choose(reverse, t + 1, t - 1)
+
+    def find_rows(self, i: Number, t: Number, before: Number, over: Callable[[Number, list[Number]], None]) -> None:
+        """Find the step's rows and their states before it; ``over`` is called where a sample doesn't have the step, with
+        its number and where its states lie."""
+        code, given = self.code, self.given
+        self._count.set(I64(0))
+        at_first = i.compare("==", 0)
+        bases = []
+        for s in range(len(self.before)):
+            later = given[f"out{s}"] + before * given[f"step{s}"]
+            bases.append(code.choose(at_first, given["first"] + self.state_bytes * s, later))
+        some_end, some_restart = given["live"].compare("!=", 0), given["restarts"].compare("!=", 0)
+        masks = t * given["B"]
+        with code.loop("sample", self.first, self.last) as sample:
+            states = [base + sample * self.row_bytes for base in bases]
+
+            def add(states: list[Number]) -> None:
+                place = Number(code, self._count.get())
+                code.store_number(sample, self.rows + place * 8)
+                for pointers, state in zip(self.before, states, strict=True):
+                    code.store_number(state, pointers + place * 8)
+                self._count.set((place + 1).value)
+
+            def begin() -> None:
+                with code.either(some_restart) as (may, never):
+                    with may:
+                        anew = self.truth(given["restarts"] + masks + sample)
+                        fresh = [
+                            given["fresh"] + self.state_bytes * s + sample * self.row_bytes for s in range(len(states))
+                        ]
+                        add([code.choose(anew, f, state) for f, state in zip(fresh, states, strict=True)])
+                    with never:
+                        add(states)
+
+            with code.either(some_end) as (may, never):
+                with may, code.either(self.truth(given["live"] + masks + sample)) as (then, other):
+                    with then:
+                        begin()
+                    with other:
+                        over(sample, states)
+                with never:
+                    begin()
+        self.count = Number(code, self._count.get())
+
+    def truth(self, at: Number) -> Any:
+        """A bool of a mask, i1."""
+        return self.code.builder.icmp_unsigned("!=", self.code.load(at, I8), I8(0))
+
+    def restarted(self, t: Number, sample: Number) -> Any:
+        return self.truth(self.given["restarts"] + t * self.given["B"] + sample)
+
+    def row(self, place: Number) -> Number:
+        """The number of the sample that stands there."""
+        return self.code.load_number(self.rows + place * 8)
+
+    @contextmanager
+    def parts(self, most: int) -> Iterator[tuple[Number, Number]]:
+        """The rows in parts that a product can take, of nearly the same size: the place of the first, how many."""
+        code = self.code
+        parts = (self.count + (most - 1)) // most
+        with code.loop("part", 0, parts) as k:
+            # of 0 parts none is reached
+            first, last = ((self.count * (k + plus)) // parts for plus in (0, 1))
+            yield first, last - first
+
+    def each_vector(self, first: Number, count: int, run: Callable[[Number, Number, Any], None]) -> None:
+        """Call with the vectors of units from ``first`` on: which of them it is, its first unit, and a mask, None where
+        all of its lanes are units."""
+        code, H, lanes = self.code, self.given["H"], self.kind.lanes
+        with code.loop("vector", 0, count) as u:
+            unit = first + u * lanes
+            left = H - unit
+            with code.either(left.compare(">=", lanes)) as (whole, other):
+                with whole:
+                    run(u, unit, None)
+                with other, code.when(left.compare(">", 0)):
+                    run(u, unit, self.vectors.within(left))

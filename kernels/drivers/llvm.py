@@ -1,0 +1,35 @@
+"""All steps in one call of machine code, which llvmlite makes of the equations for the processor at hand.
+
+Runs on a CPU, in float32 and float64, for every cell that can be translated.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+
+from gatefuse.kernels.drivers import common
+from gatefuse.kernels.equations.facts import untranslatable
+from gatefuse.kernels.task import Outcome, Request, Task
+
+name = "llvm"
+keeps = True
+
+_HAS_LLVM = find_spec("llvmlite") is not None  # asked once, as torch.compile can't ask in torch 2.11
+
+
+def refusal(request: Request) -> str:
+    """Refuses other devices than CPUs, 16 bits, missing llvmlite, and cells that can't be translated."""
+    if request.device.type != "cpu":
+        return f"its code runs on a CPU, not on {request.device.type}"
+    if request.dtype not in (torch.float32, torch.float64):
+        return f"its code computes in float32 and float64, not in {request.dtype}"
+    if not _HAS_LLVM:
+        return "llvmlite is not installed"
+    return untranslatable(request.cell.serial)
+
+
+def run(task: Task) -> Outcome:
+    """Run all steps in one call; see Task and Outcome for shapes."""
+    return common.run(task, "llvm")

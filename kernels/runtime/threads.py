@@ -1,0 +1,45 @@
+"""torch's own pool of threads for compiled code: GNU's OpenMP, where torch was built with it.
+
+Its threads are those that torch's operators run in: none are added, and torch.set_num_threads holds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_forked = False
+
+
+def _set_forked() -> None:
+    global _forked
+    _forked = True
+
+
+# The pool's threads don't live on in a child, where it would wait for them for ever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_set_forked)
+
+
+def threads(most: int) -> int:
+    """How many may run a call, of up to so many that would have work."""
+    if most <= 1 or _forked or not pool():
+        return 1
+    return min(most, torch.get_num_threads())
+
+
+@cache
+def pool() -> int:
+    """The address of GOMP_parallel(function, argument, threads, flags), which has each thread of a team call the
+    function; 0 where torch has no such pool."""
+    if torch.backends.openmp.is_available():
+        for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*")):
+            try:
+                return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value or 0
+            except (OSError, AttributeError):
+                continue
+    return 0
