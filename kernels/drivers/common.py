@@ -47,16 +47,23 @@ def whole_refusal(request: Request) -> str:
 @spared
 def run(task: Task, loop: str) -> Outcome:
     """Run a task by one of the operator's loops; see Task and Outcome for shapes."""
-    x = linear(task.x, task.weights.input, task.weights.input_bias)
+    return _run_one(task, loop, linear(task.x, task.weights.input, task.weights.input_bias))
+
+
+def run_whole(task: Task, loop: str) -> Outcome:
+    """As run, by a loop that multiplies the input itself, within each sample."""
+    return _run_one(task, loop, task.x, task.weights.input, task.weights.input_bias)
+
+
+def _run_one(task: Task, loop: str, x: Tensor, *input_weights: Tensor | None) -> Outcome:
     weights = task.weights
     parameters = torch.stack(weights.parameters) if weights.parameters else x.new_empty(0, weights.recurrent.shape[1])
     anew = task.anew()
     fresh = None if anew is None else torch.stack(anew)
     order = "reverse" if task.reverse else "forward"
     states = torch.stack(task.states)
-    return _run(
-        task, loop, order, x, states, weights.recurrent, weights.recurrent_bias, parameters, task.restarts(), fresh
-    )
+    inputs = x, states, weights.recurrent, weights.recurrent_bias, parameters, task.restarts(), fresh
+    return _run(task, loop, order, *inputs, input_weights=input_weights)
 
 
 @both_spared
@@ -84,10 +91,13 @@ def run_both(tasks: tuple[Task, Task], loop: str) -> Outcome:
     return _run(task, loop, "both", x, states, recurrent, bias, parameters, restarts, fresh)
 
 
-def _run(task: Task, loop: str, order: str, *inputs: Tensor | None) -> Outcome:
+def _run(
+    task: Task, loop: str, order: str, *inputs: Tensor | None, input_weights: tuple[Tensor | None, ...] = ()
+) -> Outcome:
     """The operator on its inputs, but for live, and its results as drivers return them."""
     live = task.live()
-    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in inputs)
-    output, rest, finals, _, _ = sequence(*inputs, live, key_of(task.cell.serial), loop, order, save, task.all_states)
+    save = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (*inputs, *input_weights))
+    options = key_of(task.cell.serial), loop, order, save, task.all_states
+    output, rest, finals, _, _ = sequence(*inputs, live, *options, *input_weights)
     sequences = (output, *rest.unbind(0)) if task.all_states else (output,)
     return Outcome(task.end(sequences, live), finals.unbind(0))

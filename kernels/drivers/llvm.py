@@ -32,4 +32,4 @@ def refusal(request: Request) -> str:
 
 def run(task: Task) -> Outcome:
     """Run all steps in one call; see Task and Outcome for shapes."""
-    return common.run(task, "llvm")
+    return common.run_whole(task, "llvm")

@@ -11,13 +11,18 @@ from gatefuse.kernels.equations.program import computed_products
 
 
 def buffer_shapes(
-    cell: Cell, T: int, B: int, W: int, save: bool, all_states: bool
+    cell: Cell, T: int, B: int, W: int, save: bool, all_states: bool, whole: bool = False
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Shapes of sequence_forward's rest, saved and fed; W as in loops/inputs.py."""
+    """Shapes of sequence_forward's rest, saved and fed; W as in loops/inputs.py.
+
+    What is saved are the columns' sums, and with ``whole``, where nobody keeps the input's product, also the slots that
+    are x alone.
+    """
     program = cell.program
     keep = save or all_states or any(p.state > 0 for p in program.products)
     rest = (len(cell.states) - 1 if keep else 0, T, B, W)
-    saved = (len(program.columns) if save else 0, T, B, W)
+    apart = sum(slot.column < 0 for slot in program.slots) if whole else 0
+    saved = (len(program.columns) + apart if save else 0, T, B, W)
     fed = (len(computed_products(cell)), T if save else min(T, 1), B, W)
     return rest, saved, fed
 
@@ -61,7 +66,8 @@ class Backward(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of a sequence's x, states, weight, bias (or None), parameters, fresh (or None)."""
+    """Gradients of a sequence's x, states, weight, bias (or None), parameters, fresh (or None), and of the input's weight
+    and bias (or None)."""
 
     x: Tensor
     states: Tensor
@@ -69,3 +75,5 @@ class Gradients(NamedTuple):
     bias: Tensor | None
     parameters: Tensor
     fresh: Tensor | None
+    input_weight: Tensor | None = None
+    input_bias: Tensor | None = None

@@ -22,7 +22,7 @@ class Sequence:
     """The inputs of a loop, all in one dtype on one device, without gaps.
 
     Attributes:
-        x: (T, B, G * W), the input product with its bias.
+        x: (T, B, G * W), the input product with its bias; with input_weight the input itself, (T, B, I).
         states: (S, B, W), before the first step.
         weight, bias: (G * W, H) and (G * W,) or None.
         parameters: (P, W).
@@ -31,6 +31,7 @@ class Sequence:
         order: of the steps, "forward", from the first to the last, "reverse", or "both": two directions side by side,
             of H units each, the second from the last step to the first. W is then 2 * H, else H, and restarts are
             (2, T, B).
+        input_weight, input_bias: (G * W, I) and (G * W,) or None, for loops that multiply the input themselves.
     """
 
     cell: Cell
@@ -43,6 +44,8 @@ class Sequence:
     fresh: Tensor | None
     live: Tensor | None
     order: str
+    input_weight: Tensor | None = None
+    input_bias: Tensor | None = None
 
     @property
     def program(self) -> Program:
@@ -120,10 +123,14 @@ class Sequence:
         x, shape = self.x, self.shape
         # Gates whose x no equation uses have no slot to write their gradient.
         whole = set(shape.X) >= set(range(shape.G))
-        d_x = debug.empty(x, *x.shape) if whole else torch.zeros_like(x)
+        d_x = (debug.empty if whole else _zeros)(x, self.T, self.B, shape.G * self.W)
         d_r = d_x if shape.ADDITIVE else debug.empty(x, self.T, self.B, shape.COLUMNS * self.W)
         d_carry = d_finals.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
         return Backward(d_x, d_r, d_carry, d_carry.new_zeros(shape.P, self.B, self.W), self._d_fresh(d_carry))
 
     def _d_fresh(self, like: Tensor) -> Tensor | None:
         return None if self.restarts is None else torch.zeros_like(like)
+
+
+def _zeros(like: Tensor, *shape: int) -> Tensor:
+    return like.new_zeros(shape)

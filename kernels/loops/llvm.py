@@ -4,7 +4,7 @@ of one direction; everything has the dtype of x.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +19,18 @@ from gatefuse.kernels.runtime import debug
 from gatefuse.kernels.runtime.threads import pool, threads
 
 
+_ROWS_AHEAD = 96  # of the input's product, which stay in a cache
+
+
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     """Run all steps; with save, keep what the backward needs."""
     T, B, H, x, shape = loop.T, loop.B, loop.H, loop.x, loop.shape
-    rest_shape, _, fed_shape = buffer_shapes(loop.cell, T, B, H, save, all_states)
+    whole = loop.input_weight is not None
+    rest_shape, saved_shape, fed_shape = buffer_shapes(loop.cell, T, B, H, save, all_states, whole)
     output, rest, fed = (debug.empty(x, *each) for each in ((T, B, H), rest_shape, fed_shape))
     # of one step where nobody keeps them, for the stages of which a later one reads them
-    sums = debug.empty(x, T if save else min(T, 1), B, shape.COLUMNS * H)
+    columns = saved_shape[0] if save else shape.COLUMNS
+    sums = debug.empty(x, T if save else min(T, 1), B, columns * H)
     if not T * B * H:
         return Forward(output, rest, loop.states.clone(), saved_layout(sums, H) if save else sums.new_empty(0, T, B, H), fed)
     finals = debug.empty(x, *loop.states.shape)
@@ -34,15 +39,14 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     size, step = x.element_size(), B * H * x.element_size()
     panels = -(-H // compiled.across) * compiled.across
     pack = x.new_empty(panels * shape.COLUMNS * (H + 1))
-    bias = loop.bias
     values = _common(loop, tiles, workers, output, rest, finals) | {
         "sums": sums.data_ptr(),
         "sums_column": H * size,
-        "sums_step": step * shape.COLUMNS if save else 0,
-        "sums_row": shape.COLUMNS * H * size,
+        "sums_step": step * columns if save else 0,
+        "sums_row": columns * H * size,
         "x": x.data_ptr(),
         "weight": loop.weight.data_ptr(),
-        "bias": 0 if bias is None else bias.data_ptr(),
+        "bias": _address(loop.bias),
         "pack": pack.data_ptr(),
         "save": int(save),
         "fed": fed.data_ptr(),
@@ -50,17 +54,50 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
         "fed_step": step if save else 0,
         "finals": finals.data_ptr(),
     }
-    compiled.run(compiled.fields.filled(values))
+    ahead = _ahead(loop, compiled, tiles)
+    compiled.run(compiled.fields.filled(values | ahead.values))
     saved = saved_layout(sums, H) if save else sums.new_empty(0, T, B, H)
     return Forward(output, rest, finals, saved, fed)
 
 
-def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
+class _Ahead(NamedTuple):
+    """The input's product of a few steps, which runs ahead of them: arguments, and the memory that they point to."""
+
+    values: dict[str, int]
+    memory: tuple[Tensor, ...] = ()
+
+
+_NOTHING = dict.fromkeys(("I", "input_weight", "input_bias", "input_pack", "ahead", "ahead_row", "ahead_tile"), 0)
+
+
+def _ahead(loop: Sequence, compiled: Compiled, tiles: int) -> _Ahead:
+    weight, x = loop.input_weight, loop.x
+    if weight is None:
+        return _Ahead({**_NOTHING, "input_steps": 1})
+    N, I = weight.shape
+    row, rows = -(-N // compiled.inputs) * compiled.inputs, -(-loop.B // tiles)
+    steps = min(loop.T, max(1, _ROWS_AHEAD // rows))
+    pack, ahead = x.new_empty(row * (I + 1)), x.new_empty(tiles, steps * rows, row)
+    size = x.element_size()
+    values = {
+        "I": I,
+        "input_weight": weight.data_ptr(),
+        "input_bias": _address(loop.input_bias),
+        "input_pack": pack.data_ptr(),
+        "input_steps": steps,
+        "ahead": ahead.data_ptr(),
+        "ahead_row": row * size,
+        "ahead_tile": steps * rows * row * size,
+    }
+    return _Ahead(values, (pack, ahead))
+
+
+def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = True) -> Gradients:
     """Run all steps backward, then the products over all steps; ``kept`` is what forward returned with save."""
     T, B, H, x, shape = loop.T, loop.B, loop.H, loop.x, loop.shape
     d = loop.gradients(upstream.finals)
     if not T * B * H:
-        return finish(loop, kept, d)
+        return _finished(loop, kept, d, wanted)
     tiles, workers = _tiles(B)
     compiled = backward_loop(loop.cell, x.dtype, -(-B // tiles), H)
     size, step = x.element_size(), B * H * x.element_size()
@@ -72,7 +109,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         "sums_column": column * size,
         "sums_step": time * size,
         "sums_row": row * size,
-        "x": x.data_ptr(),
+        **_x_only(loop, kept),
         "weight": loop.weight.data_ptr(),
         "pack": pack.data_ptr(),
         "d_output": upstream.output.data_ptr(),
@@ -86,7 +123,31 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         "d_fed": d_fed.data_ptr(),
     }
     compiled.run(compiled.fields.filled(values))
-    return finish(loop, kept, d)
+    return _finished(loop, kept, d, wanted)
+
+
+def _x_only(loop: Sequence, kept: Forward) -> dict[str, int]:
+    """Where the slots that are x alone lie: in x, or where that is the input itself, after the columns' sums."""
+    apart, size = [slot for slot in loop.program.slots if slot.column < 0], loop.x.element_size()
+    if loop.input_weight is None:
+        place, strides = loop.x.data_ptr(), loop.x.stride()
+        found = {f"x{k}": place + slot.gate * loop.H * size for k, slot in enumerate(apart)}
+        return found | {"x_step": strides[0] * size, "x_row": strides[1] * size}
+    column, time, row, _ = kept.saved.stride()
+    place = kept.saved.data_ptr()
+    found = {f"x{k}": place + (loop.shape.COLUMNS + k) * column * size for k in range(len(apart))}
+    return found | {"x_step": time * size, "x_row": row * size}
+
+
+def _finished(loop: Sequence, kept: Forward, d: Backward, wanted: bool) -> Gradients:
+    """The gradients after the steps: of the input and its weights too, where the loop multiplied them."""
+    found = finish(loop, kept, d)
+    if loop.input_weight is None:
+        return found
+    rows, inputs = found.x.flatten(0, 1), loop.x.flatten(0, 1)
+    d_input = torch.mm(rows, loop.input_weight).view_as(loop.x) if wanted else None
+    d_bias = None if loop.input_bias is None else rows.sum(0)
+    return found._replace(x=d_input, input_weight=torch.mm(rows.t(), inputs), input_bias=d_bias)
 
 
 def _tiles(B: int) -> tuple[int, int]:

@@ -34,6 +34,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # that kernels compute 
 def _check(
     cell: Cell, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
     restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None, loop: str, order: str,
+    input_weight: Tensor | None, input_bias: Tensor | None,
 ) -> None:  # fmt: skip
     if loop not in LOOPS:
         raise ValueError(f"loop must be one of {', '.join(LOOPS)}. Got {loop!r}.")
@@ -49,18 +50,30 @@ def _check(
         raise TypeError(f"x must be float32, float16 or bfloat16, or float64 for the loops {', '.join(ON_CPU)}. Got {x.dtype}.")
     if loop == "llvm" and (x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu"):
         raise TypeError(f"x must be float32 or float64 on a CPU for the loop llvm. Got {x.dtype} on {x.device}.")
-    D = 2 if order == "both" else 1
-    if x.dim() != 3 or x.shape[2] % (len(cell.gates) * D):
-        raise ValueError(f"x must have shape (T, B, {len(cell.gates) * D} * H). Got {tuple(x.shape)}.")
-    T, B, W = x.shape[0], x.shape[1], x.shape[2] // len(cell.gates)
+    D, G = 2 if order == "both" else 1, len(cell.gates)
+    if input_weight is not None:
+        if loop != "llvm":
+            raise ValueError(f"input_weight must be None but for the loop llvm. Got one for {loop}.")
+        if x.dim() != 3 or states.dim() != 3:
+            raise ValueError(f"x and states must have three dimensions. Got {x.dim()} and {states.dim()}.")
+        W = states.shape[2]
+    elif input_bias is not None:
+        raise ValueError("input_bias must come with input_weight. Got it alone.")
+    elif x.dim() != 3 or x.shape[2] % (G * D):
+        raise ValueError(f"x must have shape (T, B, {G * D} * H). Got {tuple(x.shape)}.")
+    else:
+        W = x.shape[2] // G
+    T, B = x.shape[0], x.shape[1]
     expected: list[tuple[str, Tensor | None, tuple[int, ...], torch.dtype]] = [
         ("states", states, (len(cell.states), B, W), x.dtype),
-        ("weight", weight, (len(cell.gates) * W, W // D), x.dtype),
-        ("bias", bias, (len(cell.gates) * W,), x.dtype),
+        ("weight", weight, (G * W, W // D), x.dtype),
+        ("bias", bias, (G * W,), x.dtype),
         ("parameters", parameters, (len(cell.parameters), W), x.dtype),
         ("restarts", restarts, (T, B) if D == 1 else (D, T, B), torch.bool),
         ("fresh", fresh, (len(cell.states), B, W), x.dtype),
         ("live", live, (T, B), torch.bool),
+        ("input_weight", input_weight, (G * W, x.shape[2]), x.dtype),
+        ("input_bias", input_bias, (G * W,), x.dtype),
     ]
     for name, value, shape, dtype in expected:
         if value is None:
@@ -77,9 +90,10 @@ def forward(
     x: Tensor, states: Tensor, weight: Tensor, bias: Tensor | None, parameters: Tensor,
     restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
     cell: str, loop: str, order: str, save: bool, all_states: bool,
+    input_weight: Tensor | None = None, input_bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """A sequence of steps: output (T, B, W), the other states' rest (S - 1, T, B, W) if kept, finals (S, B, W), and
-    what the backward needs (empty without ``save``).
+    what the backward needs (empty without ``save``). With input_weight x is the input itself.
 
     Raises:
         ValueError, TypeError: a shape, dtype or device is not the one that x asks for, or no loop has that name; the
@@ -87,9 +101,9 @@ def forward(
         ModuleNotFoundError: the loop launches Triton's kernels, and Triton is not installed.
     """
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
-    _check(Cell.by_key(cell), *inputs, loop, order)
+    _check(Cell.by_key(cell), *inputs, loop, order, input_weight, input_bias)
     with torch.cuda.device_of(x):
-        kept = _run(loop, "forward", _sequence(cell, inputs, order), save, all_states)
+        kept = _run(loop, "forward", _sequence(cell, inputs, order, input_weight, input_bias), save, all_states)
     return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
 
 
@@ -108,27 +122,29 @@ def backward(
     restarts: Tensor | None, fresh: Tensor | None, live: Tensor | None,
     output: Tensor, rest: Tensor, finals: Tensor, saved: Tensor, fed: Tensor,
     d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, loop: str, order: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, states, weight, bias, parameters and fresh; empty where bias or fresh is None."""
+    input_weight: Tensor | None = None, input_bias: Tensor | None = None, wanted: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, states, weight, bias, parameters, fresh, input_weight and input_bias; empty where one is None, and
+    for x where it is the input itself and not ``wanted``."""
     from gatefuse.kernels.loops.buffers import Forward, Upstream
 
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
     with torch.cuda.device_of(x):
         found = _run(
-            loop, "backward", _sequence(cell, inputs, order), Forward(output, rest, finals, saved, fed),
-            Upstream(*dense((d_output, d_rest, d_finals))),
+            loop, "backward", _sequence(cell, inputs, order, input_weight, input_bias),
+            Forward(output, rest, finals, saved, fed), Upstream(*dense((d_output, d_rest, d_finals))),
+            *((wanted,) if input_weight is not None else ()),
         )  # fmt: skip
-    d_bias, d_fresh = (x.new_empty(0) if d is None else d for d in (found.bias, found.fresh))
-    return found.x, found.states, found.weight, d_bias, found.parameters, d_fresh
+    return tuple([x.new_empty(0) if d is None else d for d in found])  # type: ignore[return-value]
 
 
 sequence_backward = torch.library.custom_op("gatefuse::sequence_backward", backward, mutates_args=())
 
 
-def _sequence(cell: str, inputs: tuple[Any, ...], order: str) -> Any:
+def _sequence(cell: str, inputs: tuple[Any, ...], order: str, *input_weights: Tensor | None) -> Any:
     from gatefuse.kernels.loops.inputs import Sequence
 
-    return Sequence(Cell.by_key(cell), *[*dense(inputs), order])
+    return Sequence(Cell.by_key(cell), *[*dense(inputs), order, *dense(input_weights)])
 
 
 def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
@@ -155,9 +171,12 @@ def _say_once(text: str) -> None:
 
 
 @sequence_forward.register_fake
-def _(x, states, weight, bias, parameters, restarts, fresh, live, cell, loop, order, save, all_states):
+def _(
+    x, states, weight, bias, parameters, restarts, fresh, live, cell, loop, order, save, all_states,
+    input_weight=None, input_bias=None,
+):  # fmt: skip
     T, B, W = x.shape[0], x.shape[1], states.shape[2]
-    rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, W, save, all_states)
+    rest, saved, fed = buffer_shapes(Cell.by_key(cell), T, B, W, save, all_states, input_weight is not None)
     kept = x.new_empty(saved)
     if loop in ON_CPU and save:
         kept = saved_layout(x.new_empty(T, B, saved[0] * W), W)
@@ -165,52 +184,58 @@ def _(x, states, weight, bias, parameters, restarts, fresh, live, cell, loop, or
 
 
 @sequence_backward.register_fake
-def _(x, states, weight, bias, parameters, restarts, fresh, *rest):
-    wanted = (x, states, weight, bias, parameters, fresh)
+def _(x, states, weight, bias, parameters, restarts, fresh, *rest, **named):
+    rest = (*rest, *named.values())
+    input_weight, input_bias, wanted = (*rest[12:], *(None, None, True)[len(rest[12:]) :])
+    leaves = (x if wanted else None, states, weight, bias, parameters, fresh, input_weight, input_bias)
     return tuple(
-        x.new_empty(0) if v is None else torch.empty_like(v, memory_format=torch.contiguous_format) for v in wanted
+        x.new_empty(0) if v is None else torch.empty_like(v, memory_format=torch.contiguous_format) for v in leaves
     )
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, cell, loop, order, save, _ = inputs
+    *tensors, cell, loop, order, save, _, input_weight, input_bias = inputs
     if not save:
         raise RuntimeError("sequence_forward must be called with save=True where gradients are wanted. Got save=False.")
     # Without this the backward would be handed zeros as large as everything that was kept for it.
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, input_weight, input_bias, *output)
     # the cell itself, which lives as long as its gradients are wanted
     ctx.cell, ctx.loop, ctx.order = Cell.by_key(cell), loop, order
 
 
 def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
     saved = ctx.saved_tensors
-    inputs, kept = saved[:8], saved[8:]
-    _, states, _, bias, _, _, fresh, _ = inputs
+    inputs, input_weights, kept = saved[:8], saved[8:10], saved[10:]
+    wanted = ctx.needs_input_grad[0] or input_weights[0] is None
     if torch.is_grad_enabled():  # only where the gradients' own gradients are wanted
-        found = _differentiable(ctx, inputs, (d_output, d_rest, d_finals))
+        found = _differentiable(ctx, inputs, input_weights, (d_output, d_rest, d_finals))
     else:
         d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
-        d_finals = torch.zeros_like(states) if d_finals is None else d_finals
+        d_finals = torch.zeros_like(inputs[1]) if d_finals is None else d_finals
         run: Any = sequence_backward if watched(kept[0]) else backward
-        found = run(*inputs, *kept, d_output, d_rest, d_finals, ctx.cell.key, ctx.loop, ctx.order)
-    d_x, d_states, d_weight, d_bias, d_parameters, d_fresh = found
-    d_bias, d_fresh = None if bias is None else d_bias, None if fresh is None else d_fresh
-    return d_x, d_states, d_weight, d_bias, d_parameters, None, d_fresh, *(None,) * 6
+        upstream = d_output, d_rest, d_finals, ctx.cell.key, ctx.loop, ctx.order
+        found = run(*inputs, *kept, *upstream, *input_weights, wanted)
+    _, states, _, bias, _, _, fresh, _ = inputs
+    given = (inputs[0] if wanted else None, states, inputs[2], bias, inputs[4], fresh, *input_weights)
+    found = [None if value is None else d for value, d in zip(given, found, strict=True)]
+    d_x, d_states, d_weight, d_bias, d_parameters, d_fresh, *d_input = found
+    return d_x, d_states, d_weight, d_bias, d_parameters, None, d_fresh, *(None,) * 6, *d_input
 
 
-def _differentiable(ctx, inputs, given):
+def _differentiable(ctx, inputs, input_weights, given):
     """The gradients by way of the eager loop, which can be differentiated again."""
-    x, states, weight, bias, parameters, _, fresh, _ = inputs
+    x, states, weight, bias, parameters, *masks = inputs
     cell = ctx.cell.unchanged()
-    sequences, finals = loop_in_order(cell, *[*inputs, ctx.order])
+    product = x if input_weights[0] is None else torch.nn.functional.linear(x, *input_weights)
+    sequences, finals = loop_in_order(cell, product, states, weight, bias, parameters, *masks, ctx.order)
     outputs, gradients = [], []
     wanted = (sequences[0], torch.stack(sequences[1:]) if sequences[1:] else None, torch.stack(finals))
     for value, gradient in zip(wanted, given, strict=True):
         if value is not None and gradient is not None:
             outputs.append(value)
             gradients.append(gradient)
-    leaves = (x, states, weight, bias, parameters, fresh)
+    leaves = (x, states, weight, bias, parameters, inputs[6], *input_weights)
     needed = [v for v in leaves if v is not None and v.requires_grad]
     found = iter(torch.autograd.grad(outputs, needed, gradients, create_graph=True, allow_unused=True))
     return [next(found) if v is not None and v.requires_grad else None for v in leaves]
@@ -243,7 +268,9 @@ def sequence(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """sequence_forward, or its work; arguments, results and errors are the same."""
     if watched(arguments[0]):
         return sequence_forward(*arguments)
-    if arguments[-2]:
+    if len(arguments) < 15:
+        arguments = (*arguments, *(None,) * (15 - len(arguments)))
+    if arguments[11]:
         return _Sequence.apply(*arguments)
     with torch.no_grad():
         return forward(*arguments)

@@ -13,31 +13,32 @@ from llvmlite import ir
 from gatefuse.kernels.codegen.llvm import parts
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
-from gatefuse.kernels.codegen.llvm.forward import common_fields
+from gatefuse.kernels.codegen.llvm.forward import apart_slots, common_fields
 from gatefuse.kernels.codegen.llvm.packing import pack_backward
-from gatefuse.kernels.codegen.llvm.product import Blocking, define_products
+from gatefuse.kernels.codegen.llvm.processor import Processor
+from gatefuse.kernels.codegen.llvm.product import Blocking, products
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_run
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Phase, Program, computed_products
 
 
 def backward_fields(program: Program) -> Fields:
-    """Also x and weights, and memory for their panels; gradients of the output, of the other states' sequences or 0, with
+    """Also weights, and memory for their panels; of the slots that are x alone, where each lies, and how many bytes on the
+    next step and row are; gradients of the output, of the other states' sequences or 0, with
     the bytes from one's to the next; of states (those of the finals at first), of fresh or 0, and of parameters by
     sample; of x and of the columns, which may be the same; memory for those of the computed vectors, by sample."""
-    more = "x", "weight", "pack", "d_output", "d_rest", "d_rest_state", "d_states", "d_fresh", "d_parameters", "d_x", "d_r"
+    apart = *[f"x{k}" for k in range(len(apart_slots(program)))], "x_step", "x_row"
+    more = *apart, "weight", "pack", "d_output", "d_rest", "d_rest_state", "d_states", "d_fresh", "d_parameters", "d_x", "d_r"
     return Fields((*common_fields(program), *more, "d_fed"))
 
 
-def backward_module(program: Program, kind: Float, blocking: Blocking, triple: str) -> ir.Module:
+def backward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> ir.Module:
     """A module with run(arguments), for the fields of backward_fields."""
     module = ir.Module(f"{program.cell.name} backward")
-    module.triple = triple
+    module.triple = processor.triple
     fields = backward_fields(program)
     for part in parts.backward_parts(program):
         part.define(module, kind)
-    if program.products:
-        define_products(module, kind, blocking.units, blocking.rows)
     _Backward(module, program, fields, kind, blocking).define()
 
     def prepare(code: Code, given: dict[str, Number]) -> None:
@@ -57,6 +58,7 @@ class _Backward(Tile):
         self._zeros = self.code.room(kind.vector, blocking.units)
         self._gates = {slot.name: slot.gate for slot in program.slots}
         self._columns = {slot.name: slot.column for slot in program.slots}
+        self._apart = apart_slots(program)
 
     def define(self) -> None:
         code, given, program = self.code, self.given, self.program
@@ -66,7 +68,7 @@ class _Backward(Tile):
         with code.loop("step", 0, given["T"]) as back:
             i = given["T"] - 1 - back
             t, before = self.time(i)
-            self._x, self._d_x = (given[name] + t * self.state_bytes * G for name in ("x", "d_x"))
+            self._t, self._d_x = t, given["d_x"] + t * self.state_bytes * G
             self._d_r = given["d_r"] + t * self.state_bytes * columns
             self._saved = given["sums"] + t * given["sums_step"]
             self._d_output = given["d_output"] + t * self.state_bytes
@@ -148,7 +150,8 @@ class _Backward(Tile):
                 if (column := self._columns[name]) >= 0:
                     kept = self._saved + given["sums_column"] * column + row * given["sums_row"]
                     return v.load(kept + at, mask)
-                return v.load(self._x + (row * G + self._gates[name]) * self.row_bytes + at, mask)
+                x = given[f"x{self._apart.index(name)}"] + self._t * given["x_step"] + row * given["x_row"]
+                return v.load(x + at, mask)
             if name in cell.states:
                 pointers = self.before[cell.states.index(name)]
                 return v.load(self.code.load_number(pointers + place * 8) + at, mask)
@@ -193,7 +196,7 @@ class _Backward(Tile):
         with code.loop("panel", 0, panels) as j, self.parts(self.blocking.rows) as (first, count):
             panel = pack + j * (K * width)
             values = count, self._pointers + first * 8, panel, self._zeros, self._sums, code.number(width), K
-            code.builder.call(code.module.globals[f"products_{units}"], [number.value for number in values])
+            code.builder.call(products(code.module, self.kind, *self.blocking), [number.value for number in values])
 
             def put(row: Number, u: Number, unit: Number, mask: Any) -> None:
                 at = to + self.row(first + row) * self.row_bytes + unit * self.kind.size

@@ -15,7 +15,7 @@ from gatefuse.kernels.codegen.llvm.forward import forward_fields, forward_module
 from gatefuse.kernels.codegen.llvm.machine_code import MachineCode
 from gatefuse.kernels.codegen.llvm.packing import stage_columns
 from gatefuse.kernels.codegen.llvm.processor import this_processor
-from gatefuse.kernels.codegen.llvm.product import Blocking, blocking
+from gatefuse.kernels.codegen.llvm.product import Blocking, blocking, input_blocking
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.codegen.per_cell import per_cell
 
@@ -26,13 +26,14 @@ class Compiled(NamedTuple):
     Attributes:
         run: takes the arguments of ``fields``; Python's lock is free while it runs.
         fields: names of the arguments.
-        across: units of a panel.
+        across, inputs: units of a panel, and outputs of one of the input's.
         code: what must live for as long as it may run.
     """
 
     run: Callable[[Any], None]
     fields: Fields
     across: int
+    inputs: int
     code: MachineCode
 
 
@@ -55,6 +56,6 @@ def _compiled(cell: Cell, way: str, size: int, blocks: Blocking, level: str) -> 
     program, processor = cell.program, this_processor(level)
     kind = Float.of(size, processor)
     make, fields = (forward_module, forward_fields) if way == "forward" else (backward_module, backward_fields)
-    code = MachineCode(make(program, kind, blocks, processor.triple), processor)
+    code = MachineCode(make(program, kind, blocks, processor), processor)
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("run"))
-    return Compiled(run, fields(program), blocks.units * kind.lanes, code)
+    return Compiled(run, fields(program), blocks.units * kind.lanes, input_blocking(processor).units * kind.lanes, code)

@@ -12,13 +12,16 @@ from llvmlite import ir
 from gatefuse.kernels.codegen.llvm import parts
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
-from gatefuse.kernels.codegen.llvm.packing import define_turned, forward_panel, pack_forward, stage_columns
+from gatefuse.kernels.codegen.llvm.packing import define_turned, forward_panel, pack_forward, pack_rows, stage_columns
 from gatefuse.kernels.codegen.llvm.parts import Part
-from gatefuse.kernels.codegen.llvm.product import Blocking, define_products
+from gatefuse.kernels.codegen.llvm.processor import Processor
+from gatefuse.kernels.codegen.llvm.product import Blocking, products, input_blocking
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_run
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Program, computed_products
 
+# Rows of which the pointers are held at a time.
+_AHEAD = 128
 _COMMON = ("T", "B", "H", "reverse", "tiles", "next", "threads", "pool", "parameters", "restarts", "fresh", "live", "first")
 
 
@@ -30,57 +33,75 @@ def common_fields(program: Program) -> tuple[str, ...]:
 
 
 def forward_fields(program: Program) -> Fields:
-    """Also x, weights, bias or 0, and memory for their panels; whether sums are kept for the backward; computed vectors,
-    with the bytes from one product's, and one step's, to the next; the final states."""
-    more = "x", "weight", "bias", "pack", "save", "fed", "fed_product", "fed_step", "finals"
-    return Fields((*common_fields(program), *more))
+    """Also x; where x is the input itself and no product yet, its features, weights and bias, memory for these in panels
+    and for so many steps' products by tile, with the bytes of a row and of a tile, else zeros; weights, bias or 0, and
+    memory for their panels; whether sums are kept for the backward; computed vectors, with the bytes from one product's,
+    and one step's, to the next; the final states."""
+    before = "x", "I", "input_weight", "input_bias", "input_pack", "input_steps", "ahead", "ahead_row", "ahead_tile"
+    more = "weight", "bias", "pack", "save", "fed", "fed_product", "fed_step", "finals"
+    return Fields((*common_fields(program), *before, *more))
 
 
-def forward_module(program: Program, kind: Float, blocking: Blocking, triple: str) -> ir.Module:
+def apart_slots(program: Program) -> list[str]:
+    """Slots that are x alone: where x is no product yet, they are kept for the backward, after the columns' sums."""
+    return [slot.name for slot in program.slots if slot.column < 0]
+
+
+def forward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> ir.Module:
     """A module with run(arguments), for the fields of forward_fields."""
     module = ir.Module(f"{program.cell.name} forward")
-    module.triple = triple
+    module.triple = processor.triple
+    inputs = input_blocking(processor)
     fields = forward_fields(program)
     for part in parts.forward_parts(program):
         part.define(module, kind)
     define_turned(module, kind)
-    for p in program.products:
-        define_products(module, kind, len(p.gates) * blocking.units, blocking.rows)
-    _Forward(module, program, fields, kind, blocking).define()
+    _Forward(module, program, fields, kind, blocking, inputs).define()
 
     def prepare(code: Code, given: dict[str, Number]) -> None:
         places = given["H"], given["pack"], given["weight"], given["bias"]
         pack_forward(code, kind, program, blocking.units, *places)
+        with code.when(given["input_weight"].compare("!=", 0)):
+            N, places = given["H"] * len(program.cell.gates), (given[name] for name in ("input_pack", "input_weight", "input_bias"))
+            pack_rows(code, kind, inputs.units, N, given["I"], *places)
 
     define_run(module, fields, prepare)
     return module
 
 
 class _Forward(Tile):
-    def __init__(self, module: ir.Module, program: Program, fields: Fields, kind: Float, blocking: Blocking):
+    def __init__(
+        self, module: ir.Module, program: Program, fields: Fields, kind: Float, blocking: Blocking, inputs: Blocking
+    ):
         super().__init__(module, fields, kind, blocking, len(program.cell.states))
-        self.program = program
+        self.program, self._input_blocking = program, inputs
         self._fed = computed_products(program.cell)
         self._vectors = [self.code.room(I64, MOST_ROWS) for _ in self._fed]
         widest = max((len(stage_columns(program, s + 1)) for s in range(program.stages)), default=0)
         self._sums = self.code.room(kind.vector, max(1, widest * blocking.units * blocking.rows))
         self._gates = {slot.name: slot.gate for slot in program.slots}
         self._columns = {slot.name: slot.column for slot in program.slots}
-        self._later = _read_later(program)
+        self._later, self._apart = _read_later(program), apart_slots(program)
+        self._inputs = self.code.room(I64, _AHEAD)
+        self._x_rows = self.code.room(I64, MOST_ROWS)
+        self._taken, self._waiting = (self.code.variable(I64, I64(0)) for _ in range(2))
 
     def define(self) -> None:
         code, given, states = self.code, self.given, range(len(self.program.cell.states))
+        self._raw = given["input_weight"].compare("!=", 0)
         with code.loop("step", 0, given["T"]) as i:
             t, before = self.time(i)
             self._out = [given[f"out{s}"] + t * given[f"step{s}"] for s in states]
-            self._x = given["x"] + t * self.state_bytes * len(self.program.cell.gates)
             self._saved = given["sums"] + t * given["sums_step"]
 
             def over(sample: Number, now: list[Number]) -> None:
                 for s in states:
                     code.move(self._out[s] + sample * self.row_bytes, now[s], self.row_bytes)
 
+            with code.when(self._raw), code.when((i - (i // given["input_steps"]) * given["input_steps"]).compare("==", 0)):
+                self._multiply_inputs(i, (i + given["input_steps"]).least(given["T"]))
             self.find_rows(i, t, before, over)
+            self._find_x(t)
             self._step(t)
         last, _ = self.time(given["T"] - 1)
         size = (self.last - self.first) * self.row_bytes
@@ -88,6 +109,54 @@ class _Forward(Tile):
             place = given["finals"] + self.state_bytes * s + self.first * self.row_bytes
             code.move(place, given[f"out{s}"] + last * given[f"step{s}"] + self.first * self.row_bytes, size)
         code.finish()
+
+    def _multiply_inputs(self, first: Number, last: Number) -> None:
+        """The input's product, of all rows that the steps from first to last will find."""
+        code = self.code
+        self._taken.set(I64(0))
+        self._waiting.set(I64(0))
+
+        def take(t: Number, sample: Number) -> None:
+            waiting = Number(code, self._waiting.get())
+            code.store_number(self._input(t, sample), self._inputs + waiting * 8)
+            self._waiting.set((waiting + 1).value)
+            with code.when((waiting + 1).compare("==", _AHEAD)):
+                self._multiply_waiting()
+
+        self.walk(first, last, take)
+        self._multiply_waiting()
+        self._taken.set(I64(0))
+
+    def _input(self, t: Number, sample: Number) -> Number:
+        return self.given["x"] + (t * self.given["B"] + sample) * self.given["I"] * self.kind.size
+
+    def _multiply_waiting(self) -> None:
+        code, given, vectors = self.code, self.given, self._input_blocking.units
+        vector = self.kind.lanes * self.kind.size
+        done, waiting = Number(code, self._taken.get()), Number(code, self._waiting.get())
+        N, width = given["H"] * len(self.program.cell.gates), vectors * vector
+        panels = (N + (vectors * self.kind.lanes - 1)) // (vectors * self.kind.lanes)
+        to = self._ahead() + done * given["ahead_row"]
+        with code.loop("panel", 0, panels) as j, self.parts(self._input_blocking.rows, waiting) as (first, count):
+            panel = given["input_pack"] + j * ((given["I"] + 1) * width)
+            sums = to + first * given["ahead_row"] + j * width
+            values = count, self._inputs + first * 8, panel + width, panel, sums, given["ahead_row"], given["I"]
+            code.builder.call(products(code.module, self.kind, *self._input_blocking), [value.value for value in values])
+        self._taken.set((done + waiting).value)
+        self._waiting.set(I64(0))
+
+    def _ahead(self) -> Number:
+        return self.given["ahead"] + self.number * self.given["ahead_tile"]
+
+    def _find_x(self, t: Number) -> None:
+        """Where the input product of each of the step's rows lies."""
+        code, given = self.code, self.given
+        done = Number(code, self._taken.get())
+        ahead, x = self._ahead(), given["x"] + t * self.state_bytes * len(self.program.cell.gates)
+        with code.loop("row", 0, self.count) as k:
+            here = x + self.row(k) * self.row_bytes * len(self.program.cell.gates)
+            code.store_number(code.choose(self._raw, ahead + (done + k) * given["ahead_row"], here), self._x_rows + k * 8)
+        self._taken.set((done + self.count).value)
 
     def _step(self, t: Number) -> None:
         program, code, given = self.program, self.code, self.given
@@ -126,7 +195,8 @@ class _Forward(Tile):
                     vectors, offset = len(p.gates) * units, place * units * vector
                     pointers = self._vectors[self._fed.index(k)] if p.computed else self.before[p.state]
                     values = count, pointers + first * 8, rows, base + offset, self._sums + offset, code.number(width), H
-                    code.builder.call(code.module.globals[f"products_{vectors}"], [v.value for v in values])
+                    function = products(code.module, self.kind, vectors, self.blocking.rows)
+                    code.builder.call(function, [v.value for v in values])
                     rows, place = rows + H * (vectors * vector), place + len(p.gates)
                 with code.loop("row", 0, count) as row:
                     sums = self._sums + row * width
@@ -150,7 +220,9 @@ class _Forward(Tile):
             gate, column = self._gates[name], self._columns[name]
             if column >= 0 and column not in own:
                 return v.load(self._sum(column, row) + at, mask)
-            x = None if gate < 0 else v.load(self._x + (row * len(program.cell.gates) + gate) * self.row_bytes + at, mask)
+            x = None
+            if gate >= 0:
+                x = v.load(self.code.load_number(self._x_rows + place * 8) + self.row_bytes * gate + at, mask)
             if column < 0:
                 return x
             assert sums is not None
@@ -168,6 +240,10 @@ class _Forward(Tile):
                 for name in keep:
                     if name not in self._later:
                         v.store(known[name], self._sum(self._columns[name], row) + at, mask)
+        if part.name == "update" and self._apart:
+            with self.code.when(self.code.builder.and_(given["save"].compare("!=", 0), self._raw)):
+                for k, name in enumerate(self._apart, len(program.columns)):
+                    v.store(slot(name), self._sum(k, row) + at, mask)
         for name in part.inputs:
             if name in known:
                 continue

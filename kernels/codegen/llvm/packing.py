@@ -14,10 +14,7 @@ from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm.code import I32, I64, Code, Number
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
-from gatefuse.kernels.equations.program import Product, Program
-
-Panel = list[tuple[int, Product]]
-
+from gatefuse.kernels.equations.program import Program
 
 def stage_columns(program: Program, stage: int) -> tuple[int, ...]:
     """The column blocks of a stage's products, which follow one another."""
@@ -105,6 +102,25 @@ def pack_forward(
                         code.builder.call(code.module.globals["turned"], [value.value for value in values])
                     rows = rows + H * width
         to = to + panel * panels
+
+
+def pack_rows(
+    code: Code, kind: Float, vectors: int, N: Number, K: Number, to: Number, weight: Number, bias: Number
+) -> None:
+    """Lay a plain product's weights (N, K) out in panels of so many vectors of outputs, in any order of gates."""
+    v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
+    vector = lanes * size
+    with code.loop("panel", 0, (N + (lanes * vectors - 1)) // (lanes * vectors)) as j:
+        base = to + j * ((K + 1) * (vectors * vector))
+        for k in range(vectors):
+            unit = (j * vectors + k) * lanes
+            left = N - unit
+            v.store(v.number(0.0), base + k * vector)
+            with code.when(code.builder.and_(bias.compare("!=", 0), left.compare(">", 0))):
+                v.store(v.load(bias + unit * size, v.within(left)), base + k * vector)
+            to_here, origin = base + (vectors + k) * vector, weight + unit * K * size
+            values = [to_here, code.number(vectors * vector), origin, left, K]
+            code.builder.call(code.module.globals["turned"], [value.value for value in values])
 
 
 def pack_backward(

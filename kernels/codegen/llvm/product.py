@@ -35,14 +35,19 @@ def blocking(columns: int, rows: int, H: int, lanes: int, processor: Processor) 
     return Blocking(units, max(1, min(8, room // (units * columns))))
 
 
-def define_products(module: ir.Module, kind: Float, vectors: int, rows: int) -> None:
-    """Add the function products_<vectors>(n, a, panel, first, sums, stride, K) to a module, for up to so many rows.
+def input_blocking(processor: Processor) -> Blocking:
+    """Of a product that is nothing else, of any number of outputs."""
+    return Blocking(processor.registers // 8, 6)
+
+
+def products(module: ir.Module, kind: Float, vectors: int, rows: int) -> ir.Function:
+    """The function (n, a, panel, first, sums, stride, K) of a module, for up to so many rows.
 
     n: rows; a: where their pointers to a lie; sums: where the first row's go, the next ones' stride bytes on.
     """
-    name = f"products_{vectors}"
+    name = f"products_{rows}x{vectors}"
     if name in module.globals:
-        return
+        return module.globals[name]
     names = ("n", "a", "panel", "first", "sums", "stride", "K")
     each = [_define_product(module, kind, vectors, n) for n in range(1, rows + 1)]
     code = Code(module, name, [(n, I64) for n in names])
@@ -56,12 +61,15 @@ def define_products(module: ir.Module, kind: Float, vectors: int, rows: int) -> 
         b.call(product, code.function.args[1:])
         b.branch(end)
     b.position_at_end(end)
-    code.finish()
+    return code.finish()
 
 
 def _define_product(module: ir.Module, kind: Float, vectors: int, rows: int) -> ir.Function:
+    name = f"product_{rows}x{vectors}"
+    if name in module.globals:
+        return module.globals[name]
     names = ("a", "panel", "first", "sums", "stride", "K")
-    code = Code(module, f"product_{rows}x{vectors}", [(n, I64) for n in names], None, "noinline")
+    code = Code(module, name, [(n, I64) for n in names], None, "noinline")
     a, panel, first, sums, stride, K = (code.argument(k) for k in range(len(names)))
     v, size = Vectors(code, kind), kind.size * kind.lanes
     pointers = [code.load_number(a + 8 * r) for r in range(rows)]

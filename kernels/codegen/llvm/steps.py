@@ -22,7 +22,7 @@ MOST_ROWS = 96  # of a tile
 
 def define_run(module: ir.Module, fields: Fields, prepare: Callable[[Code, dict[str, Number]], None]) -> None:
     """Add run(arguments): prepares, then has tiles run, by a pool of threads where ``pool`` is the address of
-    GOMP_parallel; and body(arguments), which takes tiles until none is left and calls tile(arguments, first, last)."""
+    GOMP_parallel; and body(arguments), which takes tiles until none is left and calls tile(arguments, number, first, last)."""
     body = Code(module, "body", [("arguments", I64)])
     base = body.argument(0)
     given = fields.load(body, base)
@@ -36,7 +36,7 @@ def define_run(module: ir.Module, fields: Fields, prepare: Callable[[Code, dict[
     b.position_at_end(run)
     # tiles differ by one row at most
     edges = [(given["B"] * (k + plus)) // given["tiles"] for plus in (0, 1)]
-    b.call(module.globals["tile"], [base.value, *[edge.value for edge in edges]])
+    b.call(module.globals["tile"], [base.value, k.value, *[edge.value for edge in edges]])
     b.branch(head)
     b.position_at_end(end)
     body.finish()
@@ -58,7 +58,7 @@ def define_run(module: ir.Module, fields: Fields, prepare: Callable[[Code, dict[
 
 
 class Tile:
-    """The function tile(arguments, first, last) under construction: the steps of a tile's samples.
+    """The function tile(arguments, number, first, last) under construction: the steps of a tile's samples.
 
     Attributes:
         rows: where numbers of the samples lie that have the step, ``count`` of them.
@@ -66,9 +66,10 @@ class Tile:
     """
 
     def __init__(self, module: ir.Module, fields: Fields, kind: Float, blocking: Blocking, states: int):
-        self.code = Code(module, "tile", [(name, I64) for name in ("arguments", "first", "last")], None, "noinline")
+        names = ("arguments", "number", "first", "last")
+        self.code = Code(module, "tile", [(name, I64) for name in names], None, "noinline")
         self.kind, self.blocking, self.vectors = kind, blocking, Vectors(self.code, kind)
-        base, self.first, self.last = (self.code.argument(k) for k in range(3))
+        base, self.number, self.first, self.last = (self.code.argument(k) for k in range(4))
         self.given = fields.load(self.code, base)
         self.row_bytes = self.given["H"] * kind.size
         self.state_bytes = self.given["B"] * self.row_bytes
@@ -117,7 +118,7 @@ class Tile:
                         add(states)
 
             with code.either(some_end) as (may, never):
-                with may, code.either(self.truth(given["live"] + masks + sample)) as (then, other):
+                with may, code.either(self.live(t, sample)) as (then, other):
                     with then:
                         begin()
                     with other:
@@ -138,14 +139,32 @@ class Tile:
         return self.code.load_number(self.rows + place * 8)
 
     @contextmanager
-    def parts(self, most: int) -> Iterator[tuple[Number, Number]]:
-        """The rows in parts that a product can take, of nearly the same size: the place of the first, how many."""
-        code = self.code
-        parts = (self.count + (most - 1)) // most
+    def parts(self, most: int, count: Number | None = None) -> Iterator[tuple[Number, Number]]:
+        """The step's rows, or so many, in parts that a product can take, of nearly the same size: the place of the first,
+        and how many."""
+        code, count = self.code, self.count if count is None else count
+        parts = (count + (most - 1)) // most
         with code.loop("part", 0, parts) as k:
             # of 0 parts none is reached
-            first, last = ((self.count * (k + plus)) // parts for plus in (0, 1))
+            first, last = ((count * (k + plus)) // parts for plus in (0, 1))
             yield first, last - first
+
+    def live(self, t: Number, sample: Number) -> Any:
+        """Whether a sample has that step; there must be a mask."""
+        return self.truth(self.given["live"] + t * self.given["B"] + sample)
+
+    def walk(self, first: Number, last: Number, run: Callable[[Number, Number], None]) -> None:
+        """Call with the step and the sample of all steps that the tile's samples have, of those that run as numbers first
+        to last, in the order in which find_rows finds them."""
+        code, given = self.code, self.given
+        some_end = given["live"].compare("!=", 0)
+        with code.loop("step", first, last) as i:
+            t, _ = self.time(i)
+            with code.loop("sample", self.first, self.last) as sample, code.either(some_end) as (may, never):
+                with may, code.when(self.live(t, sample)):
+                    run(t, sample)
+                with never:
+                    run(t, sample)
 
     def each_vector(self, first: Number, count: int, run: Callable[[Number, Number, Any], None]) -> None:
         """Call with the vectors of units from ``first`` on: which of them it is, its first unit, and a mask, None where
