@@ -45,6 +45,25 @@ class Form(NamedTuple):
         return 4 if self.bias else 2
 
 
+def live(lengths: Tensor, T: int) -> Tensor:
+    """(T, B) bool: step t lies within sample b."""
+    return torch.arange(T, device=lengths.device)[:, None] < lengths
+
+
+def restarts(resets: Tensor, live: Tensor | None, reverse: bool) -> Tensor:
+    """(T, B) bool: the states begin anew before step t *runs*.
+
+    Backwards, a border between t - 1 and t is crossed on the way into t - 1. Steps beyond the end are no borders.
+    """
+    mask = resets if live is None else resets & live
+    if not reverse:
+        return mask
+    # by indices, as torch.compile would make a graph of its own for the slices of two steps
+    last = mask.shape[0] - 1
+    steps = torch.arange(mask.shape[0], device=mask.device)
+    return mask.index_select(0, (steps + 1).clamp(max=last)) & (steps < last).unsqueeze(1)
+
+
 @dataclass(frozen=True)
 class Task:
     """One direction of one layer over one batch.
@@ -81,22 +100,8 @@ class Task:
         return range(T - 1, -1, -1) if self.reverse else range(T)
 
     def restarts(self) -> Tensor | None:
-        """(T, B) bool: the states begin anew before step t *runs*; None without resets.
-
-        Backwards, a border between t - 1 and t is crossed on the way into t - 1. Steps beyond the end are no borders.
-        """
-        if self.resets is None:
-            return None
-        mask = self.resets
-        live = self.live()
-        if live is not None:
-            mask = mask & live
-        if not self.reverse:
-            return mask
-        # by indices, as torch.compile would make a graph of its own for the slices of two steps
-        last = mask.shape[0] - 1
-        steps = torch.arange(mask.shape[0], device=mask.device)
-        return mask.index_select(0, (steps + 1).clamp(max=last)) & (steps < last).unsqueeze(1)
+        """(T, B) bool: the states begin anew before step t *runs*; None without resets."""
+        return None if self.resets is None else restarts(self.resets, self.live(), self.reverse)
 
     def anew(self) -> tuple[Tensor, ...] | None:
         """The states that a restart begins with, (B, H) each; None without resets."""
@@ -108,9 +113,7 @@ class Task:
 
     def live(self) -> Tensor | None:
         """(T, B) bool: step t lies within sample b; None without lengths."""
-        if self.lengths is None:
-            return None
-        return torch.arange(self.x.shape[0], device=self.x.device)[:, None] < self.lengths
+        return None if self.lengths is None else live(self.lengths, self.x.shape[0])
 
     @staticmethod
     def end(sequences: tuple[Tensor, ...], live: Tensor | None) -> tuple[Tensor, ...]:

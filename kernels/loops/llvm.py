@@ -18,7 +18,6 @@ from gatefuse.kernels.loops.weight_gradients import finish
 from gatefuse.kernels.runtime import debug
 from gatefuse.kernels.runtime.threads import pool, threads
 
-
 _ROWS_AHEAD = 96  # of the input's product, which stay in a cache
 
 
@@ -31,20 +30,23 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     # of one step where nobody keeps them, for the stages of which a later one reads them
     columns = saved_shape[0] if save else shape.COLUMNS
     sums = debug.empty(x, T if save else min(T, 1), B, columns * H)
+    saved = saved_layout(sums, H) if save else sums.new_empty(saved_shape)
     if not T * B * H:
-        return Forward(output, rest, loop.states.clone(), saved_layout(sums, H) if save else sums.new_empty(0, T, B, H), fed)
+        return Forward(output, rest, loop.states.clone(), saved, fed)
     finals = debug.empty(x, *loop.states.shape)
-    tiles, workers = _tiles(B)
+    tiles, workers = batch_tiles(B)
     compiled = forward_loop(loop.cell, x.dtype, -(-B // tiles), H)
     size, step = x.element_size(), B * H * x.element_size()
-    panels = -(-H // compiled.across) * compiled.across
-    pack = x.new_empty(panels * shape.COLUMNS * (H + 1))
+    pack = x.new_empty(compiled.padded(H) * shape.COLUMNS * (H + 1))
+    ahead = _ahead(loop, compiled, tiles)
     values = _common(loop, tiles, workers, output, rest, finals) | {
-        "sums": sums.data_ptr(),
         "sums_column": H * size,
+        "sums": sums.data_ptr(),
         "sums_step": step * columns if save else 0,
         "sums_row": columns * H * size,
         "x": x.data_ptr(),
+        "x_step": x.stride(0) * size,
+        "x_row": x.stride(1) * size,
         "weight": loop.weight.data_ptr(),
         "bias": _address(loop.bias),
         "pack": pack.data_ptr(),
@@ -52,11 +54,10 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
         "fed": fed.data_ptr(),
         "fed_product": fed.shape[1] * step,
         "fed_step": step if save else 0,
-        "finals": finals.data_ptr(),
+        "ends": 0,
     }
-    ahead = _ahead(loop, compiled, tiles)
+    values |= {f"final{s}": finals.data_ptr() + s * step for s in range(shape.S)}
     compiled.run(compiled.fields.filled(values | ahead.values))
-    saved = saved_layout(sums, H) if save else sums.new_empty(0, T, B, H)
     return Forward(output, rest, finals, saved, fed)
 
 
@@ -75,8 +76,8 @@ def _ahead(loop: Sequence, compiled: Compiled, tiles: int) -> _Ahead:
     if weight is None:
         return _Ahead({**_NOTHING, "input_steps": 1})
     N, I = weight.shape
-    row, rows = -(-N // compiled.inputs) * compiled.inputs, -(-loop.B // tiles)
-    steps = min(loop.T, max(1, _ROWS_AHEAD // rows))
+    rows = -(-loop.B // tiles)
+    row, steps = compiled.row(N), steps_ahead(loop.T, rows)
     pack, ahead = x.new_empty(row * (I + 1)), x.new_empty(tiles, steps * rows, row)
     size = x.element_size()
     values = {
@@ -92,17 +93,22 @@ def _ahead(loop: Sequence, compiled: Compiled, tiles: int) -> _Ahead:
     return _Ahead(values, (pack, ahead))
 
 
+def steps_ahead(T: int, rows: int) -> int:
+    """Steps of which the input's product is computed at once, for so many samples of a tile."""
+    return min(T, max(1, _ROWS_AHEAD // rows))
+
+
 def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = True) -> Gradients:
     """Run all steps backward, then the products over all steps; ``kept`` is what forward returned with save."""
     T, B, H, x, shape = loop.T, loop.B, loop.H, loop.x, loop.shape
     d = loop.gradients(upstream.finals)
     if not T * B * H:
         return _finished(loop, kept, d, wanted)
-    tiles, workers = _tiles(B)
+    tiles, workers = batch_tiles(B)
     compiled = backward_loop(loop.cell, x.dtype, -(-B // tiles), H)
     size, step = x.element_size(), B * H * x.element_size()
-    panels = -(-H // compiled.across) * compiled.across
-    pack, d_fed = x.new_empty(panels * shape.COLUMNS * H), x.new_empty(len(computed_products(loop.cell)), B, H)
+    pack = x.new_empty(compiled.padded(H) * shape.COLUMNS * H)
+    d_fed = x.new_empty(len(computed_products(loop.cell)), B, H)
     column, time, row, _ = kept.saved.stride()
     values = _common(loop, tiles, workers, kept.output, kept.rest, kept.finals) | {
         "sums": kept.saved.data_ptr(),
@@ -150,18 +156,18 @@ def _finished(loop: Sequence, kept: Forward, d: Backward, wanted: bool) -> Gradi
     return found._replace(x=d_input, input_weight=torch.mm(rows.t(), inputs), input_bias=d_bias)
 
 
-def _tiles(B: int) -> tuple[int, int]:
+def batch_tiles(B: int) -> tuple[int, int]:
     """Into how many tiles the batch is cut, and how many threads take them."""
     most = -(-B // MOST_ROWS)
     workers = threads(B)
-    tiles = -(-most // workers) * workers
-    return tiles, workers
+    return -(-most // workers) * workers, workers
 
 
 def _common(loop: Sequence, tiles: int, workers: int, output: Tensor, rest: Tensor, finals: Tensor) -> dict[str, Any]:
     """Arguments of both ways."""
     T, B, H = loop.T, loop.B, loop.H
-    step = B * H * loop.x.element_size()
+    row = H * loop.x.element_size()
+    step, fresh = B * row, loop.fresh
     values: dict[str, Any] = {
         "T": T,
         "B": B,
@@ -171,18 +177,19 @@ def _common(loop: Sequence, tiles: int, workers: int, output: Tensor, rest: Tens
         "next": 0,
         "threads": workers,
         "pool": pool() if workers > 1 else 0,
-        "parameters": loop.parameters.data_ptr(),
         "restarts": _address(loop.restarts),
-        "fresh": _address(loop.fresh),
         "live": _address(loop.live),
-        "first": loop.states.data_ptr(),
+        "out_row": row,
         "out0": output.data_ptr(),
         "step0": step,
     }
-    for s in range(1, len(loop.cell.states)):
-        if rest.shape[0]:
+    values |= {f"parameter{k}": loop.parameters.data_ptr() + k * row for k in range(len(loop.cell.parameters))}
+    for s in range(len(loop.cell.states)):
+        values[f"first{s}"] = loop.states.data_ptr() + s * step
+        values[f"fresh{s}"] = 0 if fresh is None else fresh.data_ptr() + s * step
+        if s and rest.shape[0]:
             values |= {f"out{s}": rest.data_ptr() + (s - 1) * T * step, f"step{s}": step}
-        else:  # each step writes where the one before it did
+        elif s:  # each step writes where the one before it did
             values |= {f"out{s}": finals.data_ptr() + s * step, f"step{s}": 0}
     return values
 

@@ -14,6 +14,7 @@ from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.drivers.packing import moved
 from gatefuse.kernels.drivers.padding import finals_given, inputs_within, states_within
 from gatefuse.kernels.drivers.vendor import torch_rnn
+from gatefuse.kernels.loops.operator import watched
 from gatefuse.kernels.plan import Plan, choose
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.task import Form, Request, Task, Weights
@@ -70,6 +71,11 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
+    if driver_name == "llvm" and _at_once(call, form):
+        from gatefuse.kernels.loops.llvm_layers import layers
+
+        output, finals = layers(cell, call.x, call.states, call.weights, form, call.lengths, call.resets, call.fresh)
+        return (output,), finals
     x, states, lengths, empty = call.x, call.states, call.lengths, False
     if lengths is not None:
         empty = _may_be_empty(lengths)
@@ -82,7 +88,7 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     run = driver(driver_name).run
     both = D == 2 and both_at_once(cell, driver_name, call)
     sequences: tuple[Tensor, ...] = ()
-    finals: list[tuple[Tensor, ...]] = []
+    last_states: list[tuple[Tensor, ...]] = []
     for first in range(0, rows, D):
         if first and form.dropout:
             x = drop(x, form.dropout)
@@ -104,10 +110,10 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
         if both:
             outcome = driver(driver_name).run_both((tasks[0], tasks[1]))
             sequences = outcome.sequences
-            finals += zip(*[s.chunk(2, -1) for s in outcome.finals], strict=True)
+            last_states += zip(*[s.chunk(2, -1) for s in outcome.finals], strict=True)
         else:
             outcomes = [run(task) for task in tasks]
-            finals += [outcome.finals for outcome in outcomes]
+            last_states += [outcome.finals for outcome in outcomes]
             sequences = outcomes[0].sequences
             if D == 2:
                 sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
@@ -117,8 +123,20 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     if kept and sequences[0].requires_grad:
         sequences = tuple([s.clone() for s in sequences])
     # stack copies
-    last = tuple([torch.stack(column) for column in zip(*finals, strict=True)])
+    last = tuple([torch.stack(column) for column in zip(*last_states, strict=True)])
     return sequences, finals_given(call.states, last, lengths) if empty and lengths is not None else last
+
+
+def _at_once(call: Call, form: Form) -> bool:
+    """Whether compiled code runs all layers, nothing being differentiated, dropped or watched."""
+    if call.all_states or not call.T * call.B or (form.dropout and form.num_layers > 1):
+        return False
+    if watched(call.x) or torch.jit.is_tracing():
+        return False
+    if not torch.is_grad_enabled():
+        return True
+    tensors = call.x, *call.states, *call.weights, *(call.fresh or ())
+    return not any(tensor.requires_grad for tensor in tensors)
 
 
 def _may_be_empty(lengths: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch.nn.functional import dropout as drop
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.equations.facts import file_key
-from gatefuse.kernels.loops.operator import LOOPS
+from gatefuse.kernels.loops.operator import LOOPS, ON_CPU
 from gatefuse.kernels.task import Form
 from gatefuse.models.execution.calls import Call, Results
 from gatefuse.models.execution.context import exporting
@@ -24,7 +24,7 @@ from gatefuse.models.onnx import check_export
 def stands_for(name: str, device: torch.device) -> bool:
     """Whether, while torch traces, an operator stands for all layers by that driver."""
     # who will run an exported program isn't known
-    return exporting() or name not in LOOPS or (name == "aten" and device.type == "cpu")
+    return exporting() or name not in LOOPS or (name in ON_CPU and device.type == "cpu")
 
 
 def run(cell: Cell, by: str, call: Call, form: Form) -> Results:

@@ -73,7 +73,13 @@ class _Backward(Tile):
             self._saved = given["sums"] + t * given["sums_step"]
             self._d_output = given["d_output"] + t * self.state_bytes
             self._d_rest = given["d_rest"] + t * self.state_bytes
-            self.find_rows(i, t, before, self._over)
+            first = i.compare("==", 0)
+
+            def states(sample: Number) -> list[Number]:
+                found = range(len(self.before))
+                return [code.choose(first, self.begin(s, sample), self.out(s, before, sample)) for s in found]
+
+            self.find_rows(t, states, self._over)
             self._step()
             with code.when(given["restarts"].compare("!=", 0)), code.loop("row", 0, self.count) as place:
                 sample = self.row(place)
@@ -81,7 +87,7 @@ class _Backward(Tile):
                     self._begin(sample)
         code.finish()
 
-    def _over(self, sample: Number, _: list[Number]) -> None:
+    def _over(self, sample: Number) -> None:
         """A step that a sample doesn't have: its states' gradients go on, and nothing else has any."""
         code, program = self.code, self.program
         G, columns = len(program.cell.gates), len(program.columns)
@@ -156,7 +162,7 @@ class _Backward(Tile):
                 pointers = self.before[cell.states.index(name)]
                 return v.load(self.code.load_number(pointers + place * 8) + at, mask)
             if name in cell.parameters:
-                return v.load(given["parameters"] + self.row_bytes * cell.parameters.index(name) + at, mask)
+                return v.load(given[f"parameter{cell.parameters.index(name)}"] + at, mask)
             if name in (names := [f"d_{s}" for s in cell.states]):
                 return self._after(names.index(name), row, unit, mask)
             k = self._fed.index(int(name.removeprefix("d_v")))

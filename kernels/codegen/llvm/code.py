@@ -35,6 +35,10 @@ class Number:
     def __floordiv__(self, other: Any) -> Number:
         return self._of("udiv", other)
 
+    def modulo(self, other: Any) -> Number:
+        """What is left of the division."""
+        return self._of("urem", other)
+
     __radd__, __rmul__ = __add__, __mul__
 
     def compare(self, sign: str, other: Any) -> Any:

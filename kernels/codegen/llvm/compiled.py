@@ -36,6 +36,14 @@ class Compiled(NamedTuple):
     inputs: int
     code: MachineCode
 
+    def padded(self, H: int) -> int:
+        """H units in whole panels."""
+        return -(-H // self.across) * self.across
+
+    def row(self, N: int) -> int:
+        """Numbers of a row of the input's product of N outputs, in whole panels."""
+        return -(-N // self.inputs) * self.inputs
+
 
 def forward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str = "") -> Compiled:
     """For so many rows at once, on a processor of that level."""

@@ -22,24 +22,28 @@ from gatefuse.kernels.equations.program import Program, computed_products
 
 # Rows of which the pointers are held at a time.
 _AHEAD = 128
-_COMMON = ("T", "B", "H", "reverse", "tiles", "next", "threads", "pool", "parameters", "restarts", "fresh", "live", "first")
+_COMMON = ("T", "B", "H", "reverse", "tiles", "next", "threads", "pool", "restarts", "live", "out_row")
 
 
 def common_fields(program: Program) -> tuple[str, ...]:
-    """Arguments of both ways: sizes; tiles, the next one, threads and GOMP_parallel's address or 0; where inputs and first
-    states lie; of each state, where its sequence lies and how many bytes on its next step is."""
-    places = [f"{name}{s}" for s in range(len(program.cell.states)) for name in ("out", "step")]
-    return *_COMMON, *places, "sums", "sums_column", "sums_step", "sums_row"
+    """Arguments of both ways: sizes; tiles, the next one, threads and GOMP_parallel's address or 0; where inputs lie; bytes
+    of a sample's output; of each state, where it begins and begins anew, where its sequence lies and how many bytes on
+    its next step is."""
+    places = [f"{name}{s}" for s in range(len(program.cell.states)) for name in ("first", "fresh", "out", "step")]
+    parameters = [f"parameter{k}" for k in range(len(program.cell.parameters))]
+    return *_COMMON, *places, *parameters, "sums", "sums_column", "sums_step", "sums_row"
 
 
 def forward_fields(program: Program) -> Fields:
-    """Also x; where x is the input itself and no product yet, its features, weights and bias, memory for these in panels
+    """Also x, with the bytes of a step and a row; where x is the input itself and no product yet, its features, weights and bias, memory for these in panels
     and for so many steps' products by tile, with the bytes of a row and of a tile, else zeros; weights, bias or 0, and
     memory for their panels; whether sums are kept for the backward; computed vectors, with the bytes from one product's,
-    and one step's, to the next; the final states."""
-    before = "x", "I", "input_weight", "input_bias", "input_pack", "input_steps", "ahead", "ahead_row", "ahead_tile"
-    more = "weight", "bias", "pack", "save", "fed", "fed_product", "fed_step", "finals"
-    return Fields((*common_fields(program), *before, *more))
+    and one step's, to the next; whether the output is zero where a sample has no step, or its states stay in all
+    sequences; of each state, where the final one goes."""
+    before = "x", "x_step", "x_row", "I", "input_weight", "input_bias", "input_pack", "input_steps", "ahead", "ahead_row", "ahead_tile"
+    more = "weight", "bias", "pack", "save", "fed", "fed_product", "fed_step", "ends"
+    finals = [f"final{s}" for s in range(len(program.cell.states))]
+    return Fields((*common_fields(program), *before, *more, *finals))
 
 
 def apart_slots(program: Program) -> list[str]:
@@ -82,6 +86,7 @@ class _Forward(Tile):
         self._gates = {slot.name: slot.gate for slot in program.slots}
         self._columns = {slot.name: slot.column for slot in program.slots}
         self._later, self._apart = _read_later(program), apart_slots(program)
+        self._states = [self.code.room(I64, MOST_ROWS) for _ in program.cell.states]
         self._inputs = self.code.room(I64, _AHEAD)
         self._x_rows = self.code.room(I64, MOST_ROWS)
         self._taken, self._waiting = (self.code.variable(I64, I64(0)) for _ in range(2))
@@ -89,26 +94,45 @@ class _Forward(Tile):
     def define(self) -> None:
         code, given, states = self.code, self.given, range(len(self.program.cell.states))
         self._raw = given["input_weight"].compare("!=", 0)
+        with code.loop("sample", self.first, self.last) as sample:
+            for s in states:
+                self._set_now(s, sample, self.begin(s, sample))
         with code.loop("step", 0, given["T"]) as i:
-            t, before = self.time(i)
-            self._out = [given[f"out{s}"] + t * given[f"step{s}"] for s in states]
+            t, _ = self.time(i)
+            self._t = t
             self._saved = given["sums"] + t * given["sums_step"]
-
-            def over(sample: Number, now: list[Number]) -> None:
-                for s in states:
-                    code.move(self._out[s] + sample * self.row_bytes, now[s], self.row_bytes)
-
-            with code.when(self._raw), code.when((i - (i // given["input_steps"]) * given["input_steps"]).compare("==", 0)):
+            with code.when(self._raw), code.when(i.modulo(given["input_steps"]).compare("==", 0)):
                 self._multiply_inputs(i, (i + given["input_steps"]).least(given["T"]))
-            self.find_rows(i, t, before, over)
+            self.find_rows(t, self._take, self._over)
             self._find_x(t)
             self._step(t)
-        last, _ = self.time(given["T"] - 1)
-        size = (self.last - self.first) * self.row_bytes
-        for s in states:
-            place = given["finals"] + self.state_bytes * s + self.first * self.row_bytes
-            code.move(place, given[f"out{s}"] + last * given[f"step{s}"] + self.first * self.row_bytes, size)
+        with code.loop("sample", self.first, self.last) as sample:
+            for s in states:
+                code.move(given[f"final{s}"] + sample * self.row_bytes, self._now(s, sample), self.row_bytes)
         code.finish()
+
+    def _now(self, s: int, sample: Number) -> Number:
+        """Where state s of a sample lies after the last step that it had."""
+        return self.code.load_number(self._states[s] + (sample - self.first) * 8)
+
+    def _set_now(self, s: int, sample: Number, at: Number) -> None:
+        self.code.store_number(at, self._states[s] + (sample - self.first) * 8)
+
+    def _take(self, sample: Number) -> list[Number]:
+        found = [self._now(s, sample) for s in range(len(self._states))]
+        for s in range(len(found)):
+            self._set_now(s, sample, self.out(s, self._t, sample))
+        return found
+
+    def _over(self, sample: Number) -> None:
+        """A step that a sample doesn't have."""
+        code = self.code
+        with code.either(self.given["ends"].compare("!=", 0)) as (zero, stay):
+            with zero:
+                code.clear(self.out(0, self._t, sample), self.row_bytes)
+            with stay:
+                for s in range(len(self._states)):
+                    code.move(self.out(s, self._t, sample), self._now(s, sample), self.row_bytes)
 
     def _multiply_inputs(self, first: Number, last: Number) -> None:
         """The input's product, of all rows that the steps from first to last will find."""
@@ -118,7 +142,7 @@ class _Forward(Tile):
 
         def take(t: Number, sample: Number) -> None:
             waiting = Number(code, self._waiting.get())
-            code.store_number(self._input(t, sample), self._inputs + waiting * 8)
+            code.store_number(self._x(t, sample), self._inputs + waiting * 8)
             self._waiting.set((waiting + 1).value)
             with code.when((waiting + 1).compare("==", _AHEAD)):
                 self._multiply_waiting()
@@ -127,8 +151,8 @@ class _Forward(Tile):
         self._multiply_waiting()
         self._taken.set(I64(0))
 
-    def _input(self, t: Number, sample: Number) -> Number:
-        return self.given["x"] + (t * self.given["B"] + sample) * self.given["I"] * self.kind.size
+    def _x(self, t: Number, sample: Number) -> Number:
+        return self.given["x"] + t * self.given["x_step"] + sample * self.given["x_row"]
 
     def _multiply_waiting(self) -> None:
         code, given, vectors = self.code, self.given, self._input_blocking.units
@@ -152,10 +176,10 @@ class _Forward(Tile):
         """Where the input product of each of the step's rows lies."""
         code, given = self.code, self.given
         done = Number(code, self._taken.get())
-        ahead, x = self._ahead(), given["x"] + t * self.state_bytes * len(self.program.cell.gates)
+        ahead = self._ahead()
         with code.loop("row", 0, self.count) as k:
-            here = x + self.row(k) * self.row_bytes * len(self.program.cell.gates)
-            code.store_number(code.choose(self._raw, ahead + (done + k) * given["ahead_row"], here), self._x_rows + k * 8)
+            here = code.choose(self._raw, ahead + (done + k) * given["ahead_row"], self._x(t, self.row(k)))
+            code.store_number(here, self._x_rows + k * 8)
         self._taken.set((done + self.count).value)
 
     def _step(self, t: Number) -> None:
@@ -212,7 +236,6 @@ class _Forward(Tile):
         ``units`` vectors apart."""
         program, v, given = self.program, self.vectors, self.given
         row, at = self.row(place), unit * self.kind.size
-        here = row * self.row_bytes + at
         own = stage_columns(program, stage) if sums is not None else ()
         apart = self.blocking.units * self.kind.lanes * self.kind.size
 
@@ -254,10 +277,10 @@ class _Forward(Tile):
                 known[name] = v.load(self.code.load_number(pointers + place * 8) + at, mask)
             else:
                 k = program.cell.parameters.index(name)
-                known[name] = v.load(given["parameters"] + self.row_bytes * k + at, mask)
+                known[name] = v.load(given[f"parameter{k}"] + at, mask)
         results = part.call(self.code, [known[name] for name in part.inputs])
         if part.name == "update":
-            places = [out + here for out in self._out]
+            places = [self.out(s, self._t, row) + at for s in range(len(self._states))]
         else:
             found = [self._fed.index(k) for k in _of_stage(program, stage + 1)]
             places = [self.code.load_number(self._vectors[k] + place * 8) + at for k in found]

@@ -84,47 +84,50 @@ class Tile:
         t = code.choose(reverse, self.given["T"] - i - 1, i)
         return t, code.choose(reverse, t + 1, t - 1)
 
-    def find_rows(self, i: Number, t: Number, before: Number, over: Callable[[Number, list[Number]], None]) -> None:
-        """Find the step's rows and their states before it; ``over`` is called where a sample doesn't have the step, with
-        its number and where its states lie."""
+    def out(self, s: int, t: Number, sample: Number) -> Number:
+        """Where state s of a sample lies after step t."""
+        row = self.given["out_row"] if s == 0 else self.row_bytes
+        return self.given[f"out{s}"] + t * self.given[f"step{s}"] + sample * row
+
+    def begin(self, s: int, sample: Number) -> Number:
+        """Where state s of a sample lies before its first step."""
+        return self.given[f"first{s}"] + sample * self.row_bytes
+
+    def find_rows(
+        self, t: Number, states: Callable[[Number], list[Number]], over: Callable[[Number], None]
+    ) -> None:
+        """Find the step's rows and their states before it, which lie where ``states`` says of a sample; ``over`` is called
+        where a sample doesn't have the step."""
         code, given = self.code, self.given
         self._count.set(I64(0))
-        at_first = i.compare("==", 0)
-        bases = []
-        for s in range(len(self.before)):
-            later = given[f"out{s}"] + before * given[f"step{s}"]
-            bases.append(code.choose(at_first, given["first"] + self.state_bytes * s, later))
         some_end, some_restart = given["live"].compare("!=", 0), given["restarts"].compare("!=", 0)
-        masks = t * given["B"]
         with code.loop("sample", self.first, self.last) as sample:
-            states = [base + sample * self.row_bytes for base in bases]
 
-            def add(states: list[Number]) -> None:
+            def add(found: list[Number]) -> None:
                 place = Number(code, self._count.get())
                 code.store_number(sample, self.rows + place * 8)
-                for pointers, state in zip(self.before, states, strict=True):
+                for pointers, state in zip(self.before, found, strict=True):
                     code.store_number(state, pointers + place * 8)
                 self._count.set((place + 1).value)
 
-            def begin() -> None:
+            def run() -> None:
+                now = states(sample)
                 with code.either(some_restart) as (may, never):
                     with may:
-                        anew = self.truth(given["restarts"] + masks + sample)
-                        fresh = [
-                            given["fresh"] + self.state_bytes * s + sample * self.row_bytes for s in range(len(states))
-                        ]
-                        add([code.choose(anew, f, state) for f, state in zip(fresh, states, strict=True)])
+                        anew = self.restarted(t, sample)
+                        fresh = [given[f"fresh{s}"] + sample * self.row_bytes for s in range(len(now))]
+                        add([code.choose(anew, f, state) for f, state in zip(fresh, now, strict=True)])
                     with never:
-                        add(states)
+                        add(now)
 
             with code.either(some_end) as (may, never):
                 with may, code.either(self.live(t, sample)) as (then, other):
                     with then:
-                        begin()
+                        run()
                     with other:
-                        over(sample, states)
+                        over(sample)
                 with never:
-                    begin()
+                    run()
         self.count = Number(code, self._count.get())
 
     def truth(self, at: Number) -> Any:
