@@ -18,6 +18,9 @@ from gatefuse.kernels.loops.weight_gradients import finish
 from gatefuse.kernels.runtime import debug
 from gatefuse.kernels.runtime.threads import pool, threads
 
+# Bytes of weights from which on threads divide the units of a few samples: of fewer than a thread could have two of, and of
+# others, up to so many a thread.
+_NEAR, _FAR, _ROWS = 200_000, 1_000_000, 16
 _ROWS_AHEAD = 96  # of the input's product, which stay in a cache
 
 
@@ -34,12 +37,12 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     if not T * B * H:
         return Forward(output, rest, loop.states.clone(), saved, fed)
     finals = debug.empty(x, *loop.states.shape)
-    tiles, workers = batch_tiles(B)
-    compiled = forward_loop(loop.cell, x.dtype, -(-B // tiles), H)
+    division = divided(B, H, shape.COLUMNS * H * H * x.element_size())
+    compiled = forward_loop(loop.cell, x.dtype, division.rows(B), H)
     size, step = x.element_size(), B * H * x.element_size()
     pack = x.new_empty(compiled.padded(H) * shape.COLUMNS * (H + 1))
-    ahead = _ahead(loop, compiled, tiles)
-    values = _common(loop, tiles, workers, output, rest, finals) | {
+    ahead = _ahead(loop, compiled, division)
+    values = _common(loop, division, output, rest, finals) | {
         "sums_column": H * size,
         "sums": sums.data_ptr(),
         "sums_step": step * columns if save else 0,
@@ -71,12 +74,12 @@ class _Ahead(NamedTuple):
 _NOTHING = dict.fromkeys(("I", "input_weight", "input_bias", "input_pack", "ahead", "ahead_row", "ahead_tile"), 0)
 
 
-def _ahead(loop: Sequence, compiled: Compiled, tiles: int) -> _Ahead:
+def _ahead(loop: Sequence, compiled: Compiled, division: Division) -> _Ahead:
     weight, x = loop.input_weight, loop.x
     if weight is None:
         return _Ahead({**_NOTHING, "input_steps": 1})
     N, I = weight.shape
-    rows = -(-loop.B // tiles)
+    tiles, rows = division.tiles, division.rows(loop.B)
     row, steps = compiled.row(N), steps_ahead(loop.T, rows)
     pack, ahead = x.new_empty(row * (I + 1)), x.new_empty(tiles, steps * rows, row)
     size = x.element_size()
@@ -104,13 +107,13 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = T
     d = loop.gradients(upstream.finals)
     if not T * B * H:
         return _finished(loop, kept, d, wanted)
-    tiles, workers = batch_tiles(B)
-    compiled = backward_loop(loop.cell, x.dtype, -(-B // tiles), H)
+    division = divided(B, H, shape.COLUMNS * H * H * x.element_size())
+    compiled = backward_loop(loop.cell, x.dtype, division.rows(B), H)
     size, step = x.element_size(), B * H * x.element_size()
     pack = x.new_empty(compiled.padded(H) * shape.COLUMNS * H)
     d_fed = x.new_empty(len(computed_products(loop.cell)), B, H)
     column, time, row, _ = kept.saved.stride()
-    values = _common(loop, tiles, workers, kept.output, kept.rest, kept.finals) | {
+    values = _common(loop, division, kept.output, kept.rest, kept.finals) | {
         "sums": kept.saved.data_ptr(),
         "sums_column": column * size,
         "sums_step": time * size,
@@ -156,14 +159,37 @@ def _finished(loop: Sequence, kept: Forward, d: Backward, wanted: bool) -> Gradi
     return found._replace(x=d_input, input_weight=torch.mm(rows.t(), inputs), input_bias=d_bias)
 
 
-def batch_tiles(B: int) -> tuple[int, int]:
-    """Into how many tiles the batch is cut, and how many threads take them."""
+class Division(NamedTuple):
+    """How threads divide a call: tiles of the batch, or where ``together`` is set the units of all samples."""
+
+    tiles: int
+    threads: int
+    together: bool = False
+
+    def rows(self, B: int) -> int:
+        """Samples of a tile, at most."""
+        return -(-B // self.tiles)
+
+    def arguments(self) -> dict[str, int]:
+        """As compiled loops take them."""
+        found = pool() if self.threads > 1 else None
+        parallel, team = (0, 0) if found is None else found
+        counts = dict.fromkeys(("joined", "arrived", "next"), 0)
+        together, tiles = int(self.together), self.tiles
+        return counts | {"threads": self.threads, "pool": parallel, "team": team, "together": together, "tiles": tiles}
+
+
+def divided(B: int, H: int, bytes: int) -> Division:
+    """That of a call whose steps read so many bytes of weights."""
     most = -(-B // MOST_ROWS)
+    if B <= MOST_ROWS and (bytes >= _FAR if B >= 2 * threads(B) else bytes >= _NEAR) and (many := threads(H // 16)) > 1:
+        if B < _ROWS * many:
+            return Division(1, many, True)
     workers = threads(B)
-    return -(-most // workers) * workers, workers
+    return Division(-(-most // workers) * workers, workers)
 
 
-def _common(loop: Sequence, tiles: int, workers: int, output: Tensor, rest: Tensor, finals: Tensor) -> dict[str, Any]:
+def _common(loop: Sequence, division: Division, output: Tensor, rest: Tensor, finals: Tensor) -> dict[str, Any]:
     """Arguments of both ways."""
     T, B, H = loop.T, loop.B, loop.H
     row = H * loop.x.element_size()
@@ -173,10 +199,7 @@ def _common(loop: Sequence, tiles: int, workers: int, output: Tensor, rest: Tens
         "B": B,
         "H": H,
         "reverse": int(loop.reverse),
-        "tiles": tiles,
-        "next": 0,
-        "threads": workers,
-        "pool": pool() if workers > 1 else 0,
+        **division.arguments(),
         "restarts": _address(loop.restarts),
         "live": _address(loop.live),
         "out_row": row,

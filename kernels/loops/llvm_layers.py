@@ -17,8 +17,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
 from gatefuse.kernels.equations.program import computed_products
-from gatefuse.kernels.loops.llvm import batch_tiles, steps_ahead
-from gatefuse.kernels.runtime.threads import pool
+from gatefuse.kernels.loops.llvm import divided, steps_ahead
 from gatefuse.kernels.task import Form, live, restarts
 
 _MOST = 256  # sizes of which a cell keeps the arguments
@@ -123,17 +122,15 @@ def _schedule(cell: Cell, x: Tensor, H: int, form: Form, masked: bool, resets: b
     """The calls for these sizes. Blocks of addresses are those of ``layers``."""
     (T, B, _), size, D, S = x.shape, x.element_size(), form.directions, len(cell.states)
     memory = _Memory(size)
-    tiles, workers = batch_tiles(B)
-    compiled = forward_loop(cell, x.dtype, -(-B // tiles), H)
+    division = divided(B, H, cell_shape(cell).COLUMNS * H * H * size)
+    compiled = forward_loop(cell, x.dtype, division.rows(B), H)
     each, rows = form.each + len(cell.parameters), form.num_layers * D
     of_weights = 3 + 2 * S
     of_masks = of_weights + rows * each
     of_restarts = of_masks + masked
     of_fresh = of_restarts + (D if resets else 0)
-    shared = _shared(cell, compiled, memory, T, B, H, tiles) | {
-        "tiles": tiles, "next": 0, "threads": workers, "pool": pool() if workers > 1 else 0,
-        "live": _Place(of_masks, 0) if masked else 0,
-    }  # fmt: skip
+    shared = _shared(cell, compiled, memory, T, B, H) | division.arguments()
+    shared["live"] = _Place(of_masks, 0) if masked else 0
     between = [memory.take(T * B * D * H) for _ in range(min(2, form.num_layers - 1))]
     runs = []
     for layer in range(form.num_layers):
@@ -143,7 +140,7 @@ def _schedule(cell: Cell, x: Tensor, H: int, form: Form, masked: bool, resets: b
         out_at = _Place(2, 0) if last else between[layer % 2]
         for d in range(D):
             row, first = layer * D + d, of_weights + (layer * D + d) * each
-            values = shared | _input(cell, compiled, I, H, T, B, tiles, size) | {
+            values = shared | _input(cell, compiled, I, H, T, B, division.tiles, size) | {
                 "reverse": d,
                 "x": x_at, "x_step": strides[0] * size, "x_row": strides[1] * size,
                 "out0": out_at._replace(offset=out_at.offset + d * H * size),
@@ -167,7 +164,7 @@ def _schedule(cell: Cell, x: Tensor, H: int, form: Form, masked: bool, resets: b
 
 
 def _shared(
-    cell: Cell, compiled: Compiled, memory: _Memory, T: int, B: int, H: int, tiles: int
+    cell: Cell, compiled: Compiled, memory: _Memory, T: int, B: int, H: int
 ) -> dict[str, Any]:
     """Arguments that all layers have, and memory that one after the other uses."""
     columns, size = cell_shape(cell).COLUMNS, memory._size

@@ -9,6 +9,7 @@ import ctypes
 import os
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -25,21 +26,30 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_set_forked)
 
 
+class Pool(NamedTuple):
+    """Addresses: of GOMP_parallel(function, argument, threads, flags), which has each thread of a team call the function,
+    and of omp_get_num_threads(), which tells a thread how many they are."""
+
+    parallel: int
+    team: int
+
+
 def threads(most: int) -> int:
     """How many may run a call, of up to so many that would have work."""
-    if most <= 1 or _forked or not pool():
+    if most <= 1 or _forked or pool() is None:
         return 1
     return min(most, torch.get_num_threads())
 
 
 @cache
-def pool() -> int:
-    """The address of GOMP_parallel(function, argument, threads, flags), which has each thread of a team call the
-    function; 0 where torch has no such pool."""
+def pool() -> Pool | None:
+    """None where torch has no such pool."""
     if torch.backends.openmp.is_available():
         for path in sorted((Path(torch.__file__).parent / "lib").glob("libgomp*")):
             try:
-                return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p).value or 0
+                library = ctypes.CDLL(str(path))
+                functions = library.GOMP_parallel, library.omp_get_num_threads
             except (OSError, AttributeError):
                 continue
-    return 0
+            return Pool(*[ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions])
+    return None

@@ -14,7 +14,7 @@ from gatefuse.kernels.codegen.llvm import parts
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.forward import apart_slots, common_fields
-from gatefuse.kernels.codegen.llvm.packing import pack_backward
+from gatefuse.kernels.codegen.llvm.packing import Share, pack_backward
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_run
@@ -41,8 +41,8 @@ def backward_module(program: Program, kind: Float, blocking: Blocking, processor
         part.define(module, kind)
     _Backward(module, program, fields, kind, blocking).define()
 
-    def prepare(code: Code, given: dict[str, Number]) -> None:
-        pack_backward(code, kind, program, blocking.units, given["H"], given["pack"], given["weight"])
+    def prepare(code: Code, given: dict[str, Number], share: Share) -> None:
+        pack_backward(code, kind, program, blocking.units, share, given["H"], given["pack"], given["weight"])
 
     define_run(module, fields, prepare)
     return module
@@ -98,7 +98,7 @@ class _Backward(Tile):
         def add(s: int, unit: Number, mask: Any) -> None:
             self._store_state(s, sample, unit, mask, self._after(s, sample, unit, mask))
 
-        with code.loop("unit", 0, self.given["H"], self.kind.lanes) as first:
+        with self.my_units() as first:
             self.each_vector(first, 1, lambda _, unit, mask: [add(s, unit, mask) for s in range(len(self.before))])
 
     def _begin(self, sample: Number) -> None:
@@ -111,7 +111,7 @@ class _Backward(Tile):
                 v.store(v.add(v.load(d_fresh, mask), v.load(d_state, mask)), d_fresh, mask)
                 v.store(v.number(0.0), d_state, mask)
 
-        with self.code.loop("unit", 0, self.given["H"], self.kind.lanes) as first:
+        with self.my_units() as first:
             self.each_vector(first, 1, lambda _, unit, mask: move(unit, mask))
 
     def _step(self) -> None:
@@ -119,14 +119,19 @@ class _Backward(Tile):
         for k, phase in enumerate(program.phases):
             part = parts.backward(program, k)
             with self.code.loop("row", 0, self.count) as place:
-                with self.code.loop("unit", 0, self.given["H"], self.kind.lanes) as first:
+                with self.my_units() as first:
                     self.each_vector(first, 1, lambda _, unit, mask: self._run(part, phase, place, unit, mask))
-            for product in program.stage_products(phase.stage):
-                if program.products[product].computed:
-                    self._product(product)
-        for product, p in enumerate(program.products):
-            if not p.computed:
+            self.meet()
+            later = [k for k in program.stage_products(phase.stage) if program.products[k].computed]
+            for product in later:
                 self._product(product)
+            if later:
+                self.meet()
+        found = [k for k, p in enumerate(program.products) if not p.computed]
+        for product in found:
+            self._product(product)
+        if found:
+            self.meet()
 
     def _after(self, s: int, row: Number, unit: Number, mask: Any) -> Any:
         """The gradient of state s after the step: the later steps' and that of its sequence."""
@@ -199,7 +204,7 @@ class _Backward(Tile):
             code.store_number(gradient, self._pointers + place * 8)
         before = sum(len(each.gates) for each in program.products[:k])
         pack = given["pack"] + panels * before * H * width
-        with code.loop("panel", 0, panels) as j, self.parts(self.blocking.rows) as (first, count):
+        with self.my_panels(panels) as j, self.parts(self.blocking.rows) as (first, count):
             panel = pack + j * (K * width)
             values = count, self._pointers + first * 8, panel, self._zeros, self._sums, code.number(width), K
             code.builder.call(products(code.module, self.kind, *self.blocking), [number.value for number in values])

@@ -12,7 +12,7 @@ from llvmlite import ir
 from gatefuse.kernels.codegen.llvm import parts
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
-from gatefuse.kernels.codegen.llvm.packing import define_turned, forward_panel, pack_forward, pack_rows, stage_columns
+from gatefuse.kernels.codegen.llvm.packing import Share, define_turned, forward_panel, pack_forward, pack_rows, stage_columns
 from gatefuse.kernels.codegen.llvm.parts import Part
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products, input_blocking
@@ -22,11 +22,16 @@ from gatefuse.kernels.equations.program import Program, computed_products
 
 # Rows of which the pointers are held at a time.
 _AHEAD = 128
-_COMMON = ("T", "B", "H", "reverse", "tiles", "next", "threads", "pool", "restarts", "live", "out_row")
+_COMMON = (
+    *("T", "B", "H", "reverse", "threads", "pool", "team", "joined", "arrived", "together", "tiles", "next"),
+    *("restarts", "live", "out_row"),
+)
 
 
 def common_fields(program: Program) -> tuple[str, ...]:
-    """Arguments of both ways: sizes; tiles, the next one, threads and GOMP_parallel's address or 0; where inputs lie; bytes
+    """Arguments of both ways: sizes; threads and the addresses of GOMP_parallel and omp_get_num_threads, or 0; counts that
+    begin at 0, of threads that joined and of their meetings; whether all threads share all samples, or how many tiles there
+    are and the next one; where inputs lie; bytes
     of a sample's output; of each state, where it begins and begins anew, where its sequence lies and how many bytes on
     its next step is."""
     places = [f"{name}{s}" for s in range(len(program.cell.states)) for name in ("first", "fresh", "out", "step")]
@@ -62,12 +67,12 @@ def forward_module(program: Program, kind: Float, blocking: Blocking, processor:
     define_turned(module, kind)
     _Forward(module, program, fields, kind, blocking, inputs).define()
 
-    def prepare(code: Code, given: dict[str, Number]) -> None:
-        places = given["H"], given["pack"], given["weight"], given["bias"]
-        pack_forward(code, kind, program, blocking.units, *places)
+    def prepare(code: Code, given: dict[str, Number], share: Share) -> None:
+        places = given["pack"], given["weight"], given["bias"]
+        pack_forward(code, kind, program, blocking.units, share, given["H"], *places)
         with code.when(given["input_weight"].compare("!=", 0)):
-            N, places = given["H"] * len(program.cell.gates), (given[name] for name in ("input_pack", "input_weight", "input_bias"))
-            pack_rows(code, kind, inputs.units, N, given["I"], *places)
+            N, places = given["H"] * len(program.cell.gates), (given["input_pack"], given["input_weight"], given["input_bias"])
+            pack_rows(code, kind, inputs.units, share, N, given["I"], *places)
 
     define_run(module, fields, prepare)
     return module
@@ -150,6 +155,7 @@ class _Forward(Tile):
         self.walk(first, last, take)
         self._multiply_waiting()
         self._taken.set(I64(0))
+        self.meet()
 
     def _x(self, t: Number, sample: Number) -> Number:
         return self.given["x"] + t * self.given["x_step"] + sample * self.given["x_row"]
@@ -161,7 +167,7 @@ class _Forward(Tile):
         N, width = given["H"] * len(self.program.cell.gates), vectors * vector
         panels = (N + (vectors * self.kind.lanes - 1)) // (vectors * self.kind.lanes)
         to = self._ahead() + done * given["ahead_row"]
-        with code.loop("panel", 0, panels) as j, self.parts(self._input_blocking.rows, waiting) as (first, count):
+        with self.my_panels(panels) as j, self.parts(self._input_blocking.rows, waiting) as (first, count):
             panel = given["input_pack"] + j * ((given["I"] + 1) * width)
             sums = to + first * given["ahead_row"] + j * width
             values = count, self._inputs + first * 8, panel + width, panel, sums, given["ahead_row"], given["I"]
@@ -197,9 +203,9 @@ class _Forward(Tile):
 
     def _pass(self, part: Part, stage: int) -> None:
         """A part for all rows and units, from what is known before any product."""
-        code, lanes = self.code, self.kind.lanes
-        with code.loop("row", 0, self.count) as place, code.loop("unit", 0, self.given["H"], lanes) as first:
+        with self.code.loop("row", 0, self.count) as place, self.my_units() as first:
             self.each_vector(first, 1, lambda _, unit, mask: self._run(part, stage, place, unit, mask, None))
+        self.meet()
 
     def _stage(self, stage: int, pack: Number) -> Number:
         """A stage's products, panel by panel, and the part that follows; returns where the next one's panels lie."""
@@ -210,7 +216,7 @@ class _Forward(Tile):
         panels = (H + (across - 1)) // across
         part = parts.update(program) if stage == program.stages else parts.vectors(program, stage + 1)
         assert part is not None, "a later stage multiplies what this one yields"
-        with code.loop("panel", 0, panels) as j:
+        with self.my_panels(panels) as j:
             base = pack + j * panel
             with self.parts(self.blocking.rows) as (first, count):
                 rows, place = base + width, 0
@@ -229,6 +235,7 @@ class _Forward(Tile):
                         units,
                         lambda u, unit, mask: self._run(part, stage, first + row, unit, mask, sums + u * vector),
                     )
+        self.meet()
         return pack + panels * panel
 
     def _run(self, part: Part, stage: int, place: Number, unit: Number, mask: Any, sums: Number | None) -> None:

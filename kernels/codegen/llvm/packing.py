@@ -16,6 +16,15 @@ from gatefuse.kernels.codegen.llvm.code import I32, I64, Code, Number
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 from gatefuse.kernels.equations.program import Program
 
+Share = tuple[Number, Number]
+
+
+def share_of(count: Number, share: Number, shares: Number) -> tuple[Number, Number]:
+    """Where a share of so many things begins and ends."""
+    first, last = ((count * (share + plus)) // shares for plus in (0, 1))
+    return first, last
+
+
 def stage_columns(program: Program, stage: int) -> tuple[int, ...]:
     """The column blocks of a stage's products, which follow one another."""
     return tuple(c for k in program.stage_products(stage) for c in program.products[k].columns)
@@ -72,15 +81,15 @@ def _transposed(code: Code, kind: Float, rows: Sequence[Any]) -> list[Any]:
 
 
 def pack_forward(
-    code: Code, kind: Float, program: Program, units: int, H: Number, to: Number, weight: Number, bias: Number
+    code: Code, kind: Float, program: Program, units: int, share: Share, H: Number, to: Number, weight: Number, bias: Number
 ) -> None:
-    """Lay all stages' panels out one after the other; ``bias`` may be 0."""
+    """Lay a share of all stages' panels out one after the other; ``bias`` may be 0."""
     v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
     vector, panels = lanes * size, (H + (lanes * units - 1)) // (lanes * units)
     for stage in range(1, program.stages + 1):
         columns = stage_columns(program, stage)
         panel = forward_panel(program, stage, units, kind, H)
-        with code.loop("panel", 0, panels) as j:
+        with code.loop("panel", *share_of(panels, *share)) as j:
             base = to + j * panel
             for u in range(units):
                 unit = (j * units + u) * lanes
@@ -105,12 +114,12 @@ def pack_forward(
 
 
 def pack_rows(
-    code: Code, kind: Float, vectors: int, N: Number, K: Number, to: Number, weight: Number, bias: Number
+    code: Code, kind: Float, vectors: int, share: Share, N: Number, K: Number, to: Number, weight: Number, bias: Number
 ) -> None:
-    """Lay a plain product's weights (N, K) out in panels of so many vectors of outputs, in any order of gates."""
+    """Lay a share of a plain product's weights (N, K) out in panels of so many vectors of outputs, in any order of gates."""
     v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
     vector = lanes * size
-    with code.loop("panel", 0, (N + (lanes * vectors - 1)) // (lanes * vectors)) as j:
+    with code.loop("panel", *share_of((N + (lanes * vectors - 1)) // (lanes * vectors), *share)) as j:
         base = to + j * ((K + 1) * (vectors * vector))
         for k in range(vectors):
             unit = (j * vectors + k) * lanes
@@ -124,13 +133,13 @@ def pack_rows(
 
 
 def pack_backward(
-    code: Code, kind: Float, program: Program, units: int, H: Number, to: Number, weight: Number
+    code: Code, kind: Float, program: Program, units: int, share: Share, H: Number, to: Number, weight: Number
 ) -> None:
-    """Lay all products' panels out one after the other."""
+    """Lay a share of all products' panels out one after the other."""
     v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
     vector, panels = lanes * size, (H + (lanes * units - 1)) // (lanes * units)
     for p in program.products:
-        with code.loop("panel", 0, panels) as j:
+        with code.loop("panel", *share_of(panels, *share)) as j:
             for place, gate in enumerate(p.gates):
                 with code.loop("k", 0, H) as k:
                     origin = weight + (H * gate + k) * H * size

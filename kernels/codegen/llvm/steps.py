@@ -1,7 +1,8 @@
 """What the loops forward and backward share: tiles of the batch that threads take, a step's rows, and units of a row.
 
 Threads take tiles until none is left; a tile's samples run their whole sequences, so that no step waits for another
-thread. A step's rows are the samples of a tile that have it.
+thread. Or, where samples are few and units many, the threads of a team divide the units of all samples, and meet after
+each stage. A step's rows are the samples of a tile that have it.
 """
 
 from __future__ import annotations
@@ -14,51 +15,111 @@ from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm.code import I8, I32, I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
+from gatefuse.kernels.codegen.llvm.packing import Share, share_of
 from gatefuse.kernels.codegen.llvm.product import Blocking
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 
 MOST_ROWS = 96  # of a tile
+_TURNS = 4096  # of waiting, after which a thread gives up its processor
 
 
-def define_run(module: ir.Module, fields: Fields, prepare: Callable[[Code, dict[str, Number]], None]) -> None:
-    """Add run(arguments): prepares, then has tiles run, by a pool of threads where ``pool`` is the address of
-    GOMP_parallel; and body(arguments), which takes tiles until none is left and calls tile(arguments, number, first, last)."""
+def define_run(
+    module: ir.Module, fields: Fields, prepare: Callable[[Code, dict[str, Number], Share], None]
+) -> None:
+    """Add run(arguments), which calls body(arguments), or has each thread of a team call it, where ``pool`` is the address
+    of GOMP_parallel.
+
+    Each prepares its share. Then they take tiles until none is left, or where ``together`` is set, run all samples with
+    the units divided among them. A tile's function is tile(arguments, number, first, last, share, shares).
+    """
     body = Code(module, "body", [("arguments", I64)])
     base = body.argument(0)
     given = fields.load(body, base)
-    taken = fields.place(base, "next").pointer
-    head, run, end = (body.function.append_basic_block(name) for name in ("take", "tile", "end"))
-    b = body.builder
-    b.branch(head)
-    b.position_at_end(head)
-    k = Number(body, b.atomic_rmw("add", taken, I64(1), "monotonic"))
-    b.cbranch(k.compare("<", given["tiles"]), run, end)
-    b.position_at_end(run)
-    # tiles differ by one row at most
-    edges = [(given["B"] * (k + plus)) // given["tiles"] for plus in (0, 1)]
-    b.call(module.globals["tile"], [base.value, k.value, *[edge.value for edge in edges]])
-    b.branch(head)
-    b.position_at_end(end)
+    share, shares = _place_in_team(body, fields, base, given)
+    prepare(body, given, (share, shares))
+    meet(body, fields, base, body.number(1), shares)
+    tile = module.globals["tile"]
+    with body.either(given["together"].compare("!=", 0)) as (together, apart):
+        with together:
+            values = base, body.number(0), body.number(0), given["B"], share, shares
+            body.builder.call(tile, [value.value for value in values])
+        with apart:
+            _take_tiles(body, fields, base, given, tile)
     body.finish()
 
     code = Code(module, "run", [("arguments", I64)], public=True)
     base = code.argument(0)
-    given = fields.load(code, base)
-    prepare(code, given)
-    with code.either(given["pool"].compare("==", 0)) as (alone, together):
+    pool = code.load_number(fields.place(base, "pool"))
+    with code.either(pool.compare("==", 0)) as (alone, together):
         with alone:
             code.builder.call(body.function, [base.value])
         with together:
             kind = ir.PointerType(ir.FunctionType(ir.VoidType(), [I64, I64, I32, I32]))
-            pool = code.builder.inttoptr(given["pool"].value, kind)
-            threads = code.builder.trunc(given["threads"].value, I32)
+            function = code.builder.inttoptr(pool.value, kind)
+            threads = code.builder.trunc(code.load_number(fields.place(base, "threads")).value, I32)
             entry = code.builder.ptrtoint(body.function, I64)
-            code.builder.call(pool, [entry, base.value, threads, I32(0)])
+            code.builder.call(function, [entry, base.value, threads, I32(0)])
     code.finish()
 
 
+def _place_in_team(code: Code, fields: Fields, base: Number, given: dict[str, Number]) -> tuple[Number, Number]:
+    """Which of the team's threads this is, and how many there are, which may be fewer than asked for; ``team`` is the
+    address of omp_get_num_threads."""
+    share, shares = code.variable(I64, I64(0)), code.variable(I64, I64(1))
+    with code.when(given["pool"].compare("!=", 0)):
+        kind = ir.PointerType(ir.FunctionType(I32, []))
+        function = code.builder.inttoptr(given["team"].value, kind)
+        shares.set(code.builder.zext(code.builder.call(function, []), I64))
+        share.set(code.builder.atomic_rmw("add", fields.place(base, "joined").pointer, I64(1), "monotonic"))
+    return Number(code, share.get()), Number(code, shares.get())
+
+
+def _take_tiles(code: Code, fields: Fields, base: Number, given: dict[str, Number], tile: ir.Function) -> None:
+    taken = fields.place(base, "next").pointer
+    head, run, end = (code.function.append_basic_block(name) for name in ("take", "tile", "taken"))
+    b = code.builder
+    b.branch(head)
+    b.position_at_end(head)
+    k = Number(code, b.atomic_rmw("add", taken, I64(1), "monotonic"))
+    b.cbranch(k.compare("<", given["tiles"]), run, end)
+    b.position_at_end(run)
+    # tiles differ by one row at most
+    first, last = ((given["B"] * (k + plus)) // given["tiles"] for plus in (0, 1))
+    b.call(tile, [value.value for value in (base, k, first, last, code.number(0), code.number(1))])
+    b.branch(head)
+    b.position_at_end(end)
+
+
+def meet(code: Code, fields: Fields, base: Number, times: Number, shares: Number) -> None:
+    """Wait until all threads of a team have come here so many times; what each has written is then seen by all."""
+    b = code.builder
+    wait, again, end = (code.function.append_basic_block(name) for name in ("wait", "again", "met"))
+    arrived = fields.place(base, "arrived").pointer
+    alone = shares.compare("==", 1)
+    arrive = code.function.append_basic_block("arrive")
+    b.cbranch(alone, end, arrive)
+    b.position_at_end(arrive)
+    b.atomic_rmw("add", arrived, I64(1), "acq_rel")
+    b.branch(wait)
+    b.position_at_end(wait)
+    turns = b.phi(I64)
+    turns.add_incoming(I64(0), arrive)
+    seen = Number(code, b.load_atomic(arrived, "acquire", 8, typ=I64))
+    b.cbranch(seen.compare(">=", times * shares), end, again)
+    b.position_at_end(again)
+    if "x86_64" in code.module.triple:
+        code.call("llvm.x86.sse2.pause", ir.VoidType())
+    # where there are more threads than processors, the others get theirs
+    with b.if_then(b.icmp_unsigned("==", b.and_(turns, I64(_TURNS - 1)), I64(_TURNS - 1))):
+        code.call("sched_yield", I32)
+    turns.add_incoming(b.add(turns, I64(1)), b.block)
+    b.branch(wait)
+    b.position_at_end(end)
+
+
 class Tile:
-    """The function tile(arguments, number, first, last) under construction: the steps of a tile's samples.
+    """The function tile(arguments, number, first, last, share, shares) under construction: the steps of a tile's samples,
+    of a share of the units.
 
     Attributes:
         rows: where numbers of the samples lie that have the step, ``count`` of them.
@@ -66,11 +127,12 @@ class Tile:
     """
 
     def __init__(self, module: ir.Module, fields: Fields, kind: Float, blocking: Blocking, states: int):
-        names = ("arguments", "number", "first", "last")
+        names = ("arguments", "number", "first", "last", "share", "shares")
         self.code = Code(module, "tile", [(name, I64) for name in names], None, "noinline")
         self.kind, self.blocking, self.vectors = kind, blocking, Vectors(self.code, kind)
-        base, self.number, self.first, self.last = (self.code.argument(k) for k in range(4))
-        self.given = fields.load(self.code, base)
+        self._base, self.number, self.first, self.last, self.share, self.shares = map(self.code.argument, range(6))
+        self._fields, self.given = fields, fields.load(self.code, self._base)
+        self._met = self.code.variable(I64, I64(1))
         self.row_bytes = self.given["H"] * kind.size
         self.state_bytes = self.given["B"] * self.row_bytes
         self.rows = self.code.room(I64, MOST_ROWS)
@@ -168,6 +230,26 @@ class Tile:
                     run(t, sample)
                 with never:
                     run(t, sample)
+
+    def meet(self) -> None:
+        """Wait for the team's other threads."""
+        self._met.set((Number(self.code, self._met.get()) + 1).value)
+        meet(self.code, self._fields, self._base, Number(self.code, self._met.get()), self.shares)
+
+    @contextmanager
+    def my_panels(self, count: Number) -> Iterator[Number]:
+        """This thread's of so many panels."""
+        first, last = share_of(count, self.share, self.shares)
+        with self.code.loop("panel", first, last) as j:
+            yield j
+
+    @contextmanager
+    def my_units(self) -> Iterator[Number]:
+        """The first units of this thread's vectors, of a row."""
+        lanes = self.kind.lanes
+        first, last = share_of((self.given["H"] + (lanes - 1)) // lanes, self.share, self.shares)
+        with self.code.loop("unit", first, last) as k:
+            yield k * lanes
 
     def each_vector(self, first: Number, count: int, run: Callable[[Number, Number, Any], None]) -> None:
         """Call with the vectors of units from ``first`` on: which of them it is, its first unit, and a mask, None where
