@@ -98,10 +98,8 @@ class Task:
         steps = torch.arange(mask.shape[0], device=mask.device)
         return mask.index_select(0, (steps + 1).clamp(max=last)) & (steps < last).unsqueeze(1)
 
-    def anew(self) -> tuple[Tensor, ...] | None:
-        """The states that a restart begins with, (B, H) each; None without resets."""
-        if self.resets is None:
-            return None
+    def fresh_states(self) -> tuple[Tensor, ...]:
+        """The states that a restart begins with, (B, H) each: fresh, or the cell's init."""
         if self.fresh is not None:
             return self.fresh
         return tuple([torch.full_like(s, first) for s, first in zip(self.states, self.cell.init, strict=True)])

@@ -30,7 +30,7 @@ class Cut(NamedTuple):
 class Loop(NamedTuple):
     """A loop with whole-sequence kernels: where its forward and backward are, and the shapes, cells and dtypes tried.
 
-    cut: of program, H, B, the bytes of a number, what the GPU holds, and the way as resources.Row has it.
+    cut: of program, H, B, the bytes of a number, what the GPU holds, and the way as compilation.Row has it.
     """
 
     name: str

@@ -25,7 +25,7 @@ class Limits(NamedTuple):
     programs: int
 
 
-# What kernels are compiled for, where the GPU need not be there; see launch.compile_only.
+# What kernels are compiled for, where the GPU need not be there; see launcher.compile_only.
 assumed: ContextVar[str] = ContextVar("assumed", default="sm_90")
 
 

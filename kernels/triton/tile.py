@@ -1,7 +1,7 @@
 """Device functions on tiles (units, samples) that the whole-sequence kernels share.
 
 A tile's rows are units, padded to a power of two HP, and its columns BB samples; u (HP, 1) and b (1, BB) are their
-numbers, ``real`` marks those that exist. CELL is shape.CellShape.
+numbers, ``real`` marks those that exist. CELL is codegen.constexpr.CellShape.
 
 Both directions of a layer may lie side by side: rows of memory are then W = 2 H units long, the pointers begin at
 those of the program's direction, and ORDER, "forward", "reverse" or "both", says how its steps run.
