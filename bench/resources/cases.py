@@ -9,7 +9,7 @@ import torch
 
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.equations.program import Program
-from gatefuse.kernels.runtime.device import SHARED_BYTES, Limits, of_arch
+from gatefuse.kernels.runtime.device import Limits, of_arch
 from gatefuse.kernels.tiling.tiles import (
     block_shared_bytes,
     block_tiles,
@@ -98,5 +98,5 @@ def cases(arch: str) -> Iterator[Case]:
                 for H in loop.hidden:
                     for B in loop.batches:
                         case = Case(loop, name, dtype, H, B)
-                        if dtype != torch.float32 or case.cut(arch).shared <= SHARED_BYTES[arch]:
+                        if dtype != torch.float32 or case.cut(arch).shared <= of_arch(arch).shared:
                             yield case
