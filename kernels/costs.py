@@ -27,7 +27,7 @@ COLUMNS = ("device", "driver", "cell", "dtype", "mode", "H", "B", "us")
 
 
 class Cost(NamedTuple):
-    """us: microseconds a step, with the backward where gradients are wanted; source: ``measured`` or ``predicted``."""
+    """A cost: microseconds a step, with the backward where gradients are wanted, and source, measured or predicted."""
 
     us: float
     source: str
@@ -68,7 +68,7 @@ def cost(name: str, request: Request) -> Cost | None:
 
 
 def measured(name: str, request: Request) -> float | None:
-    """The nearest row's: of the same device, driver, cell, dtype and mode, H within a quarter, B within twice."""
+    """The nearest row's cost: same device, driver, cell, dtype and mode, H within a quarter, B within twice."""
     found = _table().get((_device_name(request.device), name, *_kind(request)), {})
 
     def distance(shape: tuple[int, int]) -> tuple[float, float]:
@@ -105,14 +105,14 @@ def _table() -> dict[tuple[str, ...], dict[tuple[int, int], float]]:
 
 
 def predicted(name: str, request: Request) -> float | None:
-    """Microseconds a step; None for drivers whose cost can't be counted."""
+    """The counted cost, in microseconds a step; None for drivers whose cost can't be counted."""
     ways = {"step": _step, "block": _block, "grid": _grid}
     return ways[name](request, request.cell.program) if name in ways else None
 
 
 @cache
 def ceilings(device: torch.device) -> Ceilings:
-    """Of a device, by its compute capability; a CPU's stand for an H100's, as its limits do."""
+    """The ceilings of a device, by its compute capability; a CPU's are an H100's, as its limits are."""
     major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
     found = gpu(f"sm_{major}{minor}")
     return Ceilings(found.matrix, found.exchange)

@@ -36,7 +36,7 @@ class Form(NamedTuple):
 
     @property
     def directions(self) -> int:
-        """D."""
+        """D, how many directions there are."""
         return 2 if self.bidirectional else 1
 
     @property

@@ -1,4 +1,4 @@
-"""One group from beginning to end: build the contenders, check each against float64, time them in turns, make rows."""
+"""The race of a group: build the contenders, check each against float64, time them in turns, make rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is compiled for the table of resources: which loops at which shapes, and how each loop cuts the work."""
+"""Cases for the table of resources: which loops are compiled at which shapes, and how each loop cuts the work."""
 
 from __future__ import annotations
 

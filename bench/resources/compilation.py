@@ -66,7 +66,7 @@ class Row:
     step: TimeLoop = field(default_factory=TimeLoop)
 
     def columns(self) -> dict[str, Any]:
-        """What the file holds of it."""
+        """The row by the file's columns."""
         case, cut, weights = self.case, self.cut, self.weights
         return {
             "loop": case.loop.name, "cell": case.cell, "way": self.way, "dtype": _name(case.dtype), "H": case.H,

@@ -35,7 +35,7 @@ Call = Callable[[], Mapping[str, Tensor]]
 
 
 class Verdict(NamedTuple):
-    """same_bits as the unchanged pass; else the worst error, a part of the result's largest value, and the allowed."""
+    """Whether a variant is right: by the unchanged pass's bits, or else by its worst error and what is allowed."""
 
     same_bits: bool
     error: float = nan

@@ -24,7 +24,7 @@ _TRIES = 3  # of a trace, where another thread changes what the equations use
 
 
 class Known(NamedTuple):
-    """program: the traced equations, None where ``refusal`` says why there are none.
+    """What is known of equations: their traced program, or None where ``refusal`` says why there is none.
 
     outside: what they use from outside, as it was; empty where that can't be said. closed: whether it can, so that the
     fingerprint stands for all that they compute.

@@ -1,4 +1,4 @@
-"""What a device can hold: shared memory and programs that run at once, read off the device itself."""
+"""Limits of a device, read off it: shared memory, and programs that run at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gatefuse.kernels.runtime.gpus import gpu
 
 
 class Limits(NamedTuple):
-    """shared: bytes of shared memory that one program may have; programs: multiprocessors."""
+    """A device's limits: bytes of shared memory that one program may have; programs at once, one a multiprocessor."""
 
     shared: int
     programs: int

@@ -35,5 +35,5 @@ _OTHER = Gpu(65_536, 132, 60e6, 1.0e6)
 
 
 def gpu(arch: str) -> Gpu:
-    """That of an architecture, ``sm_90``; of one that isn't listed, a small one."""
+    """The GPU of an architecture, ``sm_90``; of one that isn't listed, a small one."""
     return GPUS.get(arch, _OTHER)

@@ -135,14 +135,14 @@ class ScriptedLayer(nn.Module):
 
 
 def borders(resets: Tensor | None, live: Tensor | None) -> Tensor | None:
-    """Resets (T, B) where samples live; steps beyond the end are no borders."""
+    """The borders between sequences: resets (T, B) where samples live; steps beyond the end are none."""
     if resets is None or live is None:
         return resets
     return resets & live
 
 
 def turned(restarts: Tensor | None) -> Tensor | None:
-    """For the way back: a border between t - 1 and t is crossed on the way into t - 1."""
+    """The borders on the way back: that between t - 1 and t is crossed on the way into t - 1."""
     if restarts is None:
         return restarts
     return torch.cat([restarts[1:], torch.zeros_like(restarts[:1])])
