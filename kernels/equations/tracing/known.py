@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from gatefuse.kernels.equations.operators import TranslationError
-from gatefuse.kernels.equations.outside import OutsideError, Reference, references
 from gatefuse.kernels.equations.program import Program
-from gatefuse.kernels.equations.thread import apart
-from gatefuse.kernels.equations.trace import trace
+from gatefuse.kernels.equations.tracing.outside import OutsideError, Reference, references
+from gatefuse.kernels.equations.tracing.thread import apart
+from gatefuse.kernels.equations.tracing.trace import trace
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
