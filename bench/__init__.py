@@ -1,1 +1,1 @@
-"""sweep -> contender -> sample -> row -> report."""
+"""The benchmark: sweep -> contender -> sample -> row -> report."""

@@ -1,4 +1,4 @@
-"""A checkout without symbolic links, run as it is, lacks kernels, models and bench, which are links in this folder."""
+"""A word to who runs a checkout without symbolic links as it is: kernels, models and bench are links in this folder."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""Whether a driver's kernels run where it refuses nothing: a tiny call of each is tried, in a process of its own.
+"""Trial calls of drivers, tiny and in a process of their own: whether kernels run where a driver refuses nothing.
 
 What this Triton, this device and its libraries make of a kernel shows when it runs, and a crash ends its process.
 """
@@ -41,7 +41,7 @@ def failures(device: torch.device, calls: Sequence[tuple[str, str]]) -> dict[tup
 
 
 def main(device: str, calls: str) -> None:
-    """Say of one call after another what went wrong, up to the first: a device may answer no more from there on."""
+    """Try calls and print what went wrong with each, up to the first that fails: a device may answer no more."""
     for cell, driver in json.loads(calls):
         why = _failure(torch.device(device), cell, driver)
         print(f"{_MARK}{json.dumps(why)}", flush=True)

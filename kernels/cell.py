@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.equations.gates import Gates, Recurrence
-from gatefuse.kernels.equations.known import Known, known, open_ended
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.signature import check_names, formed, read_signature
+from gatefuse.kernels.equations.tracing.known import Known, known, open_ended
 
 if TYPE_CHECKING:
     from gatefuse.kernels.equations.program import Program

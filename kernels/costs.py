@@ -17,6 +17,7 @@ import torch
 
 from gatefuse.kernels.equations.program import Program
 from gatefuse.kernels.runtime.device import limits
+from gatefuse.kernels.runtime.gpus import gpu
 from gatefuse.kernels.task import Request
 from gatefuse.kernels.tiling.segments import worth_recording
 from gatefuse.kernels.tiling.tiles import block_tiles, grid_backward_tiles, grid_tiles
@@ -26,7 +27,7 @@ COLUMNS = ("device", "driver", "cell", "dtype", "mode", "H", "B", "us")
 
 
 class Cost(NamedTuple):
-    """us: microseconds a step, with the backward where gradients are wanted; source: ``measured`` or ``predicted``."""
+    """A cost: microseconds a step, with the backward where gradients are wanted, and source, measured or predicted."""
 
     us: float
     source: str
@@ -41,7 +42,8 @@ class Ceilings(NamedTuple):
     Attributes:
         matrix: operations in 16 bits.
         exchange: bytes that all programs together read of what the L2 cache holds.
-        launch, host: microseconds from one kernel's start to the next, recorded or started by the host.
+        launch, host: microseconds from one kernel's start to the next, recorded or started by the host; as meeting,
+            estimated, and the same on all devices.
         meeting: microseconds from arriving at a barrier to having loaded what the others stored.
     """
 
@@ -52,17 +54,6 @@ class Ceilings(NamedTuple):
     meeting: float = 1.7
 
 
-# The matrix rates are the makers' (dense, float32 sums, data sheets of A100 SXM, RTX 3090, RTX 4090, H100 SXM and
-# RTX 5090). The rest are estimates: an exchange of about 1.6 times the memory's rate of the data sheet, and on all
-# devices the same times for launches and meetings.
-_CEILINGS = {
-    (8, 0): Ceilings(312e6, 3.3e6),
-    (8, 6): Ceilings(71e6, 1.5e6),
-    (8, 9): Ceilings(165e6, 1.6e6),
-    (9, 0): Ceilings(989e6, 5.4e6),
-    (12, 0): Ceilings(209e6, 2.9e6),
-}
-_SMALL = Ceilings(60e6, 1.0e6)  # any other
 # The part of the matrix rate that products of a few hundred rows are expected to reach.
 _REACHED = 0.5
 
@@ -77,7 +68,7 @@ def cost(name: str, request: Request) -> Cost | None:
 
 
 def measured(name: str, request: Request) -> float | None:
-    """The nearest row's: of the same device, driver, cell, dtype and mode, H within a quarter, B within twice."""
+    """The nearest row's cost: same device, driver, cell, dtype and mode, H within a quarter, B within twice."""
     found = _table().get((_device_name(request.device), name, *_kind(request)), {})
 
     def distance(shape: tuple[int, int]) -> tuple[float, float]:
@@ -114,16 +105,17 @@ def _table() -> dict[tuple[str, ...], dict[tuple[int, int], float]]:
 
 
 def predicted(name: str, request: Request) -> float | None:
-    """Microseconds a step; None for drivers whose cost can't be counted."""
+    """The counted cost, in microseconds a step; None for drivers whose cost can't be counted."""
     ways = {"step": _step, "block": _block, "grid": _grid}
     return ways[name](request, request.cell.program) if name in ways else None
 
 
 @cache
 def ceilings(device: torch.device) -> Ceilings:
-    """Of a device, by its compute capability; a CPU's stand for an H100's, as its limits do."""
-    key = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
-    return _CEILINGS.get(key, _SMALL)
+    """The ceilings of a device, by its compute capability; a CPU's are an H100's, as its limits are."""
+    major, minor = torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+    found = gpu(f"sm_{major}{minor}")
+    return Ceilings(found.matrix, found.exchange)
 
 
 def _meetings(program: Program) -> tuple[int, int]:

@@ -36,7 +36,7 @@ class Form(NamedTuple):
 
     @property
     def directions(self) -> int:
-        """D."""
+        """D, how many directions there are."""
         return 2 if self.bidirectional else 1
 
     @property
@@ -103,10 +103,8 @@ class Task:
         """(T, B) bool: the states begin anew before step t *runs*; None without resets."""
         return None if self.resets is None else restarts(self.resets, self.live(), self.reverse)
 
-    def anew(self) -> tuple[Tensor, ...] | None:
-        """The states that a restart begins with, (B, H) each; None without resets."""
-        if self.resets is None:
-            return None
+    def fresh_states(self) -> tuple[Tensor, ...]:
+        """The states that a restart begins with, (B, H) each: fresh, or the cell's init."""
         if self.fresh is not None:
             return self.fresh
         return tuple([torch.full_like(s, first) for s, first in zip(self.states, self.cell.init, strict=True)])

@@ -1,4 +1,4 @@
-"""The scratch networks' weights to and from the names of a torch.nn layer: the same function with other shapes.
+"""Conversion of the scratch networks' weights to and from a torch.nn layer's: the same function with other shapes.
 
 A layer has two biases where a scratch network has one. Their sum is all that these cells see, also gru_reset_first,
 whose b_hh is added after the product; so loading adds them, and exporting puts the sum into bias_ih_l0 and zeros into

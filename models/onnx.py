@@ -45,7 +45,7 @@ _made: list[bool] = []  # once a table was
 
 @constant
 def check_export() -> None:
-    """Called where an export reaches layers. torch says of an operator that it can't translate no more than its name.
+    """Refuse an export that reaches layers without a table for them: torch would only say its operator's name.
 
     A table that was made and not given goes unseen: only the exporter knows what it was given.
 
@@ -61,7 +61,7 @@ def check_export() -> None:
 
 
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """For torch.onnx.export's ``custom_translation_table``; needs onnxscript, as that does.
+    """The table for torch.onnx.export's ``custom_translation_table``; needs onnxscript, as that does.
 
     Exported are the cells elman, elman_relu, lstm, peephole_lstm, gru (linear_before_reset = 1) and gru_reset_first
     (linear_before_reset = 0), with lengths as sequence_lens; others make the export fail with the reason: a cell that

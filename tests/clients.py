@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import gatefuse
+from gatefuse.bench.measure.tolerance import error, worst
 from gatefuse.bench.report.document.blocks import Heading, Items, Table
 from gatefuse.bench.report.document.figures import digits
 from gatefuse.bench.report.document.markdown import document
@@ -74,9 +75,7 @@ def measure(client: Client) -> Outcome:
 
 def distance(found: list[Tensor], expected: list[Tensor]) -> float:
     """The largest difference of any result, as a part of that result's largest value."""
-    return max(
-        ((a - b).abs().max() / b.abs().max()).item() for a, b in zip(found, expected, strict=True) if b.abs().max() > 0
-    )
+    return worst(error(a, b) for a, b in zip(found, expected, strict=True) if b.abs().max() > 0)
 
 
 def recurrent_ppo(change: Change) -> Found:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Job:
-    """A command.
+    """A command with its limits.
 
     Attributes:
         kind: ``tests``, ``sanitizer`` or ``sweep``.

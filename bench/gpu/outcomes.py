@@ -12,7 +12,7 @@ _KEPT = 6_000  # characters of a failed command's output
 
 
 def judge(job: Job, finished: Finished, own_limit: bool) -> Entry:
-    """What a command's end says.
+    """The outcome of a command, by its end.
 
     Args:
         own_limit: it had the job's own seconds, and not only what was left of the budget.
@@ -23,7 +23,7 @@ def judge(job: Job, finished: Finished, own_limit: bool) -> Entry:
 
 
 def broke(finished: Finished) -> bool:
-    """It ended since the device answers no more; on its way out such a process may still abort, or hang."""
+    """Whether it ended since the device answers no more; on its way out such a process may still abort, or hang."""
     return finished.status == STATUS or f"! {SAID}" in finished.output or f"Interrupted: {SAID}" in finished.output
 
 

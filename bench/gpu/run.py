@@ -1,4 +1,4 @@
-"""``python3 -m gatefuse.bench.gpu``: what a GPU machine that is at hand for minutes is asked, in order of importance.
+"""``python3 -m gatefuse.bench.gpu``: the jobs for a GPU that is at hand for minutes, in order of importance.
 
 Device tests, the most telling first and those of the grid's barrier last, which may hang; then the sanitizer; then
 sweeps. Each runs as a process of its own with a time limit of its own; one that hangs is stopped, one that breaks the

@@ -16,7 +16,7 @@ _WORST = 8
 
 
 def tests(entries: Mapping[str, Entry]) -> str:
-    """What failed and how, by job."""
+    """The tests that failed and how, by job."""
     parts = ["What failed, and how:"]
     for name, entry in entries.items():
         if entry.bad or entry.output:
@@ -25,7 +25,7 @@ def tests(entries: Mapping[str, Entry]) -> str:
 
 
 def summary(head: str, entries: Mapping[str, Entry], sweeps: Mapping[str, Path]) -> str:
-    """At most 40 lines.
+    """The page, of at most 40 lines.
 
     Args:
         sweeps: the rows' file by the name of the sweep, whether or not it is there.

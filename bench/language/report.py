@@ -2,7 +2,7 @@
 
 rows/runs.csv    a line for each network: what it is, how it ended, where it ran
 rows/curve.csv   a line for each of its epochs
-rows/speed.csv   tokens a second, as language_speed measures them
+rows/speed.csv   tokens a second, as language/speed.py measures them
 language.md, language.svg   written from these
 """
 
@@ -59,7 +59,7 @@ def measure(folder: Path, text: Text, epochs: int, word_epochs: int, seconds: fl
 
 
 def measure_speed(folder: Path, text: Text, epochs: int = 10, threads: Sequence[int] | None = None) -> None:
-    """Write rows/speed.csv, of the networks over characters; see language_speed.measure."""
+    """Write rows/speed.csv, of the networks over characters; see speed.measure."""
     networks = {run.name: run.settings for run in (*LAYERS, SCRATCH)}
     corpus = prepare(text, max_tokens=MAX_TOKENS)
     speed.measure(folder / "rows" / "speed.csv", corpus, networks, epochs, threads)

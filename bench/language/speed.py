@@ -61,7 +61,7 @@ def measure(
 
 
 def section(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> Iterator[Block]:
-    """What the rows say.
+    """The section on speed, out of the rows.
 
     Args:
         pairs: a layer's name, and that of the network from scratch beside it, "" for none.

@@ -1,4 +1,4 @@
-"""What a device can do at best, measured beside the contenders, and the least time that a call could take by it.
+"""Peaks of a device, measured beside the contenders, and the least time that a call could take by them.
 
     floor = max(flop / matrix rate, bytes / copy rate) + meetings * barrier
 

@@ -1,4 +1,4 @@
-"""One group from beginning to end: build the contenders, check each against float64, time them in turns, make rows."""
+"""The race of a group: build the contenders, check each against float64, time them in turns, make rows."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from gatefuse.bench.measure import tolerance
 from gatefuse.bench.measure.broken_device import blame
 from gatefuse.bench.measure.clocks import Clock
 from gatefuse.bench.measure.peaks import Limits
@@ -155,7 +156,5 @@ def _call(group: Group, network: Network, batch: tuple[Tensor, ...]) -> Callable
 def _error(result: object, truth: tuple[Tensor, ...], layout: Layout) -> float:
     """The largest difference over the largest value, of the worst among output and gradient; NaN if any is."""
     assert isinstance(result, tuple)
-    errors = []
-    for got, ref in zip(result, truth, strict=True):
-        errors.append(float((layout.back(got) - ref).abs().max() / ref.abs().max()))
-    return max(errors, key=lambda error: (error != error, error))
+    errors = (tolerance.error(layout.back(got), reference) for got, reference in zip(result, truth, strict=True))
+    return tolerance.worst(errors)

@@ -84,7 +84,7 @@ class Row:
         self.peak_memory_bytes = samples.peak_memory
 
     def columns(self) -> dict[str, Any]:
-        """What a file holds of it."""
+        """The row by a file's columns."""
         own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("group", "floor")}
         derived = {name: getattr(self, name) for name in ("us_per_step", "tokens_per_second", "floor_share")}
         return {**self.group.columns, **own, **derived, **self.floor._asdict()}

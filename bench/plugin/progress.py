@@ -1,4 +1,4 @@
-"""How far a sweep is, for those who watch it: a person, or a process that must tell a slow one from one that hangs."""
+"""Progress of a sweep, for those who watch it: a person, or a process that must tell a slow one from one that hangs."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ class Progress:
             self._reporter.flush()
 
     def end(self) -> None:
-        """Leave the line."""
+        """End the line that was rewritten in place."""
         if self._shown and self._reporter.isatty:
             self._reporter.write("\n")

@@ -1,4 +1,4 @@
-"""What a step costs by each driver, out of a GPU's rows, into the table that the plan reads (kernels/costs.py)."""
+"""Measured costs of a step by each driver, out of a GPU's rows into the plan's table (kernels/costs.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README's figures, written between two marks from the reports' CSVs; nobody types them."""
+"""The README's figures, written between marks from the reports' CSVs; nobody types them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from collections.abc import Iterator
 from os.path import relpath
 from pathlib import Path
 
+from ..storage.results import Results
 from . import index
-from .document import markdown
+from .document import markdown, marks
 from .document.blocks import Block, Table
-from .sections import plots
+from .sections import plots, speedups
 from .sweep import load, summary
 
-START, END = "<!-- report:start -->", "<!-- report:end -->"
+# The parts of the page, by their marks: one figure and a plot, and what stands behind them.
+HEADLINE, REPORT = "headline", "report"
 
 
 def fill(readme: Path, csv: Path) -> Path:
-    """Put between the marks a CSV's summary, its first plot if that is there, and a line for each report.
+    """Put between the marks a CSV's headline, with its first plot if that is there, its summary, the list of reports.
 
     The reports are those of the folder that holds the CSV's; links are the README's.
 
@@ -24,23 +26,22 @@ def fill(readme: Path, csv: Path) -> Path:
         OSError: a file can't be read or written.
         ValueError: the marks are not there, once each and in order, or a CSV holds no rows that can be used.
     """
-    text = readme.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not start or not end or START in rest or END in after:
-        raise ValueError(f"{readme.name} must hold {START} and {END} once each, in this order.")
-    body = markdown.document(_blocks(csv, Path(relpath(csv.parent.parent, readme.parent)).as_posix()))
-    readme.write_text(f"{before}{START}\n{body}{END}{after}", encoding="utf-8")
-    return readme
-
-
-def _blocks(csv: Path, reports: str) -> Iterator[Block]:
     results = load(csv)
-    yield from summary(results)
+    reports = Path(relpath(csv.parent.parent, readme.parent)).as_posix()
+    parts = {HEADLINE: _headline(results, csv, reports), REPORT: _report(results, csv, reports)}
+    return marks.fill(readme, {name: markdown.document(blocks) for name, blocks in parts.items()})
+
+
+def _headline(results: Results, csv: Path, reports: str) -> Iterator[Block]:
+    yield speedups.headline(results)
     plot = plots.PLOTS[0]
     name = plots.name(csv.stem, plot)
     if csv.with_name(name).exists():
         yield f"![{plot.alt}]({reports}/{csv.parent.name}/{name})"
+
+
+def _report(results: Results, csv: Path, reports: str) -> Iterator[Block]:
+    yield from summary(results)
     page = f"{reports}/{csv.parent.name}/{csv.stem}.md"
     yield (
         f"Which driver is the fastest at each shape, plots, every contender, and why to believe it: [{page}]({page}). "

@@ -1,4 +1,4 @@
-"""What is compiled for the table of resources: which loops at which shapes, and how each loop cuts the work."""
+"""Cases for the table of resources: which loops are compiled at which shapes, and how each loop cuts the work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.equations.program import Program
-from gatefuse.kernels.runtime.device import SHARED_BYTES, Limits, of_arch
+from gatefuse.kernels.runtime.device import Limits, of_arch
 from gatefuse.kernels.tiling.tiles import (
     block_shared_bytes,
     block_tiles,
@@ -30,7 +30,7 @@ class Cut(NamedTuple):
 class Loop(NamedTuple):
     """A loop with whole-sequence kernels: where its forward and backward are, and the shapes, cells and dtypes tried.
 
-    cut: of program, H, B, the bytes of a number, what the GPU holds, and the way as resources.Row has it.
+    cut: of program, H, B, the bytes of a number, what the GPU holds, and the way as compilation.Row has it.
     """
 
     name: str
@@ -98,5 +98,5 @@ def cases(arch: str) -> Iterator[Case]:
                 for H in loop.hidden:
                     for B in loop.batches:
                         case = Case(loop, name, dtype, H, B)
-                        if dtype != torch.float32 or case.cut(arch).shared <= SHARED_BYTES[arch]:
+                        if dtype != torch.float32 or case.cut(arch).shared <= of_arch(arch).shared:
                             yield case

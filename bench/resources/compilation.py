@@ -26,11 +26,12 @@ from gatefuse.bench.resources.ttgir import Held, held
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.loops.buffers import Upstream
 from gatefuse.kernels.loops.inputs import Sequence
-from gatefuse.kernels.runtime.device import SHARED_BYTES
+from gatefuse.kernels.runtime.device import of_arch
+from gatefuse.kernels.runtime.gpus import GPUS
 from gatefuse.kernels.runtime.launcher import compile_only
 from gatefuse.kernels.runtime.requirement import require_triton
 
-ARCHITECTURES = tuple(SHARED_BYTES)
+ARCHITECTURES = tuple(GPUS)
 WAYS = ("training forward", "backward", "inference forward")
 _STEPS = 2  # of the sequences that the host loops are given; kernels are the same for all lengths
 
@@ -65,7 +66,7 @@ class Row:
     step: TimeLoop = field(default_factory=TimeLoop)
 
     def columns(self) -> dict[str, Any]:
-        """What the file holds of it."""
+        """The row by the file's columns."""
         case, cut, weights = self.case, self.cut, self.weights
         return {
             "loop": case.loop.name, "cell": case.cell, "way": self.way, "dtype": _name(case.dtype), "H": case.H,
@@ -122,7 +123,7 @@ def measure(case: Case, arch: str, tool: Path, ways: Collection[str] = ()) -> It
     compiled, errors = _compile(case, arch, ways)
     for way in ways:
         for name, kernel in compiled.get(way, {"": None}).items():
-            row = Row(case, way, case.cut(arch, way), SHARED_BYTES[arch], name.partition(" ")[0])
+            row = Row(case, way, case.cut(arch, way), of_arch(arch).shared, name.partition(" ")[0])
             if kernel is None:
                 row.error = errors.get(way, "no kernel was launched")
             else:

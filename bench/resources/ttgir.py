@@ -27,7 +27,7 @@ _MOVES = (
 
 
 class Held(NamedTuple):
-    """What the time loop's products find on the chip.
+    """Weights that lie on the chip when the time loop's products want them.
 
     Attributes:
         place: ``shared``, ``registers``, ``global`` where the weights are loaded each step, or several, with commas.

@@ -39,5 +39,5 @@ def read_lines(path: Path, needed: Iterable[str]) -> tuple[pd.DataFrame, dict[in
 
 
 def in_words(skipped: dict[int, str]) -> list[str]:
-    """``line 31: it is cut off``, in the order of the file."""
+    """Unusable lines in words, in the order of the file: ``line 31: it is cut off``."""
     return [f"line {number}: {why}" for number, why in sorted(skipped.items())]

@@ -30,7 +30,7 @@ class Results:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, sweep: str) -> Results:
-        """Take over what table.read gave.
+        """The results in a frame that sweep_table.read gave.
 
         Raises:
             ValueError: there are no rows, or none that can be used.

@@ -43,16 +43,6 @@ GROUP = (*SHAPE, "dtype", "mode")
 UNCHECKED = "in the float64 reference: "
 ON_REQUEST = "left out on request"
 
-# Columns that files written before them lack, in the order and with the text that they then get; all rows were full.
-_LATER = {
-    "shape_name": {"fill": "1"},
-    "p80": {"wall_p50": "", "graph_p50": ""},
-    "first_call_seconds": {
-        **dict.fromkeys(("compile_seconds", "flop", "bytes", "matrix_rate", "copy_rate"), ""),
-        **dict.fromkeys(("barrier_seconds", "floor_seconds", "floor_share", "floor_by"), ""),
-    },
-    "gpu_driver": {"gpu_clocks": ""},
-}
 _NEEDED = (
     *("cell", "contender", "mode", "dtype", "I", "H", "B", "T", "layers", "bidirectional", "shape_name", "status"),
     *("note", "driver", "samples", "p20", "p50", "p80", "us_per_step", "tokens_per_second", "baseline", "speedup"),
@@ -66,26 +56,21 @@ def read(path: Path) -> pd.DataFrame:
 
     A row is a line. One that is cut off, has another number of fields than the header, or text for a number, is left
     out, and ``attrs["skipped"]`` says so for each: ``line 31: ...``. Of a group that was measured twice, the later rows
-    count. Columns that older files lack are there, empty or NaN.
+    count. Figures that older files lack are there, as NaN.
 
     Raises:
         ValueError: the file is empty, lacks columns, or holds rows of several devices.
     """
     frame, skipped = read_lines(path, _NEEDED)
-    frame = _numbers(_with_later_columns(frame), skipped)
+    # Files of earlier versions lack figures; all their rows were full. Before the stamp, which begins at the device.
+    lacking = {name: "1" if name == "fill" else "" for name in (*FIGURES, "floor_by") if name not in frame}
+    for name, text in lacking.items():
+        frame.insert(0, name, text)
+    frame = _numbers(frame, skipped)
     if len(devices := frame["device"].unique()) > 1:
         raise ValueError(f"{path} must hold rows of one device. Got {', '.join(sorted(devices))}.")
     frame = frame.drop_duplicates([*GROUP, "contender"], keep="last", ignore_index=True)
     frame.attrs["skipped"] = in_words(skipped)
-    return frame
-
-
-def _with_later_columns(frame: pd.DataFrame) -> pd.DataFrame:
-    for after, columns in _LATER.items():
-        place = frame.columns.get_loc(after)
-        assert isinstance(place, int)
-        for k, (name, text) in enumerate((n, t) for n, t in columns.items() if n not in frame):
-            frame.insert(place + 1 + k, name, text)
     return frame
 
 

@@ -41,7 +41,7 @@ def refusal(group: Group, device: torch.device) -> str:
 
 
 def build(group: Group, source: nn.Module) -> Network:
-    """By copies of the source's weights."""
+    """The compiled step in its loop, with copies of the source's weights."""
     cell = find_cell(group.shape.cell)
     weights = {name: value.detach().clone().requires_grad_() for name, value in source.named_parameters()}
     w_ih, w_hh, b_ih, b_hh, *parameters = weights.values()

@@ -49,7 +49,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody to measure.
+    """A way to run a group, to be measured beside others.
 
     Attributes:
         build: (group, source) -> Network with the source's weights, in its dtype, on its device.

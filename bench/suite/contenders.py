@@ -1,4 +1,4 @@
-"""Who is measured, as data. A new contender is an entry of CONTENDERS: how it is built, for which cells."""
+"""The contenders, as data. A new contender is an entry of CONTENDERS: how it is built, for which cells."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GRID = "gatefuse grid"
 
 
 def contenders(group: Group) -> list[Contender]:
-    """Those that are measured for a group's cell, whether or not they can run its shape."""
+    """The contenders for a group's cell, whether or not they can run its shape."""
     found = [c for c in CONTENDERS if c.cells is None or group.shape.cell in c.cells]
     return [c for c in found if group.shape.lengths or not c.only_ragged]
 

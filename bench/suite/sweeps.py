@@ -32,7 +32,7 @@ REAL_CPU_FLOP = 0.1e12
 
 @dataclass(frozen=True)
 class Group:
-    """What is measured against each other: one shape, dtype (torch's name) and mode, by all contenders.
+    """What contenders are compared in: one shape, dtype (torch's name) and mode.
 
     sweep: that it is measured in; "" for none. A contender that is slow to build is part of the longer ones alone.
     """
@@ -49,7 +49,7 @@ class Group:
 
     @property
     def columns(self) -> dict[str, Any]:
-        """What tells its rows from those of other groups, by the names of table.GROUP."""
+        """What tells its rows from those of other groups, by the names of sweep_table.GROUP."""
         shape = {name: getattr(self.shape, name.removeprefix("shape_")) for name in SHAPE}
         return {**shape, "dtype": self.dtype, "mode": self.mode}
 

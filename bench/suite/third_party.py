@@ -28,7 +28,7 @@ _TRITON = "torchrl.modules.tensordict_module._rnn_triton"
 
 
 def missing(module: str) -> Callable[[Group, torch.device], str]:
-    """Says why a module's kernels can't run on a device, "" if they may."""
+    """A refusal: why a module's kernels can't run on a device, "" if they may."""
 
     def why(group: Group, device: torch.device) -> str:
         if find_spec(module) is None:
@@ -39,7 +39,7 @@ def missing(module: str) -> Callable[[Group, torch.device], str]:
 
 
 def flashrnn_refusal(group: Group, device: torch.device) -> str:
-    """Besides: it compiles with nvcc for each H, B, dtype and mode, for which a short sweep has no time."""
+    """FlashRNN's: as missing; it compiles for each H, B, dtype and mode, for which a short sweep has no time."""
     return missing("flashrnn")(group, device) or compiled_step.no_time(group, device)
 
 
@@ -48,7 +48,7 @@ def _leaves(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def flashrnn(group: Group, source: nn.Module) -> Network:
-    """By FlashRNN's CUDA kernels with one head; the input product is torch's.
+    """A network of FlashRNN's CUDA kernels with one head; the input product is torch's.
 
     Its weights are (G, heads, H out, H in) and its gates the source's, i f z o in an LSTM and an sLSTM. Its biases are
     one sum by gate; but of a GRU's, that of the candidate's recurrent product comes first and that of its input part
@@ -72,7 +72,7 @@ def flashrnn(group: Group, source: nn.Module) -> Network:
 
 
 def haste(group: Group, source: nn.Module) -> Network:
-    """By Haste's layers, which convert torch.nn's weights themselves."""
+    """A network of Haste's layers, which convert torch.nn's weights themselves."""
     module = import_module("haste_pytorch")
     kind = module.LSTM if group.shape.cell == "lstm" else module.GRU
     layer = kind(group.shape.I, group.shape.H)
@@ -84,7 +84,7 @@ def haste(group: Group, source: nn.Module) -> Network:
 
 
 def torchrl(group: Group, source: nn.Module) -> Network:
-    """By TorchRL's Triton kernels, told that nothing is reset; they take torch.nn's weights as they are."""
+    """A network of TorchRL's Triton kernels, told that nothing is reset; they take torch.nn's weights as they are."""
     module = import_module(_TRITON)
     weights = _leaves(*source.parameters())
     s, like = group.shape, weights[0]

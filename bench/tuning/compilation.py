@@ -111,7 +111,7 @@ def refusal(row: compilation.Row, default: compilation.Row, arch: str) -> str:
 
 
 def columns(variant: Variant, row: compilation.Row, default: compilation.Row, why: str) -> dict[str, Any]:
-    """What the file holds of it."""
+    """A trial's row by the file's columns."""
     held, before = row.columns(), default.columns()
     beside = {f"default_{name}": before[name] for name in report.BESIDE}
     return {"variant": variant.name, "change": variant.change, **held, "B": row.case.B, **beside, "refused": why}

@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..report.document import marks
 from ..report.document.markdown import markdown
 from ..storage import tuning_log
 from .report import COMPILED, arrow, ratio, read_compiled, title
 from .variant import Variant
 from .variants import RULED_OUT, VARIANTS
 
-# The marks of a page between which its tables are written.
-MARKS = {
-    "log": ("<!-- variants:start -->", "<!-- variants:end -->"),
-    "ruled out": ("<!-- ruled out:start -->", "<!-- ruled out:end -->"),
-}
+# The parts of a page, by their marks.
+LOG, DEAD_ENDS = "variants", "ruled out"
 
 
 def fill(page: Path, reports: Path) -> Path:
@@ -25,23 +23,15 @@ def fill(page: Path, reports: Path) -> Path:
 
     Raises:
         OSError: the page can't be read or written.
-        ValueError: the page has no marks, or a CSV can't be used.
+        ValueError: marks are not there, once each and in order, or a CSV can't be used.
     """
     compiled = [read_compiled(csv) for csv in sorted(reports.glob(f"resources/{COMPILED}*.csv"))]
     measured = [tuning_log.latest(tuning_log.read(csv)) for csv in sorted(reports.glob(f"*/{tuning_log.NAME}"))]
     tables = {
-        "log": [_entry(variant, compiled, measured) for variant in VARIANTS],
-        "ruled out": [_dead_end(variant, compiled) for variant in RULED_OUT],
+        LOG: [_entry(variant, compiled, measured) for variant in VARIANTS],
+        DEAD_ENDS: [_dead_end(variant, compiled) for variant in RULED_OUT],
     }
-    text = page.read_text(encoding="utf-8")
-    for name, (start, end) in MARKS.items():
-        if start not in text or end not in text:
-            raise ValueError(f"{page} must have the marks {start} and {end}. Got a page without them.")
-        before, _, rest = text.partition(start)
-        table = markdown(pd.DataFrame(tables[name]))
-        text = f"{before}{start}\n{table}\n{end}{rest.partition(end)[2]}"
-    page.write_text(text, encoding="utf-8")
-    return page
+    return marks.fill(page, {name: markdown(pd.DataFrame(rows)) for name, rows in tables.items()})
 
 
 def _where(variant: Variant) -> dict[str, str]:

@@ -104,7 +104,7 @@ def _places(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def title(row: dict) -> str:
-    """``lstm H512 B64 bfloat16 backward``."""
+    """A trial's title: ``lstm H512 B64 bfloat16 backward``."""
     return f"{row['cell']} H{row['H']} B{row['B']} {row['dtype']} {row['way']}"
 
 
@@ -113,12 +113,12 @@ def _beside(rows: pd.DataFrame, name: str) -> list[str]:
 
 
 def arrow(before: int, after: int) -> str:
-    """``22 → 4``, or one number where they are the same."""
+    """A change: ``22 → 4``, or one number where they are the same."""
     return f"{after:,}" if before == after else f"{before:,} → {after:,}"
 
 
 def write_measured(csv: Path) -> Path:
-    """Write the page of a device's measured variants beside its CSV; see variant_rows.read for errors."""
+    """Write the page of a device's measured variants beside its CSV; see tuning_log.read for errors."""
     path = csv.with_suffix(".md")
     path.write_text(document(_measured(tuning_log.read(csv))), encoding="utf-8")
     return path
@@ -171,14 +171,14 @@ def _error(row: dict) -> str:
 
 
 def ratio(row: dict) -> str:
-    """``0.71 (0.69 to 0.73)``, or what came instead of a figure."""
+    """The ratio with its interval: ``0.71 (0.69 to 0.73)``, or what came instead of a figure."""
     if np.isnan(row["ratio"]):
         return row["status"]
     return f"{row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
 
 
 def verdict(row: dict) -> str:
-    """faster or slower where the interval leaves 1 out, else nothing."""
+    """The verdict: faster or slower where the interval leaves 1 out, else nothing."""
     return "faster" if row["ratio_high"] < 1 else "slower" if row["ratio_low"] > 1 else ""
 
 

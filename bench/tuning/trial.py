@@ -7,7 +7,7 @@ than the rule of CONTRIBUTING.md allows of an eager loop's error in the same tas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from math import nan
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from gatefuse.bench.measure import tolerance
 from gatefuse.bench.measure.clocks import Clock
 from gatefuse.bench.measure.sampling import describe, measure
 from gatefuse.bench.tuning.variant import Place, Trial
@@ -34,7 +35,7 @@ Call = Callable[[], Mapping[str, Tensor]]
 
 
 class Verdict(NamedTuple):
-    """same_bits as the unchanged pass; else the worst error, a part of the result's largest value, and the allowed."""
+    """Whether a variant is right: by the unchanged pass's bits, or else by its worst error and what is allowed."""
 
     same_bits: bool
     error: float = nan
@@ -126,8 +127,12 @@ def check(trial: Trial, inputs: Sequence) -> Verdict:
         return Verdict(True)
     exact = _eager(inputs, trial.variant.way, torch.float64)
     plain = _eager(inputs, trial.variant.way, inputs.x.dtype)
-    allowed = 2 * _worst(plain, exact) + 2 * torch.finfo(inputs.x.dtype).eps
-    return Verdict(False, _worst(variant, exact), allowed)
+    eager, error = (tolerance.worst(_errors(found, exact)) for found in (plain, variant))
+    return Verdict(False, error, tolerance.allowed(eager, torch.finfo(inputs.x.dtype).eps))
+
+
+def _errors(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> Iterator[float]:
+    return (tolerance.error(found[name], value) for name, value in exact.items() if value.numel())
 
 
 def _eager(inputs: Sequence, way: str, dtype: torch.dtype) -> Mapping[str, Tensor]:
@@ -146,13 +151,3 @@ def _eager(inputs: Sequence, way: str, dtype: torch.dtype) -> Mapping[str, Tenso
         upstream = given.output.to(dtype), given.finals.to(dtype)
         gradients = torch.autograd.grad(results, leaves, upstream, allow_unused=True, materialize_grads=True)
     return dict(zip(_RESULTS[way], gradients, strict=True))
-
-
-def _worst(found: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> float:
-    """The largest error as part of a result's largest value, of the worst result; NaN if any is."""
-    errors = [
-        float((found[name].double() - value).abs().max() / value.abs().max().clamp_min(1e-30))
-        for name, value in exact.items()
-        if value.numel()
-    ]
-    return max(errors, key=lambda error: (error != error, error))

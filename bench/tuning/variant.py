@@ -40,7 +40,7 @@ class Variant(NamedTuple):
 
     @property
     def change(self) -> str:
-        """``BU 32, warps 8``."""
+        """What is changed, in words: ``BU 32, warps 8``."""
         return ", ".join(f"{name} {value}" for name, value in self.changes.items())
 
 

@@ -215,7 +215,7 @@ RULED_OUT = tuple(
 
 
 def trials() -> Iterator[Trial]:
-    """All of them, in the order in which they are run: each variant at its first place, then at the others."""
+    """All trials, in the order in which they are run: each variant at its first place, then at the others."""
     for first in (True, False):
         for variant in VARIANTS:
             for place in variant.places[:1] if first else variant.places[1:]:

@@ -1,4 +1,4 @@
-"""What is made of a cell, such as its code: once for its equations as they are, and for as long as the cell lives."""
+"""A cache of what is made of a cell, such as its code: for its equations as they are, as long as the cell lives."""
 
 from __future__ import annotations
 

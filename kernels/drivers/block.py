@@ -19,7 +19,7 @@ _LARGEST = 128
 
 
 def refusal(request: Request) -> str:
-    """Refuses what fused.whole_refusal refuses, and weights that shared memory can't hold."""
+    """Refuses what common.whole_refusal refuses, and weights that shared memory can't hold."""
     if why := common.whole_refusal(request):
         return why
     if request.H > _LARGEST:
@@ -43,5 +43,5 @@ def run(task: Task) -> Outcome:
 
 
 def run_both(tasks: tuple[Task, Task]) -> Outcome:
-    """Run both directions of a layer in one kernel; see fused.run_both."""
+    """Run both directions of a layer in one kernel; see common.run_both."""
     return common.run_both(tasks, "block")

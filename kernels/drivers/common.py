@@ -58,8 +58,7 @@ def run_whole(task: Task, loop: str) -> Outcome:
 def _run_one(task: Task, loop: str, x: Tensor, *input_weights: Tensor | None) -> Outcome:
     weights = task.weights
     parameters = torch.stack(weights.parameters) if weights.parameters else x.new_empty(0, weights.recurrent.shape[1])
-    anew = task.anew()
-    fresh = None if anew is None else torch.stack(anew)
+    fresh = None if task.resets is None else torch.stack(task.fresh_states())
     order = "reverse" if task.reverse else "forward"
     states = torch.stack(task.states)
     inputs = x, states, weights.recurrent, weights.recurrent_bias, parameters, task.restarts(), fresh
@@ -86,7 +85,7 @@ def run_both(tasks: tuple[Task, Task], loop: str) -> Outcome:
     restarts = fresh = None
     if task.resets is not None:
         restarts = torch.stack([r for t in tasks if (r := t.restarts()) is not None])
-        fresh = beside(*[a for t in tasks if (a := t.anew()) is not None])
+        fresh = beside(*[t.fresh_states() for t in tasks])
     states = beside(*[t.states for t in tasks])
     return _run(task, loop, "both", x, states, recurrent, bias, parameters, restarts, fresh)
 

@@ -32,7 +32,7 @@ def run(task: Task) -> Outcome:
         weights.recurrent_bias,
         weights.parameters,
         task.restarts(),
-        task.anew(),
+        None if task.resets is None else task.fresh_states(),
         live,
         task.reverse,
         len(task.cell.states) if task.all_states else 1,

@@ -22,7 +22,7 @@ keeps = True
 
 
 def refusal(request: Request) -> str:
-    """Refuses what fused.whole_refusal refuses, weights that shared memory can't hold, more programs than can run."""
+    """Refuses what common.whole_refusal refuses, weights that shared memory can't hold, more programs than can run."""
     if why := common.whole_refusal(request):
         return why
     if request.device.type == "cpu":
@@ -70,5 +70,5 @@ def run(task: Task) -> Outcome:
 
 
 def run_both(tasks: tuple[Task, Task]) -> Outcome:
-    """Run both directions of a layer in one kernel; see fused.run_both."""
+    """Run both directions of a layer in one kernel; see common.run_both."""
     return common.run_both(tasks, "grid")

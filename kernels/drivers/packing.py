@@ -1,4 +1,4 @@
-"""Between padded and packed form by one gather or scatter of rows, forward and backward.
+"""Packing and unpacking sequences, by one gather or scatter of rows, forward and backward.
 
 torch's pack_padded_sequence and pad_packed_sequence copy step by step, and sort the samples by a copy of their own.
 """
@@ -30,7 +30,7 @@ class Packing(NamedTuple):
 
     @classmethod
     def of(cls, sizes: Tensor, device: torch.device, order: Tensor | None = None) -> Packing:
-        """That of a PackedSequence's batch_sizes.
+        """The packing of a PackedSequence, by its batch_sizes.
 
         Args:
             sizes: (T,) on the CPU.
@@ -49,12 +49,12 @@ class Packing(NamedTuple):
         return cls(sizes, within.sum(0), within, rows)
 
     def pack(self, padded: Tensor) -> Tensor:
-        """(T, B, N), or where some rows are left out more steps, to the packed rows, (their number, N)."""
+        """The packed rows, (their number, N), of padded (T, B, N), with more steps where rows may be left out."""
         rows = padded.flatten(0, 1)
         return rows if self.rows is None else rows.index_select(0, self.rows)
 
     def unpack(self, data: Tensor, T: int | None = None) -> Tensor:
-        """The way back, zero beyond each sample's end; T steps, by default the longest sample's."""
+        """Packed rows as a padded sequence, zero beyond each sample's end; T steps, by default the longest sample's."""
         longest, B = self.within.shape
         if self.rows is None:
             return data.unflatten(0, (longest, B))

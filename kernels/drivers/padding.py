@@ -1,5 +1,5 @@
-"""What lies beyond the ends of samples, kept out of all products: there zero times not-a-number is none, and a product
-sums over the samples.
+"""Padding, which is what lies beyond the ends of samples, kept out of all products: there zero times not-a-number is
+none, and a product sums over the samples.
 
 Beyond an end x becomes zero. A sample of no steps has nothing but first states: the loop runs from the cell's own in
 their place, and those that were given are the final ones.

@@ -52,7 +52,8 @@ def run(task: Task) -> Outcome:
     if task.lengths is None and task.resets is None:
         sequences, finals = unit.loop(*args)
     else:
-        sequences, finals = unit.masked_loop(*args, task.restarts(), list(task.anew() or ()), task.live())
+        fresh = [] if task.resets is None else list(task.fresh_states())
+        sequences, finals = unit.masked_loop(*args, task.restarts(), fresh, task.live())
     return Outcome(tuple(sequences), tuple(finals))
 
 

@@ -15,7 +15,7 @@ keeps = True
 
 
 def refusal(request: Request) -> str:
-    """Refuses what fused.refusal refuses."""
+    """Refuses what common.refusal refuses."""
     return common.refusal(request)
 
 

@@ -1,1 +1,1 @@
-"""Equations as a differentiated program: what they may use, what they ask, and what they compute."""
+"""Equations as a differentiated program: what they are given, the operators they may use, and what they compute."""

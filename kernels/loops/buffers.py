@@ -1,4 +1,4 @@
-"""What a loop fills, and what it keeps for its backward: names and shapes."""
+"""Buffers of a loop, by name and shape: what it fills, and what it keeps for its backward."""
 
 from __future__ import annotations
 

@@ -86,10 +86,9 @@ def loop_in_order(
 ) -> Outcome:
     """The loop on the stacked inputs of a sequence (kernels/loops/inputs.py), with the sequences of all states."""
     if order != "both":
-        anew = None if fresh is None else fresh.unbind(0)
         return loop(
-            cell, x, states.unbind(0), weight, bias, parameters.unbind(0), restarts, anew, live, order == "reverse",
-            len(cell.states),
+            cell, x, states.unbind(0), weight, bias, parameters.unbind(0), restarts,
+            None if fresh is None else fresh.unbind(0), live, order == "reverse", len(cell.states),
         )  # fmt: skip
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
     found = [loop_in_order(cell, *[*inputs_of(inputs, d), order]) for d, order in enumerate(("forward", "reverse"))]

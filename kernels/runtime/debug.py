@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def on() -> bool:
-    """The mode is on."""
+    """Whether the mode is on."""
     return os.environ.get("GATEFUSE_DEBUG", "") not in ("", "0")
 
 

@@ -1,4 +1,4 @@
-"""What a device can hold: shared memory and programs that run at once, read off the device itself."""
+"""Limits of a device, read off it: shared memory, and programs that run at once."""
 
 from __future__ import annotations
 
@@ -9,23 +9,17 @@ from typing import NamedTuple
 import torch
 
 from gatefuse.kernels.runtime.dynamo import constant
-
-# Bytes a program may have, as CUDA's tables of compute capabilities give them; for devices that torch can't ask.
-SHARED_BYTES = {"sm_80": 166_912, "sm_86": 101_376, "sm_89": 101_376, "sm_90": 232_448, "sm_120": 101_376}
-
-
-# Multiprocessors of the smallest part in use with that capability: A100, RTX 3090, RTX 4090, H100 SXM, RTX 5090.
-_PROGRAMS = {"sm_80": 108, "sm_86": 82, "sm_89": 128, "sm_90": 132, "sm_120": 170}
+from gatefuse.kernels.runtime.gpus import gpu
 
 
 class Limits(NamedTuple):
-    """shared: bytes of shared memory that one program may have; programs: multiprocessors."""
+    """A device's limits: bytes of shared memory that one program may have; programs at once, one a multiprocessor."""
 
     shared: int
     programs: int
 
 
-# What kernels are compiled for, where the GPU need not be there; see launch.compile_only.
+# What kernels are compiled for, where the GPU need not be there; see launcher.compile_only.
 assumed: ContextVar[str] = ContextVar("assumed", default="sm_90")
 
 
@@ -38,7 +32,7 @@ def limits(device: torch.device) -> Limits:
 
 def of_arch(arch: str) -> Limits:
     """The limits of a GPU that isn't there, by its architecture, ``sm_90``; of one that isn't listed, small ones."""
-    return Limits(SHARED_BYTES.get(arch, 65_536), _PROGRAMS.get(arch, 132))
+    return Limits(*gpu(arch)[:2])
 
 
 @cache

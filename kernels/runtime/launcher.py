@@ -29,7 +29,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> 
 
 @contextmanager
 def compile_only(target: GPUTarget) -> Iterator[dict[str, CompiledKernel]]:
-    """Within, host loops run on CPU tensors with their launches turned into compilations; their results mean nothing.
+    """A context in which host loops run on CPU tensors and their launches only compile; their results mean nothing.
 
     Yields:
         The compiled kernels by name, filled as the loops run.

@@ -25,5 +25,5 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def interpreted() -> bool:
-    """Triton's interpreter is on: TRITON_INTERPRET=1 when Triton was first imported."""
+    """Whether Triton's interpreter is on: TRITON_INTERPRET=1 when Triton was first imported."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")

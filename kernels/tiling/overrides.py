@@ -34,7 +34,7 @@ _tried: dict[tuple[str, str], Mapping[str, Any]] = {}
 
 @contextmanager
 def trying(loop: str, way: str, changes: Mapping[str, Any]) -> Iterator[None]:
-    """Within, that loop's ``forward`` or ``backward`` runs with the changes, by name; in all threads.
+    """A context in which a loop's ``forward`` or ``backward`` runs with the changes, by name; in all threads.
 
     Raises:
         ValueError: there is no such pass, or nothing in it has that name.

@@ -10,7 +10,7 @@ from gatefuse.kernels.tiling import overrides
 
 
 class Tiles(NamedTuple):
-    """HP: units, padded; BB: samples of a program; warps of a program."""
+    """Tiles of the block driver: HP units, padded, and BB samples of a program; warps of a program."""
 
     HP: int
     BB: int
@@ -30,7 +30,7 @@ def block_shared_bytes(program: Program, H: int, itemsize: int) -> int:
 
 
 class GridTiles(NamedTuple):
-    """BU: units of a program; KC: columns of a chunk of its weights; BB: samples; warps of a program.
+    """Tiles of the grid driver: BU units and BB samples of a program, KC columns of a chunk of its weights; its warps.
 
     units: programs that share a tile of the batch; shared: bytes that one of them is expected to take, the weights and
     one exchanged vector. What it does take is in reports/resources.

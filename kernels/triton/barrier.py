@@ -101,6 +101,6 @@ def grid_barrier(counter_ptr, target, FORM: tl.constexpr):
 
 @triton.jit
 def block_barrier(FORM: tl.constexpr):
-    """What one warp of this program stored, its others see from here on."""
+    """A barrier among this program's warps: what one of them stored, the others see from here on."""
     if FORM != "launch":
         tl.debug_barrier()

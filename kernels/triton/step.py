@@ -114,11 +114,11 @@ def update_kernel(
         elif KEEP:
             tl.store(rest_ptr + at_step((k - 1) * T + t, B * H) + e, value, mask=real)
         if HAS_RESTARTS:
-            anew = _flag(restarts_ptr, t_next, b, B, real)
+            restart = _flag(restarts_ptr, t_next, b, B, real)
             for p in tl.static_range(len(CELL.V)):
                 if CELL.V[p] == k:
-                    fresh = tl.load(fresh_ptr + k * B * H + e, mask=real & anew, other=0.0).to(tl.float32)
-                    tl.store(begun_ptr + p * B * H + e, tl.where(anew, fresh, value), mask=real)
+                    fresh = tl.load(fresh_ptr + k * B * H + e, mask=real & restart, other=0.0).to(tl.float32)
+                    tl.store(begun_ptr + p * B * H + e, tl.where(restart, fresh, value), mask=real)
 
 
 @triton.jit(do_not_specialize=RUNTIME)

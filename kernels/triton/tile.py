@@ -1,7 +1,7 @@
 """Device functions on tiles (units, samples) that the whole-sequence kernels share.
 
 A tile's rows are units, padded to a power of two HP, and its columns BB samples; u (HP, 1) and b (1, BB) are their
-numbers, ``real`` marks those that exist. CELL is shape.CellShape.
+numbers, ``real`` marks those that exist. CELL is codegen.constexpr.CellShape.
 
 Both directions of a layer may lie side by side: rows of memory are then W = 2 H units long, the pointers begin at
 those of the program's direction, and ORDER, "forward", "reverse" or "both", says how its steps run.
@@ -184,7 +184,7 @@ def load_carry(carry_ptr, e, size, real, N: tl.constexpr):
 
 @triton.jit
 def store_carry(carry_ptr, values, e, size, real, N: tl.constexpr):
-    """Back to where load_carry takes them from."""
+    """Store N running values where load_carry takes them from."""
     for k in tl.static_range(N):
         tl.store(carry_ptr + k * size + e, values[k], mask=real)
 
@@ -211,7 +211,7 @@ def store_kept(
 
 @triton.jit
 def store_saved(saved_ptr, slots, t, T, e, size, real, CELL: tl.constexpr):
-    """Keep for the backward what x doesn't hold."""
+    """Store the slots that the backward needs and x doesn't hold."""
     for j in tl.static_range(len(CELL.SAVED)):
         if CELL.SAVED[j] >= 0:
             tl.store(saved_ptr + at_step(CELL.SAVED[j] * T + t, size) + e, slots[j], mask=real)

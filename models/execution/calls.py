@@ -147,7 +147,7 @@ def _may_be_empty(lengths: Tensor) -> bool:
 
 
 def cast(call: Call, dtype: torch.dtype) -> Call:
-    """With all that is computed with in that dtype."""
+    """The call with all that is computed with in that dtype."""
     states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
     fresh = None if call.fresh is None else tuple([s.to(dtype) for s in call.fresh])
     return call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh)

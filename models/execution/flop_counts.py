@@ -1,4 +1,4 @@
-"""What torch.utils.flop_counter counts for gatefuse's operators, of which it knows no more than their names.
+"""FLOP counts of gatefuse's operators for torch.utils.flop_counter, which knows no more of them than their names.
 
 As for torch's own operators, that is 2 for each multiplication of a product, and nothing for what is done element by
 element. A backward has two products for each one of the forward. Padding is counted, as it is computed with.
@@ -26,7 +26,7 @@ Shape = Sequence[int]
 
 
 def offer() -> None:
-    """Tell torch's counter, at once where it is loaded already, else when it is: it brings Triton with it."""
+    """Give torch's counter the counts, at once where it is loaded, else when it is: it brings Triton with it."""
     if _COUNTER in sys.modules:
         _register(sys.modules[_COUNTER])
     else:

@@ -23,7 +23,7 @@ FORMAT = "gatefuse language model, 1"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """A model in training, as a file holds it.
 
     Attributes:
         settings: the model's and its training's.

@@ -1,4 +1,4 @@
-"""Where a text comes from: a file, The Time Machine, or the documentation that every Python carries."""
+"""Texts by name: a file's, The Time Machine, or the documentation that every Python carries."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Text:
 
     @cached_property
     def sha1(self) -> str:
-        """Of its UTF-8."""
+        """The SHA-1 of its UTF-8."""
         return hashlib.sha1(self.content.encode()).hexdigest()
 
 

@@ -250,5 +250,5 @@ class RNN(_Layer, nn.RNN):
 
     @property
     def cell(self) -> Cell:  # type: ignore[override]
-        """elman, or with nonlinearity relu elman_relu."""
+        """The cell: elman, or with nonlinearity relu elman_relu."""
         return elman if self.nonlinearity == "tanh" else elman_relu

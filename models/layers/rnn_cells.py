@@ -157,5 +157,5 @@ class RNNCell(_Step, nn.RNNCell):
 
     @property
     def cell(self) -> Cell:  # type: ignore[override]
-        """elman, or with nonlinearity relu elman_relu."""
+        """The cell: elman, or with nonlinearity relu elman_relu."""
         return elman if self.nonlinearity == "tanh" else elman_relu

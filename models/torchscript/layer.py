@@ -38,7 +38,7 @@ class ScriptedLayer(nn.Module):
         raise NotImplementedError
 
     def run(
-        self, x: Tensor, given: list[Tensor], lengths: Tensor | None, resets: Tensor | None, anew: list[Tensor]
+        self, x: Tensor, given: list[Tensor], lengths: Tensor | None, resets: Tensor | None, fresh: list[Tensor]
     ) -> tuple[Tensor, list[Tensor]]:
         """The output and the final states; arguments as forward's, with empty lists for states that weren't given."""
         batched = x.dim() == 3
@@ -50,7 +50,7 @@ class ScriptedLayer(nn.Module):
             raise ValueError(f"x must have input_size {self.input_size} as its last dimension. Got {x.size(-1)}.")
         if resets is not None and (resets.dtype != torch.bool or list(resets.shape) != list(x.shape)[:-1]):
             raise ValueError("resets must be bool and of x's shape but for features.")
-        if resets is None and len(anew) > 0:
+        if resets is None and len(fresh) > 0:
             raise ValueError("reset_state must come with resets. Got reset_state alone.")
         if not batched:
             x = x.unsqueeze(1)
@@ -67,7 +67,7 @@ class ScriptedLayer(nn.Module):
                 raise ValueError(f"lengths must have shape ({B},), one for each sample. Got {list(lengths.shape)}.")
             live = torch.arange(T, device=x.device).unsqueeze(1) < lengths.to(x.device)
         states = self.shaped(given, x, batched)
-        fresh = states[:0] if resets is None else self.shaped(anew, x, batched)
+        fresh = states[:0] if resets is None else self.shaped(fresh, x, batched)
         if live is None:
             output, finals = self.stack(x, states, resets, fresh, live)
         else:  # zero times not-a-number is none: see kernels/drivers/padding.py
@@ -135,14 +135,14 @@ class ScriptedLayer(nn.Module):
 
 
 def borders(resets: Tensor | None, live: Tensor | None) -> Tensor | None:
-    """Resets (T, B) where samples live; steps beyond the end are no borders."""
+    """The borders between sequences: resets (T, B) where samples live; steps beyond the end are none."""
     if resets is None or live is None:
         return resets
     return resets & live
 
 
 def turned(restarts: Tensor | None) -> Tensor | None:
-    """For the way back: a border between t - 1 and t is crossed on the way into t - 1."""
+    """The borders on the way back: that between t - 1 and t is crossed on the way into t - 1."""
     if restarts is None:
         return restarts
     return torch.cat([restarts[1:], torch.zeros_like(restarts[:1])])

@@ -146,10 +146,10 @@ class Scripted(ScriptedLayer):
         given: List[Tensor] = []
         if {state} is not None:
             given = [{parts(state)}]
-        anew: List[Tensor] = []
+        fresh: List[Tensor] = []
         if reset_state is not None:
-            anew = [{parts("reset_state")}]
-        output, finals = self.run({x}, given, lengths, resets, anew)
+            fresh = [{parts("reset_state")}]
+        output, finals = self.run({x}, given, lengths, resets, fresh)
         return output, {f"({finals})" if S > 1 else finals}
 
     def weights(self) -> List[Tensor]:

@@ -9,6 +9,7 @@ import torch
 
 from gatefuse.bench.__main__ import main
 from gatefuse.bench.report import index as dashboard
+from gatefuse.bench.report.document.marks import marks
 from gatefuse.bench.resources import report as resource_report
 from gatefuse.bench.resources.cases import LOOPS, Case, Cut
 from gatefuse.bench.resources.compilation import Row
@@ -87,8 +88,8 @@ def test_pages_and_the_table_say_what_was_expected_compiled_and_measured(tmp_pat
     assert "hung: silent for 60 s" in measured
 
     page = tmp_path / "tuning.md"
-    marks = "\nbetween\n".join("\nold\n".join(pair) for pair in tuning_page.MARKS.values())
-    page.write_text(f"before\n{marks}\nafter\n")
+    parts = "\nbetween\n".join("\nold\n".join(marks(name)) for name in (tuning_page.LOG, tuning_page.DEAD_ENDS))
+    page.write_text(f"before\n{parts}\nafter\n")
     main(["tune", "--page", str(page), "--reports", str(tmp_path)])
     text = page.read_text()
     assert text.startswith("before\n")
@@ -101,7 +102,7 @@ def test_pages_and_the_table_say_what_was_expected_compiled_and_measured(tmp_pat
     assert "some-gpu: lstm H512 B64 bfloat16 backward 0.75 (0.70 to 0.80) | not decided |" in line
     assert "| nothing to compile | not measured yet | not decided |" in next(line for line in lines if "step-" in line)
     page.write_text("nothing")
-    with pytest.raises(ValueError, match=r"must have the marks"):
+    with pytest.raises(ValueError, match=r"tuning.md must hold <!-- variants:start --> and <!-- variants:end --> once"):
         tuning_page.fill(page, tmp_path)
     index = dashboard.markdown.document(dashboard.index(tmp_path))
     assert "- [some-gpu](some-gpu/tuning.md)" in index

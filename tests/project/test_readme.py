@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 from gatefuse import cell_names
+from gatefuse.bench.report import readme
+from gatefuse.bench.report.document.marks import marks
 from tests.support.doc_programs import ROOT, programs
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -12,18 +14,19 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_programs_run_and_give_the_shapes_they_say(capsys):
     names: dict = {}
-    own, known, model = programs(ROOT / "README.md")
+    model, own, borders = programs(ROOT / "README.md")
+    exec(model, names)
+    assert capsys.readouterr().out.splitlines()[0] in model
+    assert names["output"].shape == (35, 32, 256)
     exec(own, names)
     assert names["output"].shape == (35, 32, 512)
     assert names["h_n"].shape == (4, 32, 256)
     plan = names["layer"].plan(names["torch"].zeros(35, 32, 28))
     assert str(plan).startswith(f"{plan.driver}: ")
-    exec(known, names)
+    exec(borders, names)
     assert names["output"].shape == (35, 32, 256)
     assert names["c_n"].shape == (1, 32, 256)
-    exec(model, names)
-    assert capsys.readouterr().out.splitlines()[0] in model
-    assert names["output"].shape == (35, 32, 256)
+    assert re.match(r"\w+: ", capsys.readouterr().out)
 
 
 def test_table_names_the_shipped_cells():
@@ -41,6 +44,6 @@ def test_links_and_commands_exist():
             assert re.search(rf"^{goal}:", makefile, flags=re.MULTILINE), f"{name} says make {goal}"
 
 
-def test_place_for_the_report_is_marked():
-    assert README.count("<!-- report:start -->") == 1
-    assert README.index("<!-- report:start -->") < README.index("<!-- report:end -->")
+def test_places_for_figures_are_marked():
+    places = [README.index(mark) for part in (readme.HEADLINE, readme.REPORT) for mark in marks(part)]
+    assert places == sorted(places)

@@ -15,6 +15,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from gatefuse.bench.measure.tolerance import allowed, error
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import eager
 from gatefuse.kernels.task import Task, Weights
@@ -117,9 +118,9 @@ def check(driver, task: Task, dtype: torch.dtype, device: str | torch.device = "
     eager_errs = max(
         eager_error(task.cell, T, B, H, dtype, device), moved_error(task, reference, eps, dtype, device, oracle)
     )
-    allowed = 2 * eager_errs + 2 * eps
+    most = allowed(eager_errs, eps)
     for name, err in found.items():
-        assert err <= allowed, f"{name} must err at most by {allowed:.3e} in {dtype}. Got {err:.3e}."
+        assert err <= most, f"{name} must err at most by {most:.3e} in {dtype}. Got {err:.3e}."
 
 
 def moved_error(
@@ -157,12 +158,7 @@ def rounding(driver, dtype: torch.dtype, device: str | torch.device) -> float:
 
 def errors(values: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str, float]:
     """The largest error of each result as part of the result's largest value."""
-
-    def err(name: str) -> float:
-        scale = reference[name].abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-        return float((values[name] - reference[name]).abs().max() / scale)
-
-    return {name: err(name) for name, value in reference.items() if value.numel()}
+    return {name: error(values[name], value) for name, value in reference.items() if value.numel()}
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What a report is made of, before it becomes markdown or a page. A paragraph is a str, with markdown's marks in it."""
+"""Blocks of a report, before it becomes markdown or a page. A paragraph is a str, with markdown's marks in it."""
 
 from __future__ import annotations
 

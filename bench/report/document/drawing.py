@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from io import BytesIO
-from math import ceil, floor, log10
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -58,14 +57,14 @@ class Panel(NamedTuple):
 
 
 def drawn_by() -> bytes:
-    """What a file holds that this matplotlib drew; another one may place a letter elsewhere."""
+    """The mark of a file that this matplotlib drew; another one may place a letter elsewhere."""
     from matplotlib import __version__
 
     return f"Matplotlib v{__version__},".encode()
 
 
 def draw(panels: list[Panel], salt: str, lines: int) -> bytes:
-    """The file; a legend of up to so many lines goes below all panels, or a bar of colours beside them.
+    """The panels as a file; a legend of up to so many lines goes below them, or a bar of colours beside them.
 
     Args:
         salt: what the names of its marks follow from.
@@ -121,7 +120,7 @@ def _legend(figure: Figure) -> None:
 
 
 def heat(table: pd.DataFrame, axes: Axes) -> Any:
-    """Speed-ups, as their logarithms to base 2, by H (lines) and B (columns)."""
+    """Draw speed-ups, given as logarithms to base 2, by H (lines) and B (columns)."""
     axes.grid(False)
     image = axes.imshow(table, cmap="PuOr", vmin=-_RANGE, vmax=_RANGE, aspect="auto", origin="lower")
     axes.patch.set(facecolor="white", edgecolor="#cccccc", hatch="////")  # where nothing was measured
@@ -137,7 +136,7 @@ def heat(table: pd.DataFrame, axes: Axes) -> Any:
 
 
 def line(rows: pd.DataFrame, over: str, what: str, labels: tuple[str, str], looks: dict, axes: Axes) -> None:
-    """What each contender's rows hold over a size, and the limit where it was measured.
+    """Draw a line for each contender over a size, and the limit where it was measured.
 
     Args:
         over: H or B.
@@ -145,6 +144,8 @@ def line(rows: pd.DataFrame, over: str, what: str, labels: tuple[str, str], look
         labels: of the two axes, with units.
         looks: by contender, what styles gave.
     """
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, StrMethodFormatter
+
     for name, some in rows.groupby("contender", sort=False):
         axes.plot(some[over], some[what], label=name, **looks[str(name)])
     least = rows.groupby(over)["floor_seconds"].median().dropna()
@@ -154,9 +155,13 @@ def line(rows: pd.DataFrame, over: str, what: str, labels: tuple[str, str], look
         axes.plot(least.index, limit, label="limit", color="#000000", linestyle=(0, (4, 3)), linewidth=1)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for axis, ticks in ((axes.xaxis, _apart(sorted(rows[over].unique()))), (axes.yaxis, _round(*axes.get_ylim()))):
-        axis.set_ticks([], minor=True)
-        axis.set_ticks(ticks, [_short(tick) for tick in ticks])
+    sizes = _apart(sorted(rows[over].unique()))
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 500 * low else (1,)))
+    axes.yaxis.set_major_formatter(EngFormatter(sep="") if what == "tokens_per_second" else StrMethodFormatter("{x:g}"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
 
@@ -169,31 +174,6 @@ def _apart(sizes: list[int]) -> list[int]:
         if size >= least * kept[-1]:
             kept.append(size)
     return kept
-
-
-def _round(low: float, high: float) -> list[float]:
-    """Round numbers between two: powers of ten where these are far apart, finer ones where they are near."""
-    low, high = max(low, 1e-9), max(high, 1e-9)
-    powers = range(floor(log10(low)), ceil(log10(high)) + 1)
-
-    def between(digits: Iterable[float]) -> list[float]:
-        return [digit * 10.0**k for k in powers for digit in digits if low <= digit * 10.0**k <= high]
-
-    found = between((1.0, 2.0, 5.0))
-    if len(found) > 7:
-        return between((1.0,))
-    if len(found) > 2:
-        return found
-    found = between([k / 10 for k in range(10, 100)])
-    return found[:: ceil(len(found) / 7)] if found else []
-
-
-def _short(value: float) -> str:
-    """``50k``, ``2M``."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if value >= size:
-            return f"{value / (1e3 if letter == 'k' else size):g}{letter}"
-    return f"{value:g}"
 
 
 def styles(contenders: Iterable[str]) -> dict[str, dict[str, Any]]:

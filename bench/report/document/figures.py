@@ -9,7 +9,7 @@ import pandas as pd
 
 
 def shape(row: pd.Series | dict) -> str:
-    """``lstm H256 B32 T35 I28 3 layers``."""
+    """A row's shape: ``lstm H256 B32 T35 I28 3 layers``."""
     return " ".join([row["cell"], *(f"{name}{row[name]}" for name in ("H", "B", "T", "I")), depth(row)]).strip()
 
 
@@ -20,7 +20,7 @@ def places(rows: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def depth(row: pd.Series | dict) -> str:
-    """``3 layers, both directions, half full, kraken``, of it what isn't plain."""
+    """What isn't plain of a shape: ``3 layers, both directions, half full, kraken``."""
     layers = f"{row['layers']} layers" if row["layers"] > 1 else ""
     both = "both directions" if row["bidirectional"] == "True" else ""
     full = f"{percent(row['fill'])} full" if row.get("fill", 1.0) < 1 else ""
@@ -28,7 +28,7 @@ def depth(row: pd.Series | dict) -> str:
 
 
 def counted(values: pd.Series) -> str:
-    """``vendor``, or ``vendor 5, eager 2`` where they differ."""
+    """Values with their counts: ``vendor``, or ``vendor 5, eager 2`` where they differ."""
     counts = values.value_counts(sort=False)
     return counts.index[0] if len(counts) == 1 else ", ".join(f"{name} {n}" for name, n in counts.items())
 
@@ -58,10 +58,10 @@ def digits(value: float) -> str:
 
 
 def percent(part: float) -> str:
-    """``0.456`` -> ``46 %``."""
+    """A part as percents: ``0.456`` -> ``46 %``."""
     return "-" if np.isnan(part) else f"{100 * part:.2g} %" if abs(part) < 0.1 else f"{100 * part:.0f} %"
 
 
 def number(count: int, noun: str) -> str:
-    """``1 row``, ``2 rows``."""
+    """A count with its noun: ``1 row``, ``2 rows``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
 from ...storage.results import AUTO, PACKED, TORCH, Results, duels
 from ...storage.sweep_table import SHAPE
-from ..document.blocks import Block, Heading, Table
+from ..document.blocks import Block, Heading, Items, Table
 from ..document.figures import depth, digits, geometric, mean, number, percent, times
+from .drivers import WHAT
+
+# Terms of the tables; a driver's is in drivers.WHAT.
+_WHAT = {
+    "scratch 8 products": "an LSTM by hand, as tutorials begin: for each of its four gates a product of the input and "
+    "one of the state",
+    "scratch 2 products": "the same with the gates side by side: one product of the input, one of the state",
+    "scratch d2l GRU": "the GRU of Dive into Deep Learning, by hand",
+    "scratch article": "the LSTM by hand with two products, and the peepholes of a widely copied article",
+    AUTO: "the driver that gatefuse picks by itself",
+    PACKED: "a layer on input that is packed beforehand",
+    TORCH: "torch's own layer",
+    "torch.nn padded": "the same over what lies beyond a sample's end too",
+    "torch.compile step": "one step compiled by torch.compile, in a Python loop",
+}
 
 _SIZES = ("H", "B", "T", "I")
 _SHOWN = (*SHAPE, "group", "contender", "baseline", "us_per_step", "speedup")  # a row as a dict costs by the column
@@ -32,6 +47,14 @@ def contenders(results: Results) -> Iterator[Block]:
             line[str(name)] = "*" if (group["contender"] == group["baseline"]).all() else mean(group["speedup"])
         lines.append(line)
     yield Table(pd.DataFrame(lines).fillna(""))
+    yield Items(tuple(_terms(results.ok["contender"].unique())))
+
+
+def _terms(names: Iterable[str]) -> Iterator[str]:
+    """A line for each contender that isn't a package of its own."""
+    for name in names:
+        if what := _WHAT.get(name) or WHAT.get(name.removeprefix("gatefuse ")):
+            yield f"*{name}*: {what}"
 
 
 def tables(results: Results) -> Iterator[Block]:

@@ -12,7 +12,7 @@ from ..document.figures import depth, digits, number, percent, times
 from .by_size import by_size, is_grid
 
 # What a reader must know to choose one.
-_WHAT = {
+WHAT = {
     "eager": "a Python loop over the equations",
     "script": "the same loop as TorchScript, which torch has deprecated",
     "aten": "a Python loop of torch operators generated from the equations, with a backward of its own",
@@ -89,7 +89,7 @@ def section(results: Results) -> Iterator[Block]:
         "take one by name; without it auto picks. The drivers:"
     )
     there = results.ok["driver"].unique()
-    yield Items(tuple(f"`{name}`: {what}" for name, what in _WHAT.items() if name in there))
+    yield Items(tuple(f"`{name}`: {what}" for name, what in WHAT.items() if name in there))
     grids: list[pd.DataFrame] = []
     lists: list[pd.DataFrame] = []
     for _, some in best.groupby(["cell", "dtype", "mode"], sort=False):

@@ -23,7 +23,7 @@ MOST_PANELS = 16
 
 
 class Plot(NamedTuple):
-    """One file.
+    """A plot, which is one file.
 
     Attributes:
         kind: the end of its name.

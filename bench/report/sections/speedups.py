@@ -14,6 +14,28 @@ from ..document.figures import counted, digits, geometric, mean, number, percent
 LISTED = 30
 
 
+def headline(results: Results) -> str:
+    """One figure with its conditions, for a first page."""
+    last, found = results.last, []
+    over_torch, over_loop = duels(results.ok, TORCH), duels(results.ok, "baseline")
+    alone = over_loop[~over_loop["cell"].isin(over_torch["cell"])]
+    for both, what in (
+        (alone, "a plain PyTorch loop over the same equations, for cells that torch.nn doesn't have"),
+        (over_torch, "torch.nn, for those that it has"),
+    ):
+        if len(both):
+            found.append(
+                f"**{geometric(both['over']):.2f} times as fast as {what}**, in the geometric mean over "
+                f"{number(len(both), 'group')} of cell, size and mode, and slower in {both['slower'].sum()}"
+            )
+    threads = f" with {last['threads']} threads" if results.on_cpu else ""
+    kinds = [" and ".join(results.ok[name].unique()) for name in ("dtype", "mode")]
+    return (
+        f"{'; '.join(found)}. Measured on {results.where}{threads}, torch {last['torch']}, "
+        f"{last['date'].partition(' ')[0]}, in {kinds[0]}, {kinds[1]}."
+    )
+
+
 def verdict(results: Results) -> Iterator[Block]:
     """In words: how often auto loses, to whom, and by how much at worst."""
     for rival, its_name in ((TORCH, TORCH), ("baseline", "the plain PyTorch loop")):

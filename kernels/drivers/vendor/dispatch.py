@@ -1,4 +1,4 @@
-"""By which of torch's functions a stack runs: as a step, whole, padded or packed.
+"""The choice among torch's functions for a stack of layers: as a step, whole, padded or packed.
 
 Lengths go through packed sequences only where padding costs more (see padded.py). Packed ones know no empty sequence;
 such a one runs a step, and its results are replaced by what the contract says: output zero, final states the first.

@@ -6,12 +6,18 @@ import torch
 from gatefuse.bench.measure import race
 from gatefuse.bench.measure.clocks import CpuClock
 from gatefuse.bench.measure.peaks import Limits
+from gatefuse.bench.report.sections.contenders import _terms
 from gatefuse.bench.suite import compiled_step, networks
 from gatefuse.bench.suite import contenders as who
 from gatefuse.bench.suite.contender import Contender, Network
 from gatefuse.bench.suite.sweeps import SWEEPS, Group, Shape, groups
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def test_reports_explain_every_contender_but_other_peoples():
+    names = [contender.name for contender in who.CONTENDERS if not contender.optional]
+    assert [term.partition("*:")[0].strip("*") for term in _terms(names)] == names
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

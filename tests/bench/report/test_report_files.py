@@ -11,9 +11,11 @@ import pytest
 from gatefuse.bench.__main__ import main
 from gatefuse.bench.report import index, readme, sweep
 from gatefuse.bench.report.document.drawing import drawn_by
+from gatefuse.bench.report.document.marks import marks
 from tests.support.made_up_rows import make_rows, write
 
 ROOT = Path(__file__).resolve().parents[3]
+MARKS = "\n".join("\nold\n".join(marks(name)) for name in (readme.HEADLINE, readme.REPORT))
 
 
 def refused(capsys, *arguments):
@@ -47,23 +49,34 @@ def test_a_folder_stands_for_its_csvs(tmp_path, capsys):
 
 def test_the_readme_gets_the_summary_of_a_csv(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    write(make_rows(), Path("reports/some-gpu/quick.csv"))
-    Path("README.md").write_text(f"before\n{readme.START}\nold\n{readme.END}\nafter\n")
+    rows = make_rows(cells=("lstm", "slstm"))
+    write(rows[(rows["cell"] == "lstm") | (rows["contender"] != "torch.nn")], Path("reports/some-gpu/quick.csv"))
+    Path("README.md").write_text(f"before\n{MARKS}\nafter\n")
     main(["readme", "reports/some-gpu/quick.csv"])
     text = Path("README.md").read_text()
-    assert text.startswith(f"before\n{readme.START}\n**GPU report**: sweep quick")
+    first, figure, _, report, last = re.split(r"<!-- .* -->\n", text)
+    assert (first, last) == ("before\n", "after\n")
+    assert figure.startswith(
+        "**8.15 times as fast as a plain PyTorch loop over the same equations, for cells that torch."
+    )
+    assert "; **1.00 times as fast as torch.nn, for those that it has**, in the geometric mean over 12 groups" in figure
+    assert figure.endswith("Measured on Some GPU, torch 2.13.0, 2026-11-21, in bfloat16, forward and training.\n")
+    assert report.startswith("**GPU report**: sweep quick")
+    assert "- *gatefuse auto*: the driver that gatefuse picks by itself" in report
     assert "[reports/some-gpu/quick.md](reports/some-gpu/quick.md)" in text
-    assert "old" not in text
-    assert text.endswith(f"{readme.END}\nafter\n")
+    assert "\nold\n" not in text
     assert capsys.readouterr().out == "README.md\n"
 
 
 def test_a_readme_without_marks_is_left_alone(tmp_path):
     page = tmp_path / "README.md"
     page.write_text("no marks")
-    with pytest.raises(ValueError, match=r"README.md must hold <!-- report:start --> and <!-- report:end --> once"):
-        readme.fill(page, tmp_path / "x.csv")
-    assert page.read_text() == "no marks"
+    csv = write(make_rows(), tmp_path / "some-gpu" / "quick.csv")
+    for found in ("no marks", MARKS.replace("report:end", "report:start"), MARKS * 2):
+        page.write_text(found)
+        with pytest.raises(ValueError, match=r"README.md must hold <!-- \w+:start --> and <!-- \w+:end --> once"):
+            readme.fill(page, csv)
+        assert page.read_text() == found
 
 
 def broken(rows, path, how):
@@ -123,9 +136,9 @@ def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
 
 def test_a_readme_cannot_be_filled_from_a_file_that_is_not_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("README.md").write_text(f"{readme.START}{readme.END}")
+    Path("README.md").write_text(MARKS)
     assert "No such file" in refused(capsys, "readme", "none/none.csv").err
-    assert Path("README.md").read_text() == f"{readme.START}{readme.END}"
+    assert Path("README.md").read_text() == MARKS
 
 
 def test_half_a_line_is_skipped_counted_and_named(tmp_path):

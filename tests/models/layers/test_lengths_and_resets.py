@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 
 from gatefuse import Recurrent, cell_names, find_cell
+from gatefuse.bench.measure.tolerance import allowed
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.task import Request
 from tests.support.layers import CLOSE, EXACT, B, H, I, T, assert_same, flat, form, gradients, inputs, pair
@@ -157,8 +158,8 @@ def test_the_step_driver_by_its_rule(cell):
         values = [*flat(result), *gradients(result, [leaf, *layer.parameters()])]
         found.append({str(k): value.detach().double() for k, value in enumerate(values)})
     got, plain, reference = found
-    allowed = 2 * max(errors(plain, reference).values()) + 2 * torch.finfo(torch.float32).eps
-    assert max(errors(got, reference).values()) <= allowed
+    most = allowed(max(errors(plain, reference).values()), torch.finfo(torch.float32).eps)
+    assert max(errors(got, reference).values()) <= most
 
 
 @pytest.mark.parametrize("driver_name", ["eager", "script", "aten"])

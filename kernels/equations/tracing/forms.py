@@ -1,4 +1,4 @@
-"""What of a value from outside the results of equations depend on, as something to compare."""
+"""The form of a value from outside: the part of it that the results of equations depend on, as something to compare."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def is_known(value: Any) -> bool:
 
 
 def form_of(value: Any) -> Any:
-    """What of a value the equations' results depend on, to be compared.
+    """The form of a value: what of it the equations' results depend on, to be compared.
 
     Raises:
         OutsideError: nobody can say; the text ends a sentence about it.

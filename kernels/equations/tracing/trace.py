@@ -2,7 +2,7 @@
 
 The recurrent products are opaque: R.f(v) hands out an input r_f and notes v. What is left is pointwise, so one trace
 holds a whole step, and the order of its products can be read off it. Operators are recorded below autograd, which
-adds those of the backward; what the equations ask of tensors beside them is seen by equations/questions.py.
+adds those of the backward; what the equations ask of tensors beside them is seen by equations/tracing/questions.py.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gatefuse.kernels.equations.expression import Expr, Graph, input_names
 from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.program import Product, Program, find_phases, find_products, find_slots, find_sums
-from gatefuse.kernels.equations.questions import Watch
-from gatefuse.kernels.equations.record import SHAPE, Record
+from gatefuse.kernels.equations.tracing.questions import Watch
+from gatefuse.kernels.equations.tracing.record import SHAPE, Record
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell

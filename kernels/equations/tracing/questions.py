@@ -1,4 +1,4 @@
-"""What Python code asks of tensors while its equations are traced, as torch's functions see it.
+"""Questions that Python code asks of tensors while its equations are traced, as torch's functions see them.
 
 An operator's record holds what was computed, not what was asked: a size, a dtype, a value that decides a branch, a
 stop of the gradient. Here each question is seen, and is refused where the answer would be the example's alone.
@@ -35,7 +35,7 @@ _STOPS = frozenset(("detach", "data"))
 
 
 class Watch(TorchFunctionMode):
-    """While it is on, questions that a trace can't answer are refused.
+    """A mode that refuses questions which a trace can't answer.
 
     Args:
         name: of the cell, for messages.

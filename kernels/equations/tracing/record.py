@@ -1,4 +1,4 @@
-"""The expression of each tensor that operators yield, recorded below autograd."""
+"""A record of the expression of each tensor that operators yield, made below autograd."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NUMBERS = frozenset(("lift_fresh", "zeros", "ones", "full", "scalar_tensor", "n
 
 
 class Record(TorchDispatchMode):
-    """The expression of each tensor that operators yield while it is on."""
+    """A mode that records the expression of each tensor that operators yield."""
 
     def __init__(self, cell: Cell, graph: Graph, dtype: torch.dtype):
         super().__init__()

@@ -16,7 +16,7 @@ from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from gatefuse.kernels.equations.forms import (
+from gatefuse.kernels.equations.tracing.forms import (
     CHANGING,
     CONTAINERS,
     OutsideError,

@@ -18,7 +18,7 @@ _T = TypeVar("_T")
 
 
 def apart(function: Callable[[], _T]) -> _T:
-    """What the function returns or raises, by a thread that runs nothing else."""
+    """Run a function in a thread that runs nothing else; what it returns or raises."""
     future: Future[_T] = Future()
 
     def work() -> None:

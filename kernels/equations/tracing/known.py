@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from gatefuse.kernels.equations.operators import TranslationError
-from gatefuse.kernels.equations.outside import OutsideError, Reference, references
 from gatefuse.kernels.equations.program import Program
-from gatefuse.kernels.equations.thread import apart
-from gatefuse.kernels.equations.trace import trace
+from gatefuse.kernels.equations.tracing.outside import OutsideError, Reference, references
+from gatefuse.kernels.equations.tracing.thread import apart
+from gatefuse.kernels.equations.tracing.trace import trace
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
@@ -24,7 +24,7 @@ _TRIES = 3  # of a trace, where another thread changes what the equations use
 
 
 class Known(NamedTuple):
-    """program: the traced equations, None where ``refusal`` says why there are none.
+    """What is known of equations: their traced program, or None where ``refusal`` says why there is none.
 
     outside: what they use from outside, as it was; empty where that can't be said. closed: whether it can, so that the
     fingerprint stands for all that they compute.
