@@ -14,9 +14,9 @@ from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients, Upstream, buffer_shapes, saved_layout
 from gatefuse.kernels.loops.inputs import Sequence
-from gatefuse.kernels.loops.weight_gradients import finish
+from gatefuse.kernels.loops.llvm_products import gradients
 from gatefuse.kernels.runtime import debug
-from gatefuse.kernels.runtime.threads import pool, threads
+from gatefuse.kernels.runtime.threads import team, threads
 
 # Bytes of weights from which on threads divide the units of a few samples: of fewer than a thread could have two of, and of
 # others, up to so many a thread.
@@ -106,7 +106,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = T
     T, B, H, x, shape = loop.T, loop.B, loop.H, loop.x, loop.shape
     d = loop.gradients(upstream.finals)
     if not T * B * H:
-        return _finished(loop, kept, d, wanted)
+        return _nothing(loop, d, wanted)
     division = divided(B, H, shape.COLUMNS * H * H * x.element_size())
     compiled = backward_loop(loop.cell, x.dtype, division.rows(B), H)
     size, step = x.element_size(), B * H * x.element_size()
@@ -132,7 +132,14 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = T
         "d_fed": d_fed.data_ptr(),
     }
     compiled.run(compiled.fields.filled(values))
-    return _finished(loop, kept, d, wanted)
+    return gradients(loop, kept, d, wanted)
+
+
+def _nothing(loop: Sequence, d: Backward, wanted: bool) -> Gradients:
+    """Of no step or no sample."""
+    weights = [None if w is None else torch.zeros_like(w) for w in (loop.bias, loop.input_weight, loop.input_bias)]
+    d_x = d.x if loop.input_weight is None else torch.zeros_like(loop.x) if wanted else None
+    return Gradients(d_x, d.states, torch.zeros_like(loop.weight), weights[0], d.parameters.sum(1), d.fresh, *weights[1:])
 
 
 def _x_only(loop: Sequence, kept: Forward) -> dict[str, int]:
@@ -148,17 +155,6 @@ def _x_only(loop: Sequence, kept: Forward) -> dict[str, int]:
     return found | {"x_step": time * size, "x_row": row * size}
 
 
-def _finished(loop: Sequence, kept: Forward, d: Backward, wanted: bool) -> Gradients:
-    """The gradients after the steps: of the input and its weights too, where the loop multiplied them."""
-    found = finish(loop, kept, d)
-    if loop.input_weight is None:
-        return found
-    rows, inputs = found.x.flatten(0, 1), loop.x.flatten(0, 1)
-    d_input = torch.mm(rows, loop.input_weight).view_as(loop.x) if wanted else None
-    d_bias = None if loop.input_bias is None else rows.sum(0)
-    return found._replace(x=d_input, input_weight=torch.mm(rows.t(), inputs), input_bias=d_bias)
-
-
 class Division(NamedTuple):
     """How threads divide a call: tiles of the batch, or where ``together`` is set the units of all samples."""
 
@@ -172,11 +168,7 @@ class Division(NamedTuple):
 
     def arguments(self) -> dict[str, int]:
         """As compiled loops take them."""
-        found = pool() if self.threads > 1 else None
-        parallel, team = (0, 0) if found is None else found
-        counts = dict.fromkeys(("joined", "arrived", "next"), 0)
-        together, tiles = int(self.together), self.tiles
-        return counts | {"threads": self.threads, "pool": parallel, "team": team, "together": together, "tiles": tiles}
+        return team(self.threads) | {"together": int(self.together), "tiles": self.tiles, "next": 0}
 
 
 def divided(B: int, H: int, bytes: int) -> Division:

@@ -17,7 +17,7 @@ from gatefuse.kernels.codegen.llvm.forward import apart_slots, common_fields
 from gatefuse.kernels.codegen.llvm.packing import Share, pack_backward
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products
-from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_run
+from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Phase, Program, computed_products
 
@@ -44,7 +44,7 @@ def backward_module(program: Program, kind: Float, blocking: Blocking, processor
     def prepare(code: Code, given: dict[str, Number], share: Share) -> None:
         pack_backward(code, kind, program, blocking.units, share, given["H"], given["pack"], given["weight"])
 
-    define_run(module, fields, prepare)
+    define_tiles(module, fields, prepare)
     return module
 
 

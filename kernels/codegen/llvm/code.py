@@ -163,6 +163,19 @@ class Code:
         b.branch(head)
         b.position_at_end(end)
 
+    def switch(self, functions: Sequence[ir.Function], n: Any, values: Sequence[Any]) -> None:
+        """Call function n of those, counted from 1."""
+        b = self.builder
+        end = self.function.append_basic_block("end")
+        switch = b.switch(n, end)
+        for k, function in enumerate(functions, 1):
+            block = self.function.append_basic_block(f"case_{k}")
+            switch.add_case(I64(k), block)
+            b.position_at_end(block)
+            b.call(function, values)
+            b.branch(end)
+        b.position_at_end(end)
+
     @contextmanager
     def when(self, truth: Any) -> Iterator[None]:
         with self.builder.if_then(truth):

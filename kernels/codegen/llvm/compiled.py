@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from gatefuse.kernels.codegen.llvm.backward import backward_fields, backward_mod
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.forward import forward_fields, forward_module
 from gatefuse.kernels.codegen.llvm.machine_code import MachineCode
+from gatefuse.kernels.codegen.llvm.outer import INPUT_FIELDS, WEIGHTS_FIELDS, input_module, weights_module
 from gatefuse.kernels.codegen.llvm.packing import stage_columns
 from gatefuse.kernels.codegen.llvm.processor import this_processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, blocking, input_blocking
@@ -59,11 +61,25 @@ def backward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str 
     return _compiled(cell, "backward", dtype.itemsize, blocking(1, rows, H, processor.lanes(dtype.itemsize), processor), level)
 
 
+@cache
+def products_loop(what: str, dtype: torch.dtype, level: str = "") -> Compiled:
+    """That of all rows at once, for the gradients of "weights" or of the "input"."""
+    processor = this_processor(level)
+    kind = Float.of(dtype.itemsize, processor)
+    make, fields = (weights_module, WEIGHTS_FIELDS) if what == "weights" else (input_module, INPUT_FIELDS)
+    across = input_blocking(processor).units * kind.lanes
+    return _loaded(MachineCode(make(kind, processor), processor), fields, across, across)
+
+
 @per_cell
 def _compiled(cell: Cell, way: str, size: int, blocks: Blocking, level: str) -> Compiled:
     program, processor = cell.program, this_processor(level)
     kind = Float.of(size, processor)
     make, fields = (forward_module, forward_fields) if way == "forward" else (backward_module, backward_fields)
     code = MachineCode(make(program, kind, blocks, processor), processor)
+    return _loaded(code, fields(program), blocks.units * kind.lanes, input_blocking(processor).units * kind.lanes)
+
+
+def _loaded(code: MachineCode, fields: Fields, across: int, inputs: int) -> Compiled:
     run = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address("run"))
-    return Compiled(run, fields(program), blocks.units * kind.lanes, input_blocking(processor).units * kind.lanes, code)
+    return Compiled(run, fields, across, inputs, code)

@@ -16,21 +16,20 @@ from gatefuse.kernels.codegen.llvm.packing import Share, define_turned, forward_
 from gatefuse.kernels.codegen.llvm.parts import Part
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products, input_blocking
-from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_run
+from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
+from gatefuse.kernels.codegen.llvm.team import TEAM
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Program, computed_products
 
 # Rows of which the pointers are held at a time.
 _AHEAD = 128
 _COMMON = (
-    *("T", "B", "H", "reverse", "threads", "pool", "team", "joined", "arrived", "together", "tiles", "next"),
-    *("restarts", "live", "out_row"),
+    *TEAM, "T", "B", "H", "reverse", "together", "tiles", "next", "restarts", "live", "out_row",
 )
 
 
 def common_fields(program: Program) -> tuple[str, ...]:
-    """Arguments of both ways: sizes; threads and the addresses of GOMP_parallel and omp_get_num_threads, or 0; counts that
-    begin at 0, of threads that joined and of their meetings; whether all threads share all samples, or how many tiles there
+    """Arguments of both ways: sizes; whether all threads share all samples, or how many tiles there
     are and the next one; where inputs lie; bytes
     of a sample's output; of each state, where it begins and begins anew, where its sequence lies and how many bytes on
     its next step is."""
@@ -74,7 +73,7 @@ def forward_module(program: Program, kind: Float, blocking: Blocking, processor:
             N, places = given["H"] * len(program.cell.gates), (given["input_pack"], given["input_weight"], given["input_bias"])
             pack_rows(code, kind, inputs.units, share, N, given["I"], *places)
 
-    define_run(module, fields, prepare)
+    define_tiles(module, fields, prepare)
     return module
 
 

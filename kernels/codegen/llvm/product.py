@@ -51,16 +51,7 @@ def products(module: ir.Module, kind: Float, vectors: int, rows: int) -> ir.Func
     names = ("n", "a", "panel", "first", "sums", "stride", "K")
     each = [_define_product(module, kind, vectors, n) for n in range(1, rows + 1)]
     code = Code(module, name, [(n, I64) for n in names])
-    b = code.builder
-    end = code.function.append_basic_block("end")
-    switch = b.switch(code.function.args[0], end)
-    for n, product in enumerate(each, 1):
-        block = code.function.append_basic_block(f"rows_{n}")
-        switch.add_case(I64(n), block)
-        b.position_at_end(block)
-        b.call(product, code.function.args[1:])
-        b.branch(end)
-    b.position_at_end(end)
+    code.switch(each, code.function.args[0], code.function.args[1:])
     return code.finish()
 
 

@@ -13,65 +13,37 @@ from typing import Any
 
 from llvmlite import ir
 
-from gatefuse.kernels.codegen.llvm.code import I8, I32, I64, Code, Number
+from gatefuse.kernels.codegen.llvm.code import I8, I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.packing import Share, share_of
 from gatefuse.kernels.codegen.llvm.product import Blocking
+from gatefuse.kernels.codegen.llvm.team import define_run, meet
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 
 MOST_ROWS = 96  # of a tile
-_TURNS = 4096  # of waiting, after which a thread gives up its processor
 
 
-def define_run(
+def define_tiles(
     module: ir.Module, fields: Fields, prepare: Callable[[Code, dict[str, Number], Share], None]
 ) -> None:
-    """Add run(arguments), which calls body(arguments), or has each thread of a team call it, where ``pool`` is the address
-    of GOMP_parallel.
+    """Add run(arguments), of which each thread prepares its share. Then they take tiles until none is left, or where
+    ``together`` is set, run all samples with the units divided among them.
 
-    Each prepares its share. Then they take tiles until none is left, or where ``together`` is set, run all samples with
-    the units divided among them. A tile's function is tile(arguments, number, first, last, share, shares).
+    A tile's function is tile(arguments, number, first, last, share, shares).
     """
-    body = Code(module, "body", [("arguments", I64)])
-    base = body.argument(0)
-    given = fields.load(body, base)
-    share, shares = _place_in_team(body, fields, base, given)
-    prepare(body, given, (share, shares))
-    meet(body, fields, base, body.number(1), shares)
-    tile = module.globals["tile"]
-    with body.either(given["together"].compare("!=", 0)) as (together, apart):
-        with together:
-            values = base, body.number(0), body.number(0), given["B"], share, shares
-            body.builder.call(tile, [value.value for value in values])
-        with apart:
-            _take_tiles(body, fields, base, given, tile)
-    body.finish()
 
-    code = Code(module, "run", [("arguments", I64)], public=True)
-    base = code.argument(0)
-    pool = code.load_number(fields.place(base, "pool"))
-    with code.either(pool.compare("==", 0)) as (alone, together):
-        with alone:
-            code.builder.call(body.function, [base.value])
-        with together:
-            kind = ir.PointerType(ir.FunctionType(ir.VoidType(), [I64, I64, I32, I32]))
-            function = code.builder.inttoptr(pool.value, kind)
-            threads = code.builder.trunc(code.load_number(fields.place(base, "threads")).value, I32)
-            entry = code.builder.ptrtoint(body.function, I64)
-            code.builder.call(function, [entry, base.value, threads, I32(0)])
-    code.finish()
+    def work(code: Code, base: Number, given: dict[str, Number], share: Share) -> None:
+        prepare(code, given, share)
+        meet(code, fields, base, code.number(1), share[1])
+        tile = module.globals["tile"]
+        with code.either(given["together"].compare("!=", 0)) as (together, apart):
+            with together:
+                values = base, code.number(0), code.number(0), given["B"], *share
+                code.builder.call(tile, [value.value for value in values])
+            with apart:
+                _take_tiles(code, fields, base, given, tile)
 
-
-def _place_in_team(code: Code, fields: Fields, base: Number, given: dict[str, Number]) -> tuple[Number, Number]:
-    """Which of the team's threads this is, and how many there are, which may be fewer than asked for; ``team`` is the
-    address of omp_get_num_threads."""
-    share, shares = code.variable(I64, I64(0)), code.variable(I64, I64(1))
-    with code.when(given["pool"].compare("!=", 0)):
-        kind = ir.PointerType(ir.FunctionType(I32, []))
-        function = code.builder.inttoptr(given["team"].value, kind)
-        shares.set(code.builder.zext(code.builder.call(function, []), I64))
-        share.set(code.builder.atomic_rmw("add", fields.place(base, "joined").pointer, I64(1), "monotonic"))
-    return Number(code, share.get()), Number(code, shares.get())
+    define_run(module, fields, work)
 
 
 def _take_tiles(code: Code, fields: Fields, base: Number, given: dict[str, Number], tile: ir.Function) -> None:
@@ -87,33 +59,6 @@ def _take_tiles(code: Code, fields: Fields, base: Number, given: dict[str, Numbe
     first, last = ((given["B"] * (k + plus)) // given["tiles"] for plus in (0, 1))
     b.call(tile, [value.value for value in (base, k, first, last, code.number(0), code.number(1))])
     b.branch(head)
-    b.position_at_end(end)
-
-
-def meet(code: Code, fields: Fields, base: Number, times: Number, shares: Number) -> None:
-    """Wait until all threads of a team have come here so many times; what each has written is then seen by all."""
-    b = code.builder
-    wait, again, end = (code.function.append_basic_block(name) for name in ("wait", "again", "met"))
-    arrived = fields.place(base, "arrived").pointer
-    alone = shares.compare("==", 1)
-    arrive = code.function.append_basic_block("arrive")
-    b.cbranch(alone, end, arrive)
-    b.position_at_end(arrive)
-    b.atomic_rmw("add", arrived, I64(1), "acq_rel")
-    b.branch(wait)
-    b.position_at_end(wait)
-    turns = b.phi(I64)
-    turns.add_incoming(I64(0), arrive)
-    seen = Number(code, b.load_atomic(arrived, "acquire", 8, typ=I64))
-    b.cbranch(seen.compare(">=", times * shares), end, again)
-    b.position_at_end(again)
-    if "x86_64" in code.module.triple:
-        code.call("llvm.x86.sse2.pause", ir.VoidType())
-    # where there are more threads than processors, the others get theirs
-    with b.if_then(b.icmp_unsigned("==", b.and_(turns, I64(_TURNS - 1)), I64(_TURNS - 1))):
-        code.call("sched_yield", I32)
-    turns.add_incoming(b.add(turns, I64(1)), b.block)
-    b.branch(wait)
     b.position_at_end(end)
 
 
