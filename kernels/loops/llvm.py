@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, backward_loop, forward_loop
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS
 from gatefuse.kernels.equations.program import computed_products
@@ -21,6 +22,8 @@ from gatefuse.kernels.runtime.threads import team, threads
 # Bytes of weights from which on threads divide the units of a few samples: of fewer than a thread could have two of, and of
 # others, up to so many a thread.
 _NEAR, _FAR, _ROWS = 200_000, 1_000_000, 16
+# Steps of all samples up to which weights are read as they lie.
+_FEW_STEPS = 8
 _ROWS_AHEAD = 96  # of the input's product, which stay in a cache
 
 
@@ -58,6 +61,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
         "fed_product": fed.shape[1] * step,
         "fed_step": step if save else 0,
         "ends": 0,
+        "layout": layout(T * B),
     }
     values |= {f"final{s}": finals.data_ptr() + s * step for s in range(shape.S)}
     compiled.run(compiled.fields.filled(values | ahead.values))
@@ -94,6 +98,13 @@ def _ahead(loop: Sequence, compiled: Compiled, division: Division) -> _Ahead:
         "ahead_tile": steps * rows * row * size,
     }
     return _Ahead(values, (pack, ahead))
+
+
+def layout(steps: int) -> int:
+    """How weights are laid out for so many steps of all samples."""
+    if steps > _FEW_STEPS or torch.are_deterministic_algorithms_enabled():
+        return LAID_OUT_NOW
+    return AS_THEY_LIE
 
 
 def steps_ahead(T: int, rows: int) -> int:

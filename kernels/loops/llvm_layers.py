@@ -17,7 +17,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
 from gatefuse.kernels.equations.program import computed_products
-from gatefuse.kernels.loops.llvm import divided, steps_ahead
+from gatefuse.kernels.loops.llvm import divided, layout, steps_ahead
 from gatefuse.kernels.task import Form, live, restarts
 
 _MOST = 256  # sizes of which a cell keeps the arguments
@@ -73,7 +73,7 @@ def layers(
     x = x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
     (T, B, I), H, masked = x.shape, states[0].shape[-1], lengths is not None
     masks = _masks(T, lengths, resets, form) if masked or resets is not None else ()
-    key = x.dtype, T, B, H, I, x.stride(), form, masked, resets is not None, torch.get_num_threads()
+    key = x.dtype, T, B, H, I, x.stride(), form, masked, resets is not None, torch.get_num_threads(), layout(T * B)
     schedules = version.made.setdefault("layers", {})
     schedule = schedules.get(key)
     if schedule is None:
@@ -170,7 +170,7 @@ def _shared(
     columns, size = cell_shape(cell).COLUMNS, memory._size
     fed = len(computed_products(cell))
     values: dict[str, Any] = {
-        "T": T, "B": B, "H": H, "save": 0, "ends": 1,
+        "T": T, "B": B, "H": H, "save": 0, "ends": 1, "layout": layout(T * B),
         "sums": memory.take(B * columns * H if cell.program.stages > 1 else 0),
         "sums_column": H * size, "sums_step": 0, "sums_row": columns * H * size,
         "pack": memory.take(compiled.padded(H) * columns * (H + 1)),

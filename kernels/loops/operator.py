@@ -259,8 +259,12 @@ class _Sequence(torch.autograd.Function):
     """sequence_forward where nobody looks: torch.library's first call imports all of torch's compiler, and each costs
     the host more than this."""
 
-    forward = staticmethod(forward)
-    setup_context = staticmethod(_setup_context)
+    @staticmethod
+    def forward(ctx, *arguments):  # a setup_context of its own would have torch read the signature in each call
+        results = forward(*arguments)
+        _setup_context(ctx, arguments, results)
+        return results
+
     backward = staticmethod(_backward)
 
 

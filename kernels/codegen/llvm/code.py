@@ -134,6 +134,10 @@ class Code:
             found = ir.Function(self.module, ir.FunctionType(result, [v.type for v in values]), name)
         return self.builder.call(found, values)
 
+    def run(self, function: ir.Function, *values: Number) -> None:
+        """A call of a function that takes numbers and returns nothing."""
+        self.builder.call(function, [value.value for value in values])
+
     def move(self, to: Number, origin: Number, size: Number) -> None:
         """Copy bytes, which may be the same ones."""
         kind = [POINTER, POINTER, I64]

@@ -10,7 +10,9 @@ from typing import Any
 from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm import parts
+from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW, Ahead
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
+from gatefuse.kernels.codegen.llvm.dots import dots
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.packing import Share, define_turned, forward_panel, pack_forward, pack_rows, stage_columns
 from gatefuse.kernels.codegen.llvm.parts import Part
@@ -21,8 +23,6 @@ from gatefuse.kernels.codegen.llvm.team import TEAM
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Program, computed_products
 
-# Rows of which the pointers are held at a time.
-_AHEAD = 128
 _COMMON = (
     *TEAM, "T", "B", "H", "reverse", "together", "tiles", "next", "restarts", "live", "out_row",
 )
@@ -39,12 +39,12 @@ def common_fields(program: Program) -> tuple[str, ...]:
 
 
 def forward_fields(program: Program) -> Fields:
-    """Also x, with the bytes of a step and a row; where x is the input itself and no product yet, its features, weights and bias, memory for these in panels
-    and for so many steps' products by tile, with the bytes of a row and of a tile, else zeros; weights, bias or 0, and
-    memory for their panels; whether sums are kept for the backward; computed vectors, with the bytes from one product's,
+    """Also how weights are laid out (layout.py); x, with the bytes of a step and a row; where x is the input itself and no
+    product yet, its features, weights and bias, memory for these in panels and for so many steps' products by tile, with
+    the bytes of a row and of a tile, else zeros; weights, bias or 0, and memory for their panels; whether sums are kept for the backward; computed vectors, with the bytes from one product's,
     and one step's, to the next; whether the output is zero where a sample has no step, or its states stay in all
     sequences; of each state, where the final one goes."""
-    before = "x", "x_step", "x_row", "I", "input_weight", "input_bias", "input_pack", "input_steps", "ahead", "ahead_row", "ahead_tile"
+    before = "layout", "x", "x_step", "x_row", "I", "input_weight", "input_bias", "input_pack", "input_steps", "ahead", "ahead_row", "ahead_tile"
     more = "weight", "bias", "pack", "save", "fed", "fed_product", "fed_step", "ends"
     finals = [f"final{s}" for s in range(len(program.cell.states))]
     return Fields((*common_fields(program), *before, *more, *finals))
@@ -68,8 +68,10 @@ def forward_module(program: Program, kind: Float, blocking: Blocking, processor:
 
     def prepare(code: Code, given: dict[str, Number], share: Share) -> None:
         places = given["pack"], given["weight"], given["bias"]
-        pack_forward(code, kind, program, blocking.units, share, given["H"], *places)
-        with code.when(given["input_weight"].compare("!=", 0)):
+        now = given["layout"].compare("==", LAID_OUT_NOW)
+        with code.when(now):
+            pack_forward(code, kind, program, blocking.units, share, given["H"], *places)
+        with code.when(code.builder.and_(now, given["input_weight"].compare("!=", 0))):
             N, places = given["H"] * len(program.cell.gates), (given["input_pack"], given["input_weight"], given["input_bias"])
             pack_rows(code, kind, inputs.units, share, N, given["I"], *places)
 
@@ -82,7 +84,7 @@ class _Forward(Tile):
         self, module: ir.Module, program: Program, fields: Fields, kind: Float, blocking: Blocking, inputs: Blocking
     ):
         super().__init__(module, fields, kind, blocking, len(program.cell.states))
-        self.program, self._input_blocking = program, inputs
+        self.program = program
         self._fed = computed_products(program.cell)
         self._vectors = [self.code.room(I64, MOST_ROWS) for _ in self._fed]
         widest = max((len(stage_columns(program, s + 1)) for s in range(program.stages)), default=0)
@@ -91,13 +93,10 @@ class _Forward(Tile):
         self._columns = {slot.name: slot.column for slot in program.slots}
         self._later, self._apart = _read_later(program), apart_slots(program)
         self._states = [self.code.room(I64, MOST_ROWS) for _ in program.cell.states]
-        self._inputs = self.code.room(I64, _AHEAD)
-        self._x_rows = self.code.room(I64, MOST_ROWS)
-        self._taken, self._waiting = (self.code.variable(I64, I64(0)) for _ in range(2))
+        self._ahead = Ahead(self, inputs, len(program.cell.gates))
 
     def define(self) -> None:
         code, given, states = self.code, self.given, range(len(self.program.cell.states))
-        self._raw = given["input_weight"].compare("!=", 0)
         with code.loop("sample", self.first, self.last) as sample:
             for s in states:
                 self._set_now(s, sample, self.begin(s, sample))
@@ -105,10 +104,9 @@ class _Forward(Tile):
             t, _ = self.time(i)
             self._t = t
             self._saved = given["sums"] + t * given["sums_step"]
-            with code.when(self._raw), code.when(i.modulo(given["input_steps"]).compare("==", 0)):
-                self._multiply_inputs(i, (i + given["input_steps"]).least(given["T"]))
+            self._ahead.run(i)
             self.find_rows(t, self._take, self._over)
-            self._find_x(t)
+            self._ahead.find(t)
             self._step(t)
         with code.loop("sample", self.first, self.last) as sample:
             for s in states:
@@ -138,55 +136,6 @@ class _Forward(Tile):
                 for s in range(len(self._states)):
                     code.move(self.out(s, self._t, sample), self._now(s, sample), self.row_bytes)
 
-    def _multiply_inputs(self, first: Number, last: Number) -> None:
-        """The input's product, of all rows that the steps from first to last will find."""
-        code = self.code
-        self._taken.set(I64(0))
-        self._waiting.set(I64(0))
-
-        def take(t: Number, sample: Number) -> None:
-            waiting = Number(code, self._waiting.get())
-            code.store_number(self._x(t, sample), self._inputs + waiting * 8)
-            self._waiting.set((waiting + 1).value)
-            with code.when((waiting + 1).compare("==", _AHEAD)):
-                self._multiply_waiting()
-
-        self.walk(first, last, take)
-        self._multiply_waiting()
-        self._taken.set(I64(0))
-        self.meet()
-
-    def _x(self, t: Number, sample: Number) -> Number:
-        return self.given["x"] + t * self.given["x_step"] + sample * self.given["x_row"]
-
-    def _multiply_waiting(self) -> None:
-        code, given, vectors = self.code, self.given, self._input_blocking.units
-        vector = self.kind.lanes * self.kind.size
-        done, waiting = Number(code, self._taken.get()), Number(code, self._waiting.get())
-        N, width = given["H"] * len(self.program.cell.gates), vectors * vector
-        panels = (N + (vectors * self.kind.lanes - 1)) // (vectors * self.kind.lanes)
-        to = self._ahead() + done * given["ahead_row"]
-        with self.my_panels(panels) as j, self.parts(self._input_blocking.rows, waiting) as (first, count):
-            panel = given["input_pack"] + j * ((given["I"] + 1) * width)
-            sums = to + first * given["ahead_row"] + j * width
-            values = count, self._inputs + first * 8, panel + width, panel, sums, given["ahead_row"], given["I"]
-            code.builder.call(products(code.module, self.kind, *self._input_blocking), [value.value for value in values])
-        self._taken.set((done + waiting).value)
-        self._waiting.set(I64(0))
-
-    def _ahead(self) -> Number:
-        return self.given["ahead"] + self.number * self.given["ahead_tile"]
-
-    def _find_x(self, t: Number) -> None:
-        """Where the input product of each of the step's rows lies."""
-        code, given = self.code, self.given
-        done = Number(code, self._taken.get())
-        ahead = self._ahead()
-        with code.loop("row", 0, self.count) as k:
-            here = code.choose(self._raw, ahead + (done + k) * given["ahead_row"], self._x(t, self.row(k)))
-            code.store_number(here, self._x_rows + k * 8)
-        self._taken.set((done + self.count).value)
-
     def _step(self, t: Number) -> None:
         program, code, given = self.program, self.code, self.given
         for place, pointers in enumerate(self._vectors):
@@ -208,7 +157,7 @@ class _Forward(Tile):
 
     def _stage(self, stage: int, pack: Number) -> Number:
         """A stage's products, panel by panel, and the part that follows; returns where the next one's panels lie."""
-        program, code, units = self.program, self.code, self.blocking.units
+        program, code, given, units = self.program, self.code, self.given, self.blocking.units
         vector, H = self.kind.lanes * self.kind.size, self.given["H"]
         width = len(stage_columns(program, stage)) * units * vector  # bytes of a row's sums
         panel, across = forward_panel(program, stage, units, self.kind, H), units * self.kind.lanes
@@ -218,15 +167,11 @@ class _Forward(Tile):
         with self.my_panels(panels) as j:
             base = pack + j * panel
             with self.parts(self.blocking.rows) as (first, count):
-                rows, place = base + width, 0
-                for k in program.stage_products(stage):
-                    p = program.products[k]
-                    vectors, offset = len(p.gates) * units, place * units * vector
-                    pointers = self._vectors[self._fed.index(k)] if p.computed else self.before[p.state]
-                    values = count, pointers + first * 8, rows, base + offset, self._sums + offset, code.number(width), H
-                    function = products(code.module, self.kind, vectors, self.blocking.rows)
-                    code.builder.call(function, [v.value for v in values])
-                    rows, place = rows + H * (vectors * vector), place + len(p.gates)
+                with code.either(given["layout"].compare("!=", AS_THEY_LIE)) as (panels_, rows_):
+                    with panels_:
+                        self._multiply_panel(stage, base, first, count)
+                    with rows_:
+                        self._multiply_rows(stage, j, first, count)
                 with code.loop("row", 0, count) as row:
                     sums = self._sums + row * width
                     self.each_vector(
@@ -236,6 +181,37 @@ class _Forward(Tile):
                     )
         self.meet()
         return pack + panels * panel
+
+    def _vector(self, k: int, first: Number) -> Number:
+        """Where the pointers to product k's vectors lie, from a row on."""
+        p = self.program.products[k]
+        return (self._vectors[self._fed.index(k)] if p.computed else self.before[p.state]) + first * 8
+
+    def _multiply_panel(self, stage: int, panel: Number, first: Number, count: Number) -> None:
+        units, H, vector = self.blocking.units, self.given["H"], self.kind.lanes * self.kind.size
+        width = len(stage_columns(self.program, stage)) * units * vector
+        rows, offset = panel + width, 0
+        for k in self.program.stage_products(stage):
+            vectors = len(self.program.products[k].gates) * units
+            function = products(self.code.module, self.kind, vectors, self.blocking.rows)
+            stride = self.code.number(width)
+            self.code.run(function, count, self._vector(k, first), rows, panel + offset, self._sums + offset, stride, H)
+            rows, offset = rows + H * (vectors * vector), offset + vectors * vector
+
+    def _multiply_rows(self, stage: int, panel: Number, first: Number, count: Number) -> None:
+        code, given, size, lanes = self.code, self.given, self.kind.size, self.kind.lanes
+        units, H, vector, place = self.blocking.units, self.given["H"], lanes * size, 0
+        width = code.number(len(stage_columns(self.program, stage)) * units * vector)
+        for k in self.program.stage_products(stage):
+            for gate in self.program.products[k].gates:
+                with code.loop("vector", 0, units) as u:
+                    unit = (panel * units + u) * lanes
+                    row, sums = H * gate + unit, self._sums + (u + place * units) * vector
+                    bias = code.choose(given["bias"].compare("==", 0), given["bias"], given["bias"] + row * size)
+                    with code.when(unit.compare("<", H)):
+                        values = self._vector(k, first), given["weight"] + row * H * size, H - unit, bias, sums, width, H
+                        code.run(dots(code.module, self.kind), count, *values)
+                place += 1
 
     def _run(self, part: Part, stage: int, place: Number, unit: Number, mask: Any, sums: Number | None) -> None:
         """A part for a vector of units of the row at that place, after that stage's product; its sums, by column, lie
@@ -251,7 +227,7 @@ class _Forward(Tile):
                 return v.load(self._sum(column, row) + at, mask)
             x = None
             if gate >= 0:
-                x = v.load(self.code.load_number(self._x_rows + place * 8) + self.row_bytes * gate + at, mask)
+                x = v.load(self._ahead.row(place) + self.row_bytes * gate + at, mask)
             if column < 0:
                 return x
             assert sums is not None
@@ -270,7 +246,7 @@ class _Forward(Tile):
                     if name not in self._later:
                         v.store(known[name], self._sum(self._columns[name], row) + at, mask)
         if part.name == "update" and self._apart:
-            with self.code.when(self.code.builder.and_(given["save"].compare("!=", 0), self._raw)):
+            with self.code.when(self.code.builder.and_(given["save"].compare("!=", 0), self._ahead.needed)):
                 for k, name in enumerate(self._apart, len(program.columns)):
                     v.store(slot(name), self._sum(k, row) + at, mask)
         for name in part.inputs:

@@ -106,7 +106,7 @@ class _Weights:
     def _multiply(self, n: Number, d: Number, panel: Number, count: Number) -> None:
         function = _outers(self._code.module, self._kind, self._blocking)
         values = n, d, self._given["d_row"], panel, self._sums, count
-        self._code.builder.call(function, [value.value for value in values])
+        self._code.run(function, *values)
 
     def _add(self, start: Number, n: Number, rows: Number, j: Number) -> None:
         """Add the sums to the gradient, which begins with them in the first chunk."""
@@ -217,7 +217,7 @@ def _multiply_rows(code: Code, kind: Float, blocking: Blocking, given: dict[str,
                 code.store_number(given["d"] + (row + r) * given["N"] * size, pointers + r * 8)
             panel = given["pack"] + j * given["N"] * (units * vector)
             values = count, pointers, panel, zeros, sums, code.number(units * vector), given["N"]
-            code.builder.call(function, [value.value for value in values])
+            code.run(function, *values)
             with code.loop("r", 0, count) as r, code.loop("vector", 0, units) as u:
                 k = j * across + u * kind.lanes
                 left, to = K - k, given["d_x"] + ((row + r) * K + k) * size

@@ -51,20 +51,20 @@ def define_turned(module: ir.Module, kind: Float) -> None:
         with code.either(whole) as (then, other):
             with then:
                 found = [v.load(origin + (K * r + k) * size) for r in range(lanes)]
-                for r, vector in enumerate(_transposed(code, kind, found)):
+                for r, vector in enumerate(transposed(code, kind, found)):
                     v.store(vector, to + (k + r) * stride)
             with other:
                 found = []
                 for r in range(lanes):
                     there = code.choose(code.number(r).compare("<", rows), left, code.number(0))
                     found.append(v.load(origin + (K * r + k) * size, v.within(there)))
-                for r, vector in enumerate(_transposed(code, kind, found)):
+                for r, vector in enumerate(transposed(code, kind, found)):
                     with code.when(left.compare(">", r)):
                         v.store(vector, to + (k + r) * stride)
     code.finish()
 
 
-def _transposed(code: Code, kind: Float, rows: Sequence[Any]) -> list[Any]:
+def transposed(code: Code, kind: Float, rows: Sequence[Any]) -> list[Any]:
     """Rows as columns, by exchanging halves of pairs of blocks, of 1, 2, 4 ... lanes."""
     rows, lanes, width = list(rows), kind.lanes, 1
     while width < lanes:
