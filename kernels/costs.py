@@ -1,4 +1,4 @@
-"""What a step is expected to cost by each driver on a GPU, in microseconds: measured there, or else predicted.
+"""What a step is expected to cost by each driver, in microseconds: measured there, or on a GPU else predicted.
 
 Measured costs are rows of measured.csv, which ``python -m gatefuse.bench costs`` takes out of a device's reports.
 Predictions are sums of what is counted: launches, meetings at a barrier, products, and bytes read. They rank
@@ -17,6 +17,7 @@ import torch
 
 from gatefuse.kernels.equations.program import Program
 from gatefuse.kernels.runtime.device import limits
+from gatefuse.kernels.runtime.cpu import cpu_name
 from gatefuse.kernels.runtime.gpus import gpu
 from gatefuse.kernels.task import Request
 from gatefuse.kernels.tiling.segments import worth_recording
@@ -59,10 +60,12 @@ _REACHED = 0.5
 
 
 def cost(name: str, request: Request) -> Cost | None:
-    """The cost of a call on a GPU by the driver of that name; None where nothing is known of it."""
+    """The cost of a call by the driver of that name; None where nothing is known of it."""
     us = measured(name, request)
     if us is not None:
         return Cost(us, "measured")
+    if request.device.type == "cpu":
+        return None
     us = predicted(name, request)
     return None if us is None else Cost(us, "predicted")
 
@@ -88,9 +91,18 @@ def _kind(request: Request) -> tuple[str, str, str]:
     return request.cell.name, str(request.dtype).removeprefix("torch."), mode
 
 
-@cache
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return _gpu_name(device) if device.type == "cuda" else device_of_cpu(cpu_name(), torch.get_num_threads())
+
+
+def device_of_cpu(model: str, threads: int) -> str:
+    """What the table calls a CPU, of which each number of threads is a device of its own."""
+    return f"{model}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+@cache
+def _gpu_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
 
 
 @cache

@@ -15,12 +15,13 @@ from gatefuse.kernels.task import Request
 from gatefuse.kernels.tiling import tiles
 
 # What auto considers, best first where nothing is known of costs. script is for those who ask for it.
-_PREFERENCE = {"cpu": ("vendor", "aten", "eager"), "gpu": ("vendor", "block", "step", "eager", "grid")}
+_PREFERENCE = {"cpu": ("llvm", "vendor", "aten", "eager"), "gpu": ("vendor", "block", "step", "eager", "grid")}
 _WHY = {
     "vendor": "torch has its own compiled loop for this cell",
     "block": "one kernel for all steps, with the recurrent weights on the chip",
     "grid": "one kernel for all steps, of programs that share the recurrent weights on the chip",
     "step": "one product and one fused kernel a step",
+    "llvm": "machine code for all steps, made of the equations for this processor",
     "aten": "torch operators generated from the equations, with a backward of their own",
     "eager": "the Python loop runs everything; driver='script' asks for a TorchScript loop",
 }
@@ -35,8 +36,8 @@ class Plan:
         driver: what runs.
         reason: why it was picked.
         refused: every driver that can't run this call, or that auto leaves out, with the reason.
-        costs: of drivers that can run it, on a GPU, what is known: microseconds a step, measured or predicted, with the
-            backward where gradients are wanted.
+        costs: of drivers that can run it what is known, on a CPU where one of them was measured to be faster than the
+            first: microseconds a step, measured or, on a GPU, predicted, with the backward where gradients are wanted.
         tiles: how its kernels cut the work, forward and backward; empty where there is nothing to cut.
     """
 
@@ -57,8 +58,8 @@ class Plan:
 def choose(request: Request, wanted: str = "auto") -> Plan:
     """The plan for a call.
 
-    On a CPU torch's own loop where it can, else aten where it is faster, else eager. On a GPU the driver of
-    the least cost. Predictions rank gatefuse's own drivers alone: torch's own loop comes first, unless it and a faster
+    On a CPU llvm where it can, unless another was measured to be faster on this one, else torch's own loop, else aten where
+    it is faster, else eager. On a GPU the driver of the least cost. Predictions rank gatefuse's own drivers alone: torch's own loop comes first, unless it and a faster
     one were both measured.
 
     Raises:
@@ -83,7 +84,7 @@ def choose(request: Request, wanted: str = "auto") -> Plan:
         else:
             possible.append(name)
             # A tracer must not be led into the table of costs.
-            if on_cpu or torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or (on_cpu and not costs.proven("llvm", request.device)):
                 return Plan(name, _WHY[name], refused)
     known = {name: found for name in possible if (found := costs.cost(name, request))}
     name = _cheapest(possible, known)

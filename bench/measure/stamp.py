@@ -59,7 +59,7 @@ def take_stamp(device: torch.device) -> Stamp:
     return Stamp(
         device=slug(gpu) if on_gpu else device.type,
         kind=device.type,
-        cpu=_cpu_model(),
+        cpu=cpu_name(),
         cores=os.cpu_count() or 0,
         threads=torch.get_num_threads(),
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else float("nan"),
@@ -103,14 +103,6 @@ def _commit() -> tuple[str, str]:
         changes = _output("git", "--no-optional-locks", "status", "--porcelain", "--", ":/", ":(exclude,top)reports")
         return _output("git", "rev-parse", "HEAD"), "dirty" if changes else "clean"
     return os.environ.get("GATEFUSE_COMMIT", "unknown"), "unknown"
-
-
-def _cpu_model() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    except OSError:
-        found = None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
 def _ask_gpu(what: str) -> str:

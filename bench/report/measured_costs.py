@@ -1,4 +1,4 @@
-"""Measured costs of a step by each driver, out of a GPU's rows into the plan's table (kernels/costs.py)."""
+"""Measured costs of a step by each driver, out of a device's rows into the plan's table (kernels/costs.py)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KIND = ["device", "driver", "cell", "dtype", "mode", "H", "B"]
 
 
 def write(csvs: list[Path], path: Path = MEASURED) -> Path:
-    """Put the costs that the CSVs hold in place of all that the table had of their GPUs.
+    """Put the costs that the CSVs hold in place of all that the table had of their devices.
 
     Raises:
         ValueError: a CSV can't be read, or none has a row that counts.
@@ -23,7 +23,7 @@ def write(csvs: list[Path], path: Path = MEASURED) -> Path:
     found = pd.concat([costs(Results.of(sweep_table.read(csv), csv.stem).ok) for csv in csvs])
     if found.empty:
         raise ValueError(
-            "rows must hold a driver of gatefuse's on a GPU, on one layer, in one direction, on full samples. "
+            "rows must hold a driver of gatefuse's, on one layer, in one direction, on full samples. "
             f"Got none in {', '.join(map(str, csvs))}."
         )
     # Of the same shape the longest sequence says most of a step; of the same length, the latest row.

@@ -50,7 +50,6 @@ class CellShape(NamedTuple):
 def cell_shape(cell: Cell) -> CellShape:
     """The constexpr view of a cell's program."""
     program = cell.program
-    saved = [k for k, slot in enumerate(program.slots) if slot.column >= 0]
     products = program.products
     fed = computed_products(cell)
     stages = range(1, program.stages + 1)
@@ -58,7 +57,7 @@ def cell_shape(cell: Cell) -> CellShape:
     return CellShape(
         X=tuple(slot.gate for slot in program.slots),
         R=tuple(slot.column for slot in program.slots),
-        SAVED=tuple(saved.index(k) if k in saved else -1 for k in range(len(program.slots))),
+        SAVED=tuple(slot.column for slot in program.slots),
         V=tuple(p.state for p in program.products),
         S=len(cell.states),
         G=len(cell.gates),

@@ -5,6 +5,8 @@ Runs on a CPU, in float32 and float64, for every cell that can be translated.
 
 from __future__ import annotations
 
+import platform
+import sys
 from importlib.util import find_spec
 
 import torch
@@ -16,6 +18,8 @@ from gatefuse.kernels.task import Outcome, Request, Task
 name = "llvm"
 keeps = True
 
+_MACHINES = ("x86_64", "aarch64")
+
 _HAS_LLVM = find_spec("llvmlite") is not None  # asked once, as torch.compile can't ask in torch 2.11
 
 
@@ -25,6 +29,8 @@ def refusal(request: Request) -> str:
         return f"its code runs on a CPU, not on {request.device.type}"
     if request.dtype not in (torch.float32, torch.float64):
         return f"its code computes in float32 and float64, not in {request.dtype}"
+    if sys.platform != "linux" or platform.machine() not in _MACHINES:
+        return f"its code was tried on Linux, on {' and '.join(_MACHINES)}, and not on {sys.platform}, {platform.machine()}"
     if not _HAS_LLVM:
         return "llvmlite is not installed"
     return untranslatable(request.cell.serial)

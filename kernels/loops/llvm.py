@@ -23,7 +23,7 @@ from gatefuse.kernels.runtime.threads import team, threads
 # others, up to so many a thread.
 _NEAR, _FAR, _ROWS = 200_000, 1_000_000, 16
 # Steps of all samples up to which weights are read as they lie.
-_FEW_STEPS = 8
+_FEW_STEPS = 12
 _ROWS_AHEAD = 96  # of the input's product, which stay in a cache
 
 

@@ -175,6 +175,8 @@ class _Layer(FlatWeights, Stack):
         """
         if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
             return False
+        if self._compiled(input):
+            return True
         if isinstance(input, PackedSequence):
             formed = hx is None or all(
                 isinstance(s, Tensor) and s.dim() == 3 for s in (hx if isinstance(hx, tuple) else (hx,))
@@ -186,6 +188,15 @@ class _Layer(FlatWeights, Stack):
             return False
         T, B = self._steps(input)
         return T == 1 and torch_rnn.steps_alone(B)
+
+    def _compiled(self, input: Tensor | PackedSequence) -> bool:
+        """Whether auto has code compiled of the equations."""
+        data = input.data if isinstance(input, PackedSequence) else input
+        if not isinstance(data, Tensor) or data.dim() not in (2, 3) or data.dtype != self._flat_weights[0].dtype:  # type: ignore[union-attr]
+            return False
+        T, B = (len(input.batch_sizes), int(input.batch_sizes[0])) if isinstance(input, PackedSequence) else self._steps(input)
+        request = (self.cell, data.device, data.dtype, T, B, self.hidden_size, torch.is_grad_enabled(), False, False, False)
+        return plan_of(request, "auto").driver == "llvm"
 
     def _refuse_projection(self) -> None:
         if self.proj_size:

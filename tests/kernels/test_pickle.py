@@ -40,7 +40,7 @@ with open(sys.argv[1], "rb") as file:
     cell, layer, x, expected = pickle.load(file)
 assert layer.cell is cell
 assert (cell.name, cell.__qualname__, cell.gates, cell.init) == ("unit", "unit", ("a", "b"), (0.0, 0.25)), cell
-for driver in ("eager", "aten", "script"):
+for driver in ("eager", "aten", "llvm", "script"):
     layer.driver = driver
     torch.testing.assert_close(layer(x), expected)
 again = cloudpickle.loads(cloudpickle.dumps(layer))

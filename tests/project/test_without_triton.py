@@ -35,7 +35,7 @@ def test_layers_run_and_train_by_every_driver_for_a_cpu():
     program = """
         x = torch.randn(5, 2, 3, requires_grad=True)
         expected, _ = torch.nn.LSTM(3, 4)(x)
-        for driver in ("auto", "eager", "aten", "vendor"):
+        for driver in ("auto", "eager", "aten", "llvm", "vendor"):
             output, _ = gatefuse.LSTM(3, 4, driver=driver)(x)
             output.sum().backward()
             print(driver, tuple(output.shape))
@@ -46,7 +46,7 @@ def test_layers_run_and_train_by_every_driver_for_a_cpu():
         model(x)[0].sum().backward()
     """
     assert without_triton(program).splitlines() == [
-        f"{driver} (5, 2, 4)" for driver in ("auto", "eager", "aten", "vendor")
+        f"{driver} (5, 2, 4)" for driver in ("auto", "eager", "aten", "llvm", "vendor")
     ]
 
 

@@ -16,6 +16,7 @@ WHAT = {
     "eager": "a Python loop over the equations",
     "script": "the same loop as TorchScript, which torch has deprecated",
     "aten": "a Python loop of torch operators generated from the equations, with a backward of its own",
+    "llvm": "machine code for all steps, made of the equations for the CPU at hand",
     "step": "a matrix product and a fused Triton kernel for each step",
     "block": "one Triton kernel for all steps, each of whose programs holds all the recurrent weights",
     "grid": "one Triton kernel for all steps, whose programs share the recurrent weights and wait for each other",

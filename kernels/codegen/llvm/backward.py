@@ -17,6 +17,7 @@ from gatefuse.kernels.codegen.llvm.forward import apart_slots, common_fields
 from gatefuse.kernels.codegen.llvm.packing import Share, pack_backward
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products
+from gatefuse.kernels.codegen.llvm.routines import Module
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Phase, Program, computed_products
@@ -32,10 +33,9 @@ def backward_fields(program: Program) -> Fields:
     return Fields((*common_fields(program), *more, "d_fed"))
 
 
-def backward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> ir.Module:
+def backward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> Module:
     """A module with run(arguments), for the fields of backward_fields."""
-    module = ir.Module(f"{program.cell.name} backward")
-    module.triple = processor.triple
+    module = Module(f"{program.cell.name} backward", processor)
     fields = backward_fields(program)
     for part in parts.backward_parts(program):
         part.define(module, kind)
@@ -49,7 +49,7 @@ def backward_module(program: Program, kind: Float, blocking: Blocking, processor
 
 
 class _Backward(Tile):
-    def __init__(self, module: ir.Module, program: Program, fields: Fields, kind: Float, blocking: Blocking):
+    def __init__(self, module: Module, program: Program, fields: Fields, kind: Float, blocking: Blocking):
         super().__init__(module, fields, kind, blocking, len(program.cell.states))
         self.program = program
         self._fed = computed_products(program.cell)
@@ -207,7 +207,7 @@ class _Backward(Tile):
         with self.my_panels(panels) as j, self.parts(self.blocking.rows) as (first, count):
             panel = pack + j * (K * width)
             values = count, self._pointers + first * 8, panel, self._zeros, self._sums, code.number(width), K
-            code.builder.call(products(code.module, self.kind, *self.blocking), [number.value for number in values])
+            code.run(products(code.module, self.kind, *self.blocking), *values)
 
             def put(row: Number, u: Number, unit: Number, mask: Any) -> None:
                 at = to + self.row(first + row) * self.row_bytes + unit * self.kind.size

@@ -10,22 +10,24 @@ from typing import Any
 
 from llvmlite import ir
 
-from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
+from gatefuse.kernels.codegen.llvm.code import Code, Number
 from gatefuse.kernels.codegen.llvm.packing import transposed
+from gatefuse.kernels.codegen.llvm.routines import Module, routine
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 
 _NAMES = ("n", "a", "weight", "units", "bias", "sums", "stride", "K")
 
 
-def dots(module: ir.Module, kind: Float) -> ir.Function:
-    """The function (n, a, weight, units, bias, sums, stride, K): a vector of sums for each of n rows.
+def dots(module: Module, kind: Float) -> ir.Function:
+    """The routine (n, a, weight, units, bias, sums, stride, K): a vector of sums for each of n rows.
 
     a: where the rows' pointers lie; weight: the first of the units' rows, of which there are ``units``; bias: theirs, or
     0; sums: where the first row's go, the next ones' stride bytes on. Lanes beyond the units hold anything.
     """
-    if "dots" in module.globals:
-        return module.globals["dots"]
-    code = Code(module, "dots", [(name, I64) for name in _NAMES], None, "noinline")
+    return routine(module, kind, "dots", _NAMES, lambda code: _define(code, kind))
+
+
+def _define(code: Code, kind: Float) -> None:
     n, a, weight, units, bias, sums, stride, K = map(code.argument, range(len(_NAMES)))
     v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
     begin = code.variable(kind.vector, v.number(0.0))
@@ -51,4 +53,3 @@ def dots(module: ir.Module, kind: Float) -> ir.Function:
         while len(turned) > 1:
             turned = [v.add(first, second) for first, second in zip(turned[::2], turned[1::2], strict=True)]
         v.store(v.add(turned[0], begin.get()), sums + r * stride)
-    return code.finish()

@@ -14,10 +14,11 @@ from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW, Ahead
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.dots import dots
 from gatefuse.kernels.codegen.llvm.fields import Fields
-from gatefuse.kernels.codegen.llvm.packing import Share, define_turned, forward_panel, pack_forward, pack_rows, stage_columns
+from gatefuse.kernels.codegen.llvm.packing import Share, forward_panel, pack_forward, pack_rows, stage_columns
 from gatefuse.kernels.codegen.llvm.parts import Part
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products, input_blocking
+from gatefuse.kernels.codegen.llvm.routines import Module
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
 from gatefuse.kernels.codegen.llvm.team import TEAM
 from gatefuse.kernels.codegen.llvm.vectors import Float
@@ -55,15 +56,13 @@ def apart_slots(program: Program) -> list[str]:
     return [slot.name for slot in program.slots if slot.column < 0]
 
 
-def forward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> ir.Module:
+def forward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> Module:
     """A module with run(arguments), for the fields of forward_fields."""
-    module = ir.Module(f"{program.cell.name} forward")
-    module.triple = processor.triple
+    module = Module(f"{program.cell.name} forward", processor)
     inputs = input_blocking(processor)
     fields = forward_fields(program)
     for part in parts.forward_parts(program):
         part.define(module, kind)
-    define_turned(module, kind)
     _Forward(module, program, fields, kind, blocking, inputs).define()
 
     def prepare(code: Code, given: dict[str, Number], share: Share) -> None:
@@ -81,7 +80,7 @@ def forward_module(program: Program, kind: Float, blocking: Blocking, processor:
 
 class _Forward(Tile):
     def __init__(
-        self, module: ir.Module, program: Program, fields: Fields, kind: Float, blocking: Blocking, inputs: Blocking
+        self, module: Module, program: Program, fields: Fields, kind: Float, blocking: Blocking, inputs: Blocking
     ):
         super().__init__(module, fields, kind, blocking, len(program.cell.states))
         self.program = program
@@ -107,7 +106,7 @@ class _Forward(Tile):
             self._ahead.run(i)
             self.find_rows(t, self._take, self._over)
             self._ahead.find(t)
-            self._step(t)
+            self._step()
         with code.loop("sample", self.first, self.last) as sample:
             for s in states:
                 code.move(given[f"final{s}"] + sample * self.row_bytes, self._now(s, sample), self.row_bytes)
@@ -135,11 +134,15 @@ class _Forward(Tile):
             with stay:
                 for s in range(len(self._states)):
                     code.move(self.out(s, self._t, sample), self._now(s, sample), self.row_bytes)
+                # which the gradient of the weights multiplies with zero
+                with code.when(self.given["save"].compare("!=", 0)):
+                    for place in range(len(self._fed)):
+                        code.clear(self._computed(place) + sample * self.row_bytes, self.row_bytes)
 
-    def _step(self, t: Number) -> None:
+    def _step(self) -> None:
         program, code, given = self.program, self.code, self.given
         for place, pointers in enumerate(self._vectors):
-            base = given["fed"] + given["fed_product"] * place + t * given["fed_step"]
+            base = self._computed(place)
             with code.loop("row", 0, self.count) as k:
                 code.store_number(base + self.row(k) * self.row_bytes, pointers + k * 8)
         first = parts.update(program) if not program.stages else parts.vectors(program, 1)
@@ -148,6 +151,10 @@ class _Forward(Tile):
         pack = given["pack"]
         for stage in range(1, program.stages + 1):
             pack = self._stage(stage, pack)
+
+    def _computed(self, place: int) -> Number:
+        """Where the step's vectors of a computed product lie."""
+        return self.given["fed"] + self.given["fed_product"] * place + self._t * self.given["fed_step"]
 
     def _pass(self, part: Part, stage: int) -> None:
         """A part for all rows and units, from what is known before any product."""

@@ -41,7 +41,7 @@ def _compiled(text: str, processor: Processor) -> llvm.ExecutionEngine:
     machine = target.create_target_machine(cpu=processor.cpu, features=processor.features, opt=3)
     module = llvm.parse_assembly(text)
     # the text says which vectors are meant
-    options = llvm.create_pipeline_tuning_options(speed_level=2)
+    options = llvm.create_pipeline_tuning_options(speed_level=1)
     options.loop_vectorization = options.slp_vectorization = False
     passes = llvm.create_pass_builder(machine, options)
     passes.getModulePassManager().run(module, passes)

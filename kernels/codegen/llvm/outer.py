@@ -18,6 +18,7 @@ from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.packing import Share, share_of
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, input_blocking, products
+from gatefuse.kernels.codegen.llvm.routines import Module, routine
 from gatefuse.kernels.codegen.llvm.team import TEAM, define_run, meet
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 
@@ -33,10 +34,9 @@ WEIGHTS_FIELDS = Fields((
 INPUT_FIELDS = Fields((*TEAM, "rows", "N", "K", "d", "weight", "pack", "d_x"))
 
 
-def weights_module(kind: Float, processor: Processor) -> ir.Module:
+def weights_module(kind: Float, processor: Processor) -> Module:
     """A module with run(arguments), for WEIGHTS_FIELDS."""
-    module = ir.Module("gradients of weights")
-    module.triple = processor.triple
+    module = Module("gradients of weights", processor)
     blocking = input_blocking(processor)
 
     def work(code: Code, base: Number, given: dict[str, Number], share: Share) -> None:
@@ -143,19 +143,17 @@ class _Weights:
             v.store(total.get(), to, mask)
 
 
-def _outers(module: ir.Module, kind: Float, blocking: Blocking) -> ir.Function:
-    """The function (n, d, d_row, panel, sums, count): sums over rows of n numbers of d with the panel's vectors."""
-    name = "outers"
-    if name in module.globals:
-        return module.globals[name]
-    names = ("n", "d", "d_row", "panel", "sums", "count")
-    each = [_outer(module, kind, n, blocking.units) for n in range(1, blocking.rows + 1)]
-    code = Code(module, name, [(n, I64) for n in names])
-    code.switch(each, code.function.args[0], code.function.args[1:])
-    return code.finish()
+def _outers(module: Module, kind: Float, blocking: Blocking) -> ir.Function:
+    """The routine (n, d, d_row, panel, sums, count): sums over rows of n numbers of d with the panel's vectors."""
+
+    def define(code: Code) -> None:
+        each = [_outer(code.module, kind, n, blocking.units) for n in range(1, blocking.rows + 1)]
+        code.switch(each, code.function.args[0], code.function.args[1:])
+
+    return routine(module, kind, "outers", ("n", "d", "d_row", "panel", "sums", "count"), define)
 
 
-def _outer(module: ir.Module, kind: Float, n: int, vectors: int) -> ir.Function:
+def _outer(module: Module, kind: Float, n: int, vectors: int) -> ir.Function:
     names = ("d", "d_row", "panel", "sums", "count")
     code = Code(module, f"outer_{n}x{vectors}", [(name, I64) for name in names], None, "noinline")
     d, d_row, panel, sums, count = map(code.argument, range(5))
@@ -173,10 +171,9 @@ def _outer(module: ir.Module, kind: Float, n: int, vectors: int) -> ir.Function:
     return code.finish()
 
 
-def input_module(kind: Float, processor: Processor) -> ir.Module:
+def input_module(kind: Float, processor: Processor) -> Module:
     """A module with run(arguments), for INPUT_FIELDS."""
-    module = ir.Module("gradient of the input")
-    module.triple = processor.triple
+    module = Module("gradient of the input", processor)
     blocking = input_blocking(processor)
 
     def work(code: Code, base: Number, given: dict[str, Number], share: Share) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from gatefuse.kernels.codegen.llvm.code import I32, I64, Code, Number
+from gatefuse.kernels.codegen.llvm.code import I32, Code, Number
+from gatefuse.kernels.codegen.llvm.routines import Module, routine
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 from gatefuse.kernels.equations.program import Program
 
@@ -36,14 +37,17 @@ def forward_panel(program: Program, stage: int, units: int, kind: Float, H: Numb
     return (H + 1) * (vectors * kind.lanes * kind.size)
 
 
-def define_turned(module: ir.Module, kind: Float) -> None:
-    """Add turned(to, stride, origin, rows, K): a vector's lanes of rows, K numbers each, turned over.
+def turned(module: Module, kind: Float) -> ir.Function:
+    """The routine (to, stride, origin, rows, K): a vector's lanes of rows, K numbers each, turned over.
 
     Number k of the rows goes to ``to`` + k * stride as a vector; rows from ``rows`` on are zero.
     """
     names = ("to", "stride", "origin", "rows", "K")
-    code = Code(module, "turned", [(n, I64) for n in names], None, "noinline")
-    to, stride, origin, rows, K = (code.argument(k) for k in range(len(names)))
+    return routine(module, kind, "turned", names, lambda code: _define_turned(code, kind))
+
+
+def _define_turned(code: Code, kind: Float) -> None:
+    to, stride, origin, rows, K = map(code.argument, range(5))
     v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
     with code.loop("k", 0, K, lanes) as k:
         left = K - k
@@ -61,7 +65,6 @@ def define_turned(module: ir.Module, kind: Float) -> None:
                 for r, vector in enumerate(transposed(code, kind, found)):
                     with code.when(left.compare(">", r)):
                         v.store(vector, to + (k + r) * stride)
-    code.finish()
 
 
 def transposed(code: Code, kind: Float, rows: Sequence[Any]) -> list[Any]:
@@ -84,52 +87,45 @@ def pack_forward(
     code: Code, kind: Float, program: Program, units: int, share: Share, H: Number, to: Number, weight: Number, bias: Number
 ) -> None:
     """Lay a share of all stages' panels out one after the other; ``bias`` may be 0."""
-    v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
+    lanes, size = kind.lanes, kind.size
     vector, panels = lanes * size, (H + (lanes * units - 1)) // (lanes * units)
     for stage in range(1, program.stages + 1):
         columns = stage_columns(program, stage)
         panel = forward_panel(program, stage, units, kind, H)
-        with code.loop("panel", *share_of(panels, *share)) as j:
-            base = to + j * panel
-            for u in range(units):
-                unit = (j * units + u) * lanes
-                left = H - unit
-                for place, column in enumerate(columns):
-                    gate = program.columns[column]
-                    at = base + (place * units + u) * vector
-                    v.store(v.number(0.0), at)
-                    with code.when(code.builder.and_(bias.compare("!=", 0), left.compare(">", 0))):
-                        v.store(v.load(bias + (H * gate + unit) * size, v.within(left)), at)
-                rows = base + len(columns) * units * vector
-                for k in program.stage_products(stage):
-                    p = program.products[k]
-                    width = len(p.gates) * units * vector
-                    for place, gate in enumerate(p.gates):
-                        origin = weight + (H * gate + unit) * H * size
-                        to_here = rows + (place * units + u) * vector
-                        values = [to_here, code.number(width), origin, left, H]
-                        code.builder.call(code.module.globals["turned"], [value.value for value in values])
-                    rows = rows + H * width
+        with code.loop("panel", *share_of(panels, *share)) as j, code.loop("vector", 0, units) as u:
+            unit, base = (j * units + u) * lanes, to + j * panel
+            for place, column in enumerate(columns):
+                _pack_bias(code, kind, base + (u + place * units) * vector, bias, H * program.columns[column] + unit, H - unit)
+            rows = base + len(columns) * units * vector
+            for k in program.stage_products(stage):
+                p = program.products[k]
+                width = len(p.gates) * units * vector
+                for place, gate in enumerate(p.gates):
+                    origin, to_here = weight + (H * gate + unit) * H * size, rows + (u + place * units) * vector
+                    code.run(turned(code.module, kind), to_here, code.number(width), origin, H - unit, H)
+                rows = rows + H * width
         to = to + panel * panels
+
+
+def _pack_bias(code: Code, kind: Float, to: Number, bias: Number, first: Number, left: Number) -> None:
+    """A vector of biases from the first on, of which so many are left; zero where there are none."""
+    v = Vectors(code, kind)
+    v.store(v.number(0.0), to)
+    with code.when(code.builder.and_(bias.compare("!=", 0), left.compare(">", 0))):
+        v.store(v.load(bias + first * kind.size, v.within(left)), to)
 
 
 def pack_rows(
     code: Code, kind: Float, vectors: int, share: Share, N: Number, K: Number, to: Number, weight: Number, bias: Number
 ) -> None:
-    """Lay a share of a plain product's weights (N, K) out in panels of so many vectors of outputs, in any order of gates."""
-    v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
-    vector = lanes * size
-    with code.loop("panel", *share_of((N + (lanes * vectors - 1)) // (lanes * vectors), *share)) as j:
-        base = to + j * ((K + 1) * (vectors * vector))
-        for k in range(vectors):
-            unit = (j * vectors + k) * lanes
-            left = N - unit
-            v.store(v.number(0.0), base + k * vector)
-            with code.when(code.builder.and_(bias.compare("!=", 0), left.compare(">", 0))):
-                v.store(v.load(bias + unit * size, v.within(left)), base + k * vector)
-            to_here, origin = base + (vectors + k) * vector, weight + unit * K * size
-            values = [to_here, code.number(vectors * vector), origin, left, K]
-            code.builder.call(code.module.globals["turned"], [value.value for value in values])
+    """Lay a share of a plain product's weights (N, K) out in panels of so many vectors of outputs, gates mixed."""
+    lanes, size = kind.lanes, kind.size
+    vector, across = lanes * size, lanes * vectors
+    with code.loop("panel", *share_of((N + (across - 1)) // across, *share)) as j, code.loop("vector", 0, vectors) as k:
+        base, unit = to + j * ((K + 1) * (vectors * vector)), (j * vectors + k) * lanes
+        _pack_bias(code, kind, base + k * vector, bias, unit, N - unit)
+        to_here, origin = base + (k + vectors) * vector, weight + unit * K * size
+        code.run(turned(code.module, kind), to_here, code.number(vectors * vector), origin, N - unit, K)
 
 
 def pack_backward(
@@ -141,15 +137,13 @@ def pack_backward(
     for p in program.products:
         with code.loop("panel", *share_of(panels, *share)) as j:
             for place, gate in enumerate(p.gates):
-                with code.loop("k", 0, H) as k:
-                    origin = weight + (H * gate + k) * H * size
-                    row = to + ((j * len(p.gates) + place) * H + k) * (units * vector)
-                    for u in range(units):
-                        unit = (j * units + u) * lanes
-                        left = H - unit
-                        with code.either(left.compare(">=", lanes)) as (then, other):
-                            with then:
-                                v.store(v.load(origin + unit * size), row + u * vector)
-                            with other:
-                                v.store(v.load(origin + unit * size, v.within(left)), row + u * vector)
+                with code.loop("k", 0, H) as k, code.loop("vector", 0, units) as u:
+                    unit = (j * units + u) * lanes
+                    left, origin = H - unit, weight + ((H * gate + k) * H + unit) * size
+                    row = to + (((j * len(p.gates) + place) * H + k) * units + u) * vector
+                    with code.either(left.compare(">=", lanes)) as (then, other):
+                        with then:
+                            v.store(v.load(origin), row)
+                        with other:
+                            v.store(v.load(origin, v.within(left)), row)
         to = to + panels * len(p.gates) * H * (units * vector)

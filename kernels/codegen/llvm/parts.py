@@ -9,6 +9,7 @@ A function takes the values that its part uses, by the program's names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm.code import Code
 from gatefuse.kernels.codegen.llvm.mathematics import Mathematics
+from gatefuse.kernels.codegen.llvm.processor import this_processor
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.expression import CONSTANT, INPUT, Expr, input_names, walk
 from gatefuse.kernels.equations.operators import TRUTHS
@@ -61,6 +63,18 @@ class Part:
         """Its results for these inputs."""
         found = code.builder.call(code.module.globals[self.name], values)
         return [code.builder.extract_value(found, k) for k in range(len(self.results))]
+
+
+def llvm_source(program: Program) -> str:
+    """The module of the parts, in float32, for the processor at hand, as it is given to LLVM."""
+    module = ir.Module(program.cell.name)
+    processor = this_processor()
+    module.triple = processor.triple
+    for part in (*forward_parts(program), *backward_parts(program)):
+        part.define(module, Float.of(4, processor))
+    # a constant of which all lanes are the same, as LLVM itself writes it
+    text = re.sub(r"<((?:float|i32) [^,>]+)(?:, \1)+>", r"splat (\1)", str(module))
+    return f"; Generated from the equations of {program.cell.name}.\n{text}"
 
 
 def update(program: Program) -> Part:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
+from gatefuse.kernels.codegen.llvm.code import I64, Code
 from gatefuse.kernels.codegen.llvm.processor import Processor
+from gatefuse.kernels.codegen.llvm.routines import Module, routine
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 
 
@@ -40,22 +41,21 @@ def input_blocking(processor: Processor) -> Blocking:
     return Blocking(processor.registers // 8, 6)
 
 
-def products(module: ir.Module, kind: Float, vectors: int, rows: int) -> ir.Function:
-    """The function (n, a, panel, first, sums, stride, K) of a module, for up to so many rows.
+def products(module: Module, kind: Float, vectors: int, rows: int) -> ir.Function:
+    """The routine (n, a, panel, first, sums, stride, K), for up to so many rows.
 
     n: rows; a: where their pointers to a lie; sums: where the first row's go, the next ones' stride bytes on.
     """
-    name = f"products_{rows}x{vectors}"
-    if name in module.globals:
-        return module.globals[name]
+
+    def define(code: Code) -> None:
+        each = [_product(code.module, kind, vectors, n) for n in range(1, rows + 1)]
+        code.switch(each, code.function.args[0], code.function.args[1:])
+
     names = ("n", "a", "panel", "first", "sums", "stride", "K")
-    each = [_define_product(module, kind, vectors, n) for n in range(1, rows + 1)]
-    code = Code(module, name, [(n, I64) for n in names])
-    code.switch(each, code.function.args[0], code.function.args[1:])
-    return code.finish()
+    return routine(module, kind, f"products_{rows}x{vectors}", names, define)
 
 
-def _define_product(module: ir.Module, kind: Float, vectors: int, rows: int) -> ir.Function:
+def _product(module: Module, kind: Float, vectors: int, rows: int) -> ir.Function:
     name = f"product_{rows}x{vectors}"
     if name in module.globals:
         return module.globals[name]

@@ -39,7 +39,7 @@ def define_tiles(
         with code.either(given["together"].compare("!=", 0)) as (together, apart):
             with together:
                 values = base, code.number(0), code.number(0), given["B"], *share
-                code.builder.call(tile, [value.value for value in values])
+                code.run(tile, *values)
             with apart:
                 _take_tiles(code, fields, base, given, tile)
 
@@ -57,7 +57,7 @@ def _take_tiles(code: Code, fields: Fields, base: Number, given: dict[str, Numbe
     b.position_at_end(run)
     # tiles differ by one row at most
     first, last = ((given["B"] * (k + plus)) // given["tiles"] for plus in (0, 1))
-    b.call(tile, [value.value for value in (base, k, first, last, code.number(0), code.number(1))])
+    code.run(tile, base, k, first, last, code.number(0), code.number(1))
     b.branch(head)
     b.position_at_end(end)
 

@@ -36,7 +36,7 @@ def check_here(name: str, task, dtype: torch.dtype, device: str) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("cell", cell_names())
-@pytest.mark.parametrize("name", ["script", "aten", "step", "block", "grid"])
+@pytest.mark.parametrize("name", ["script", "aten", "llvm", "step", "block", "grid"])
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_every_cell_by_every_driver(device, name, cell, options):
     check_here(name, make_task(find_cell(cell), 4, 3, 7, **options), torch.float32, device)
@@ -44,7 +44,7 @@ def test_every_cell_by_every_driver(device, name, cell, options):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("cell", cell_names())
-@pytest.mark.parametrize("name", ["script", "aten", "step", "block", "grid"])
+@pytest.mark.parametrize("name", ["script", "aten", "llvm", "step", "block", "grid"])
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_dtypes(device, name, cell, dtype):
     check_here(name, make_task(find_cell(cell), 3, 2, 8, all_states=True), dtype, device)
@@ -52,7 +52,7 @@ def test_dtypes(device, name, cell, dtype):
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 20), (2, 1, 63), (3, 3, 7), (2, 5, 200)], ids=str)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_first", "peephole_lstm"])
-@pytest.mark.parametrize("name", ["script", "aten", "step", "block", "grid"])
+@pytest.mark.parametrize("name", ["script", "aten", "llvm", "step", "block", "grid"])
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_odd_sizes(device, name, cell, shape):
     check_here(name, make_task(find_cell(cell), *shape), torch.float32, device)
@@ -85,12 +85,12 @@ def test_programs_share_the_sum_of_a_product_backward(monkeypatch, device, cell,
     reverse=st.booleans(),
     seed=st.integers(0, 1000),
 )
-@pytest.mark.parametrize("name", ["script", "aten", "step", "block", "grid"])
+@pytest.mark.parametrize("name", ["script", "aten", "llvm", "step", "block", "grid"])
 def test_any_shape(name, cell, shape, **options):
     check_here(name, make_task(find_cell(cell), *shape, **options), torch.float32, "cpu")
 
 
-@pytest.mark.parametrize("name", ["eager", "script", "aten", "step", "block", "grid"])
+@pytest.mark.parametrize("name", ["eager", "script", "aten", "llvm", "step", "block", "grid"])
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_first"])
 def test_an_empty_batch_gives_empty_results(name, cell):
     task = make_task(find_cell(cell), 3, 0, 5)
@@ -99,7 +99,7 @@ def test_an_empty_batch_gives_empty_results(name, cell):
     assert all(s.shape == (0, 5) for s in outcome.finals)
 
 
-@pytest.mark.parametrize("name", ["eager", "script", "aten", "step", "block", "grid"])
+@pytest.mark.parametrize("name", ["eager", "script", "aten", "llvm", "step", "block", "grid"])
 def test_not_a_number_flows_through(name):
     task = cast(make_task(find_cell("lstm"), 3, 2, 5), torch.float32)
     task.x.data[1, 0, 0] = torch.nan

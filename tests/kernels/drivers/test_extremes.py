@@ -46,7 +46,7 @@ def test_gradients_through_more_steps_than_16_bits_count():
     assert layer.weight_hh_l0.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("driver", ["eager", "script", "aten", "step", "block", "grid", "vendor"])
+@pytest.mark.parametrize("driver", ["eager", "script", "aten", "llvm", "step", "block", "grid", "vendor"])
 def test_in_deterministic_mode_a_call_gives_the_same_bits(driver):
     if why := find_driver(driver).refusal(Request(find_cell("lstm"), torch.device("cpu"), torch.float32, 3, 5, 8)):
         pytest.skip(why)

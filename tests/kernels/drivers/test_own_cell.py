@@ -16,13 +16,13 @@ from tests.support.oracle import check, make_task
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("cell", ALL, ids=lambda cell: cell.name)
-@pytest.mark.parametrize("name", ["script", "aten", "step", "block", "grid"])
+@pytest.mark.parametrize("name", ["script", "aten", "llvm", "step", "block", "grid"])
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_own_cells(device, name, cell, options):
     check(driver(name), make_task(cell, 4, 3, 6, **options), torch.float32, device)
 
 
-@pytest.mark.parametrize("name", ["eager", "script", "aten", "step", "block", "grid"])
+@pytest.mark.parametrize("name", ["eager", "script", "aten", "llvm", "step", "block", "grid"])
 @pytest.mark.parametrize("source", ["slstm", "on the spot"])
 def test_trains_through_every_driver(source, name):
     if source == "on the spot":
@@ -60,7 +60,7 @@ class Head(torch.nn.Module):
 def test_vendor_says_why_it_can_t_run_an_own_cell():
     request = Request(ALL[0], torch.device("cpu"), torch.float32, 4, 3, 6)
     assert driver("vendor").refusal(request)
-    assert set(DRIVERS) == {"eager", "script", "aten", "step", "block", "grid", "vendor"}
+    assert set(DRIVERS) == {"eager", "script", "aten", "llvm", "step", "block", "grid", "vendor"}
 
 
 def test_a_layer_of_an_own_cell_copies():

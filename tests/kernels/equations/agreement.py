@@ -11,7 +11,7 @@ import gatefuse
 from gatefuse import Recurrent
 
 B, I, H = 2, 3, 5
-DRIVERS = ("eager", "auto", "aten", "script")
+DRIVERS = ("eager", "auto", "aten", "llvm", "script")
 STEPS = (3, 20)  # auto takes the Python loop for the first, generated operators for the second
 
 
@@ -42,7 +42,7 @@ def agree(unit, *, refused=""):
         assert refused in plan.refused.get("script", "")
         for driver in DRIVERS:
             layer.driver = driver
-            if refused and driver in ("aten", "script"):
+            if refused and driver in ("aten", "llvm", "script"):
                 with pytest.raises(RuntimeError, match=f"driver {driver} can't run this call"):
                     layer(x, h)
                 continue

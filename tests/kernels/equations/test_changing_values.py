@@ -34,7 +34,7 @@ def changing(value):
     return unit, change
 
 
-@pytest.mark.parametrize("driver", ["eager", "aten", "script", "auto"])
+@pytest.mark.parametrize("driver", ["eager", "aten", "llvm", "script", "auto"])
 def test_a_number_that_changes_is_followed(driver):
     unit, change = changing(0.5)
     layer, x = gatefuse.Recurrent(unit, I, H, driver=driver), torch.randn(T, B, I)

@@ -71,7 +71,7 @@ def test_learned_numbers_from_outside_learn():
         assert scale.grad is not None
 
 
-@pytest.mark.parametrize("driver", ["eager", "aten", "script"])
+@pytest.mark.parametrize("driver", ["eager", "aten", "llvm", "script"])
 @pytest.mark.parametrize("T", STEPS)
 def test_weights_that_take_no_part_have_zero_gradients(driver, T):
     @cell(gates="z n")

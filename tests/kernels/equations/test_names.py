@@ -11,7 +11,7 @@ from gatefuse import Recurrent, cell
 from tests.kernels.equations.agreement import STEPS, B, H, I, agree
 
 
-@pytest.mark.parametrize("driver", ["aten", "script"])
+@pytest.mark.parametrize("driver", ["aten", "llvm", "script"])
 @pytest.mark.parametrize(
     "names",
     [

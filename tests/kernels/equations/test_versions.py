@@ -26,7 +26,7 @@ def new_cell():
     return fresh
 
 
-@pytest.mark.parametrize("driver", ["auto", "aten", "script"])
+@pytest.mark.parametrize("driver", ["auto", "aten", "llvm", "script"])
 def test_the_first_call_draws_no_random_numbers(driver):
     layer, x = Recurrent(new_cell(), I, H, num_layers=2, dropout=0.5, driver=driver), torch.randn(20, B, I)
     drawn = []
@@ -37,7 +37,7 @@ def test_the_first_call_draws_no_random_numbers(driver):
     assert_close(drawn[0][0], drawn[1][0])
 
 
-@pytest.mark.parametrize("driver", ["auto", "aten", "script"])
+@pytest.mark.parametrize("driver", ["auto", "aten", "llvm", "script"])
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_the_first_call_may_be_within_a_checkpoint(driver, reentrant):
     layer = Recurrent(new_cell(), I, H, num_layers=2, dropout=0.5, driver=driver)
@@ -118,7 +118,7 @@ def test_code_of_other_equations_under_a_name_is_refused():
     assert Cell.by_key(alive.key).origin.label == label
 
 
-@pytest.mark.parametrize("driver", ["eager", "aten", "script", "step", "auto"])
+@pytest.mark.parametrize("driver", ["eager", "aten", "llvm", "script", "step", "auto"])
 def test_cells_are_freed_with_all_that_was_made_of_them(driver):
     held = nn.Tanh()  # what a closure holds
     unit = cell(gates="a b")(lambda x, R, h: held(x.a + R.a(h)) * sigmoid(x.b + R.b(h)))  # noqa: F821

@@ -105,7 +105,7 @@ def test_without_save_there_is_no_backward():
             0,
             torch.zeros(3, 2, 16, dtype=torch.float64),
             TypeError,
-            "x must be float32, float16 or bfloat16, or float64 for the loop aten. Got torch.float64.",
+            "x must be float32, float16 or bfloat16, or float64 for the loops aten, llvm. Got torch.float64.",
         ),
         (0, torch.zeros(3, 2, 15), ValueError, r"x must have shape \(T, B, 4 \* H\). Got \(3, 2, 15\)."),
         (1, torch.zeros(1, 2, 4), ValueError, r"states must have shape \(2, 2, 4\). Got \(1, 2, 4\)."),
@@ -119,7 +119,7 @@ def test_without_save_there_is_no_backward():
         (10, "sideways", ValueError, "order must be one of forward, reverse, both. Got 'sideways'."),
         (10, "both", ValueError, r"weight must have shape \(16, 2\). Got \(16, 4\)."),
         (0, torch.zeros(3, 2, 24), ValueError, r"states must have shape \(2, 2, 6\). Got \(2, 2, 4\)."),
-        (9, "slow", ValueError, "loop must be one of aten, step, block, grid. Got 'slow'."),
+        (9, "slow", ValueError, "loop must be one of aten, llvm, step, block, grid. Got 'slow'."),
         (8, "nobody", ValueError, "cell must be the key of a cell defined in this process. Got 'nobody'."),
     ],
 )

@@ -91,7 +91,7 @@ def test_nothing_within_such_a_layer_is_compiled(monkeypatch):
     assert graphs[0] == graphs[1]
 
 
-@pytest.mark.parametrize("driver", ["auto", "vendor", "eager", "script", "aten"])
+@pytest.mark.parametrize("driver", ["auto", "vendor", "eager", "script", "aten", "llvm"])
 @pytest.mark.parametrize("kind", [gatefuse.LSTMCell, gatefuse.GRUCell, gatefuse.RNNCell])
 def test_cells_compile_whole_by_every_driver_of_a_cpu(kind, driver):
     cell = kind(I, H, driver=driver)

@@ -40,7 +40,7 @@ def loss(result):
     return sum(part.square().sum() for part in flat(result))
 
 
-@pytest.mark.parametrize("driver", ["auto", "vendor", "script", "aten"])
+@pytest.mark.parametrize("driver", ["auto", "vendor", "script", "aten", "llvm"])
 @layers
 def test_vmap_over_inputs(build, driver):
     layer, oracle = pair(build, "auto" if driver == "vendor" and "peephole" in repr(build(**DOUBLE)) else driver)

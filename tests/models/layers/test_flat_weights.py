@@ -17,7 +17,7 @@ from tests.support.layers import flat
 
 T, B, I, H = 5, 2, 3, 4
 LAYERS = ("LSTM", "GRU", "RNN")
-DRIVERS = ("auto", "vendor", "eager", "script", "aten")
+DRIVERS = ("auto", "vendor", "eager", "script", "aten", "llvm")
 
 
 def pair(name, driver, **options):

@@ -52,7 +52,7 @@ def test_lengths_resets_layers_and_directions(cell):
     assert gradgradcheck(call, inputs, fast_mode=True)
 
 
-@pytest.mark.parametrize("driver", ["vendor", "script", "aten"])
+@pytest.mark.parametrize("driver", ["vendor", "script", "aten", "llvm"])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
 def test_gradients_of_gradients_on_a_cpu(cell, driver):
     """A gradient penalty, as WGAN-GP has: torch's own loop has second derivatives there, which cuDNN has not."""

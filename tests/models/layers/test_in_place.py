@@ -12,7 +12,7 @@ from gatefuse.kernels.task import Request
 
 B, I, H = 2, 3, 4
 KERNELS = ("step", "block", "grid")
-DRIVERS = ("auto", "eager", "script", "aten", *KERNELS)
+DRIVERS = ("auto", "eager", "script", "aten", "llvm", *KERNELS)
 
 
 def changed(result):
@@ -59,14 +59,14 @@ FORMS = {
 
 @pytest.mark.parametrize("options", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("T", [3, 20])
-@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten"])
+@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten", "llvm"])
 @pytest.mark.parametrize("cell", [name for name in cell_names() if name != "lstm"])
 def test_of_every_cell(cell, driver, T, options):
     layer = Recurrent(cell, I, H, driver=driver, **options)
     assert_may_be_changed(layer, torch.randn((B, T, I) if layer.batch_first else (T, B, I)))
 
 
-@pytest.mark.parametrize("driver", ["eager", "script", "aten", *KERNELS])
+@pytest.mark.parametrize("driver", ["eager", "script", "aten", "llvm", *KERNELS])
 def test_of_an_lstm(driver):
     """By torch's own loop in float32 oneDNN keeps the output, torch.nn's and ours alike."""
     skip_unless(driver, "lstm", 3)
@@ -98,7 +98,7 @@ def test_one_sequence(driver):
 
 
 @pytest.mark.parametrize("lengths", [[20, 20], [20, 7]], ids=str)
-@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten"])
+@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten", "llvm"])
 @pytest.mark.parametrize("cell", ["gru", "gru_reset_first"])
 def test_packed_data(cell, driver, lengths):
     layer = Recurrent(cell, I, H, driver=driver)

@@ -82,7 +82,7 @@ def test_a_packed_sequence_comes_back_packed_alike(order):
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "peephole_lstm", "slstm"])
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("driver_name", ["auto", "eager", "script", "aten"])
+@pytest.mark.parametrize("driver_name", ["auto", "eager", "script", "aten", "llvm"])
 def test_resets_run_the_segments_one_by_one(cell, driver_name, bidirectional):
     layer = Recurrent(cell, I, H, bidirectional=bidirectional, driver=driver_name, dtype=torch.float64)
     x = torch.randn(T, 1, I, dtype=torch.float64, requires_grad=True)
@@ -121,7 +121,7 @@ def test_resets_batch_first_and_without_a_batch():
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("cell", cell_names())
-@pytest.mark.parametrize("driver_name", ["auto", "script", "aten"])
+@pytest.mark.parametrize("driver_name", ["auto", "script", "aten", "llvm"])
 def test_all_states_are_the_eager_loops(cell, driver_name, batch_first):
     options = {"num_layers": 2, "bidirectional": True, "batch_first": batch_first, "dtype": torch.float64}
     ours, oracle = (
@@ -162,7 +162,7 @@ def test_the_step_driver_by_its_rule(cell):
     assert max(errors(got, reference).values()) <= most
 
 
-@pytest.mark.parametrize("driver_name", ["eager", "script", "aten"])
+@pytest.mark.parametrize("driver_name", ["eager", "script", "aten", "llvm"])
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_first"])
 def test_resets_to_given_states_are_segments_that_begin_with_them(cell, driver_name):
     layer = Recurrent(cell, I, H, num_layers=2, driver=driver_name, dtype=torch.float64)

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import gatefuse
 
 T, B, I, H = 5, 2, 3, 4
-DRIVERS = ("auto", "vendor", "eager", "script", "aten")
+DRIVERS = ("auto", "vendor", "eager", "script", "aten", "llvm")
 BUILDS = [
     gatefuse.LSTM,
     gatefuse.GRU,

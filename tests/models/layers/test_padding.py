@@ -91,7 +91,7 @@ def way(request, monkeypatch):
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten"])
+@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten", "llvm"])
 @pytest.mark.parametrize("cell", cell_names())
 def test_of_every_cell(cell, driver, options, garbage):
     assert_untouched(Recurrent(cell, I, H, driver=driver, dtype=torch.float64, **options), garbage)
@@ -112,7 +112,7 @@ def test_of_kernels(driver, cell, options):
     assert_untouched(Recurrent(cell, I, H, driver=driver, **options), float("nan"))
 
 
-@pytest.mark.parametrize("driver", ["eager", "script", "aten", *KERNELS])
+@pytest.mark.parametrize("driver", ["eager", "script", "aten", "llvm", *KERNELS])
 def test_with_resets_and_all_states(driver):
     runs(driver, "lstm", resets=True, all_states=True)
     dtype = torch.float32 if driver in KERNELS else torch.float64
@@ -132,14 +132,14 @@ def test_under_autocast(way, kind, driver):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten"])
+@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten", "llvm"])
 def test_in_other_dtypes(driver, dtype):
     runs(driver if driver != "auto" else "vendor", "gru", dtype)
     assert_untouched(Recurrent("gru", I, H, driver=driver, dtype=dtype), float("nan"))
 
 
 @pytest.mark.parametrize("options", [{}, {"reverse": True}, {"resets": True, "fresh": True}], ids=str)
-@pytest.mark.parametrize("driver", ["eager", "script", "aten", *KERNELS, "vendor"])
+@pytest.mark.parametrize("driver", ["eager", "script", "aten", "llvm", *KERNELS, "vendor"])
 def test_of_drivers_on_their_own(driver, options):
     if driver == "vendor" and "resets" in options:
         pytest.skip("torch's own loop has no resets")

@@ -192,7 +192,7 @@ def test_a_subclass(name, driver):
 
 
 @modules
-@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten"])
+@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten", "llvm"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_results_are_fresh(name, driver, steps):
     """Changed and detached in place, without a trace in what the next call gets."""
@@ -239,7 +239,7 @@ def test_cells_are_made_without_values_too(name):
 
 
 @layers
-@pytest.mark.parametrize("driver", ["auto", "vendor", "aten", "eager"])
+@pytest.mark.parametrize("driver", ["auto", "vendor", "aten", "llvm", "eager"])
 def test_another_default_device_is_nothing_to_a_layer(name, driver):
     _, ours = pair(name, driver)
     x, lengths = sequence(ours), torch.tensor([5, 2, 3])

@@ -17,7 +17,7 @@ T, B, I, H = 5, 3, 4, 6
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 LAYERS = ("LSTM", "GRU", "RNN")
 CELLS = ("LSTMCell", "GRUCell", "RNNCell")
-DRIVERS = ("auto", "vendor", "eager", "script", "aten")
+DRIVERS = ("auto", "vendor", "eager", "script", "aten", "llvm")
 OPTIONS = {
     "plain": {},
     "all": {"num_layers": 2, "bidirectional": True, "batch_first": True},

@@ -1,0 +1,159 @@
+"""Stepper: a layer that runs one step at a time, for streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatefuse.kernels.drivers import driver
+from gatefuse.kernels.task import Form, Request
+from gatefuse.models.layers.arguments import check_state
+from gatefuse.models.layers.base import Stack
+
+State = Tensor | tuple[Tensor, ...]
+
+
+class Stepper:
+    """A layer's steps one by one, with its states held from one to the next: for audio frames, acting, decoding.
+
+    On a CPU, in float32 and float64, a step is one call of compiled code a layer, on weights that were laid out once and
+    in memory that is held; elsewhere the layer itself runs a sequence of one step. Nothing is differentiated, and nothing
+    dropped out. It is for one thread at a time.
+
+    Args:
+        layer: a Recurrent, LSTM, GRU or RNN of one direction; its weights are read, and changed ones only by ``refresh``.
+        batch_size: samples B, each a stream of its own.
+        state: the states to begin with, as the layer's: (L, B, H) each; the cell's own first values where None.
+
+    Raises:
+        TypeError: the layer is none of gatefuse's, or the batch size no int.
+        ValueError: the layer runs in two directions or has a projection, or the batch size is below 1.
+        RuntimeError: a state has another shape, dtype or device than the layer needs.
+    """
+
+    def __init__(self, layer: nn.Module, batch_size: int, state: State | None = None):
+        if not isinstance(layer, Stack):
+            raise TypeError(f"layer must be a Recurrent, LSTM, GRU or RNN of gatefuse's. Got {type(layer).__name__}.")
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool):
+            raise TypeError(f"batch_size must be an int. Got {type(batch_size).__name__}.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be greater than zero. Got {batch_size}.")
+        if layer.bidirectional:
+            raise ValueError("layer must run in one direction: a stream's last step isn't known. Got a bidirectional one.")
+        if getattr(layer, "proj_size", 0):
+            raise ValueError(f"layer must have no projection. Got proj_size {layer.proj_size}.")
+        self.layer = layer
+        self.batch_size = batch_size
+        weight = layer._flat()[0]
+        shape = layer.num_layers, batch_size, layer.hidden_size
+        self._input_shape = torch.Size((batch_size, layer.input_size))
+        self._dtype, self._device = weight.dtype, weight.device
+        self._states = [weight.new_full(shape, first, requires_grad=False) for first in layer.cell.init]
+        if state is not None:
+            self.state = state
+        self._steps = self._compiled()
+
+    @property
+    def state(self) -> State:
+        """The states after the last step, in the layer's form: (L, B, H) each. They are copies; set it to go on from
+        others."""
+        found = tuple([s.clone() for s in self._states])
+        return found if len(found) > 1 else found[0]
+
+    @state.setter
+    def state(self, state: State) -> None:
+        given = check_state(self.layer.cell, state, tuple(self._states[0].shape), self._states[0])
+        for own, new in zip(self._states, given, strict=True):
+            own.copy_(new.detach())
+
+    def step(self, x: Tensor) -> Tensor:
+        """Run one step.
+
+        Args:
+            x: (B, I).
+
+        Returns:
+            The output of the last layer, (B, H). The next step writes it anew: clone what is to be kept.
+
+        Raises:
+            TypeError: x is no tensor.
+            RuntimeError: x has another shape, dtype or device than the layer needs.
+        """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor. Got {type(x).__name__}.")
+        if x.shape != self._input_shape:
+            raise RuntimeError(f"x must have shape {tuple(self._input_shape)}. Got {tuple(x.shape)}.")
+        if x.dtype != self._dtype:
+            raise RuntimeError(f"x must have the weights' dtype {self._dtype}. Got {x.dtype}.")
+        if x.device != self._device:
+            raise RuntimeError(f"x must be on the weights' device {self._device}. Got {x.device}.")
+        if self._steps is not None:
+            return self._steps.run(x)
+        return self._run_layer(x)
+
+    __call__ = step
+
+    def reset(self, mask: Tensor | None = None, state: State | None = None) -> None:
+        """Begin streams anew.
+
+        Args:
+            mask: (B,) bool, true for those that begin anew; all where None.
+            state: the states that they begin with, (L, B, H) each; the cell's own first values where None.
+
+        Raises:
+            TypeError: mask is no tensor of bools.
+            ValueError: mask has another shape.
+            RuntimeError: a state has another shape, dtype or device.
+        """
+        if mask is not None:
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+                got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+                raise TypeError(f"mask must be a tensor of bools. Got {got}.")
+            if mask.shape != (self.batch_size,):
+                raise ValueError(f"mask must have shape ({self.batch_size},). Got {tuple(mask.shape)}.")
+        first: Sequence[Any] = self.layer.cell.init
+        if state is not None:
+            first = check_state(self.layer.cell, state, tuple(self._states[0].shape), self._states[0])
+        with torch.no_grad():
+            for own, begin in zip(self._states, first, strict=True):
+                if mask is None:
+                    own.copy_(begin) if isinstance(begin, Tensor) else own.fill_(begin)
+                else:
+                    own.copy_(torch.where(mask.to(own.device)[:, None], begin, own))
+
+    def refresh(self) -> None:
+        """Read the layer's weights anew, after they have changed."""
+        self._steps = self._compiled()
+
+    def _compiled(self) -> Any:
+        """The layer's steps in compiled code; None where it can't run them."""
+        layer, weights = self.layer, self.layer._flat()
+        request = Request(layer.cell, self._device, self._dtype, 1, self.batch_size, layer.hidden_size)
+        if layer.driver not in ("auto", "llvm") or driver("llvm").refusal(request):
+            return None
+        from gatefuse.kernels.loops.llvm_layers import Steps
+
+        form = Form(layer.bias, layer.num_layers)
+        return Steps(layer.cell, self._input_shape, self._states, [w.detach() for w in weights], form)
+
+    @torch.no_grad()
+    def _run_layer(self, x: Tensor) -> Tensor:
+        layer, training = self.layer, self.layer.training
+        sequence = x.unsqueeze(1) if layer.batch_first else x.unsqueeze(0)
+        states = tuple(self._states) if len(self._states) > 1 else self._states[0]
+        assert isinstance(layer, nn.Module)
+        layer.training = False  # as nothing is dropped out; without the walk of eval()
+        try:
+            output, last = layer(sequence, states)
+        finally:
+            layer.training = training
+        for own, new in zip(self._states, last if isinstance(last, tuple) else (last,), strict=True):
+            own.copy_(new)
+        return output.squeeze(1 if layer.batch_first else 0)
+
+    def __repr__(self) -> str:
+        how = "compiled" if self._steps is not None else "by the layer"
+        return f"Stepper({self.layer}, batch_size={self.batch_size}, {how})"
