@@ -17,7 +17,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
 from gatefuse.kernels.equations.program import computed_products
-from gatefuse.kernels.loops.llvm import divided, layout, steps_ahead
+from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
 from gatefuse.kernels.task import Form, live, restarts
 
 _MOST = 256  # sizes of which a cell keeps the arguments
