@@ -71,7 +71,7 @@ def _forward_plan(
     rest, saved, fed = buffer_shapes(cell, T, B, H, save, all_states, I > 0)
     # of one step where nobody keeps them, for the stages of which a later one reads them
     columns = saved[0] if save else shape.COLUMNS
-    division = divided(B, H, shape.COLUMNS * H * H * size)
+    division = divided(T, B, H, shape.COLUMNS * H * H * size)
     rows = division.rows(B)
     compiled = forward_loop(cell, dtype, rows, H)
     step, G = B * H * size, len(cell.gates)
@@ -120,7 +120,7 @@ def _backward_plan(
 ) -> _Plan:  # fmt: skip
     """``x`` and ``saved``: their strides."""
     shape, size = cell_shape(cell), dtype.itemsize
-    division = divided(B, H, shape.COLUMNS * H * H * size)
+    division = divided(T, B, H, shape.COLUMNS * H * H * size)
     compiled = backward_loop(cell, dtype, division.rows(B), H)
     step, (column, time, row, _) = B * H * size, saved
     keep = len(cell.states) > 1

@@ -13,6 +13,8 @@ from gatefuse.kernels.runtime.threads import team, threads
 # Bytes of weights from which on threads divide the units of a few samples: of fewer than a thread could have two of, and of
 # others, up to so many a thread.
 _NEAR, _FAR, _ROWS = 200_000, 1_000_000, 16
+# Bytes of weights, as often as samples are multiplied with them, that a thread must have to be worth waking.
+_WORK = 1_000_000
 # Steps of all samples up to which weights are read as they lie.
 _FEW_STEPS = 12
 _ROWS_AHEAD = 96  # of the input's product, which stay in a cache
@@ -34,15 +36,15 @@ class Division(NamedTuple):
         return team(self.threads) | {"together": int(self.together), "tiles": self.tiles, "next": 0}
 
 
-def divided(B: int, H: int, bytes: int) -> Division:
-    """That of a call whose steps read so many bytes of weights."""
-    most = -(-B // MOST_ROWS)
+def divided(T: int, B: int, H: int, bytes: int) -> Division:
+    """That of a call of so many steps, each of which reads so many bytes of weights."""
+    most, worth = -(-B // MOST_ROWS), T * B * bytes // _WORK
     few = B < 2 * threads(B) or B == 1
     if B <= MOST_ROWS and bytes >= (_NEAR if few else _FAR):
-        many = threads(H // 16)
+        many = threads(min(worth, H // 16))
         if many > 1 and B < _ROWS * many:
             return Division(1, many, True)
-    workers = threads(B)
+    workers = threads(min(worth, B))
     return Division(-(-most // workers) * workers, workers)
 
 
