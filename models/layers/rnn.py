@@ -180,12 +180,14 @@ class _Layer(FlatWeights, Stack):
             return False
         if not self._formed(input, hx):
             return False
+        packed = isinstance(input, PackedSequence)
+        # between layers torch drops packed elements, and the same ones for a seed
+        if packed and self.dropout and self.training and self.num_layers > 1:
+            return False
         if self._compiled(input):
             return True
         if isinstance(input, PackedSequence):
-            # between layers torch drops packed elements, and the same ones for a seed
-            drops = self.dropout and self.training and self.num_layers > 1
-            return not drops and vendor.unpacks(self.cell, *input[:2], self.hidden_size)
+            return vendor.unpacks(self.cell, *input[:2], self.hidden_size)
         if self.cell is not lstm or not self._is_tensor(input):
             return False
         T, B = self._steps(input)
