@@ -58,9 +58,9 @@ class Plan:
 def choose(request: Request, wanted: str = "auto") -> Plan:
     """The plan for a call.
 
-    On a CPU llvm where it can, unless another was measured to be faster on this one, else torch's own loop, else aten where
-    it is faster, else eager. On a GPU the driver of the least cost. Predictions rank gatefuse's own drivers alone: torch's own loop comes first, unless it and a faster
-    one were both measured.
+    On a CPU llvm where it can, unless another was measured to be faster on this one, else torch's own loop, else aten
+    where it is faster, else eager. On a GPU the driver of the least cost. Predictions rank gatefuse's own drivers
+    alone: torch's own loop comes first, unless it and a faster one were both measured.
 
     Raises:
         ValueError: no driver has the wanted name.

@@ -32,3 +32,19 @@ def poisoned_memory():
 def one_thread():
     """Tests are too small for several threads to pay."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def without_llvm(monkeypatch):
+    """auto's choice on a CPU where llvmlite is not installed; no plan of before or of this test stays."""
+    from gatefuse import cell_names, find_cell
+
+    def forget():
+        for name in cell_names():
+            for holder in (find_cell(name), find_cell(name).current()):
+                holder.made.pop("plans", None)
+
+    monkeypatch.setattr("gatefuse.kernels.drivers.llvm._HAS_LLVM", False)
+    forget()
+    yield
+    forget()

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from gatefuse._version import __version__
+from gatefuse.kernels.runtime.cpu import cpu_name
 from gatefuse.kernels.runtime.settings import tf32_allowed
 
 

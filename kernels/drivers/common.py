@@ -50,8 +50,9 @@ def run(task: Task, loop: str) -> Outcome:
     return _run_one(task, loop, linear(task.x, task.weights.input, task.weights.input_bias))
 
 
+@spared
 def run_whole(task: Task, loop: str) -> Outcome:
-    """As run, by a loop that multiplies the input itself, within each sample."""
+    """As run, by a loop that multiplies the input itself."""
     return _run_one(task, loop, task.x, task.weights.input, task.weights.input_bias)
 
 

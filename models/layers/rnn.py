@@ -1,7 +1,7 @@
 """torch.nn's recurrent layers with a choice of driver: same arguments, parameters, state dicts and results.
 
-With driver auto or vendor and no additions, torch.nn's own forward runs; not within torch.func's transforms, and not
-where cuDNN would refuse the backward.
+With driver vendor and no additions, torch.nn's own forward runs; not within torch.func's transforms, and not where
+cuDNN would refuse the backward. With auto it does where no code that is compiled of the equations can run.
 """
 
 from __future__ import annotations
@@ -156,15 +156,18 @@ class _Layer(FlatWeights, Stack):
         """Whether the input is a tensor of a layer's form; what it isn't, torch.nn refuses."""
         return isinstance(input, Tensor) and input.dim() in (2, 3)
 
-    def _steps(self, input: Tensor) -> tuple[int, int]:
+    def _steps(self, input: Tensor | PackedSequence) -> tuple[int, int]:
         """T and B."""
+        if isinstance(input, PackedSequence):
+            return len(input.batch_sizes), int(input.batch_sizes[0])
         a, b = (*input.shape[:-1], 1)[:2]
         return (b, a) if self.batch_first and input.dim() == 3 else (a, b)
 
-    def _plan_for(self, input: Tensor) -> Plan:
+    def _plan_for(self, input: Tensor | PackedSequence) -> Plan:
         T, B = self._steps(input)
+        data = input.data if isinstance(input, PackedSequence) else input
         grad = torch.is_grad_enabled()
-        request = (self.cell, input.device, input.dtype, T, B, self.hidden_size, grad, False, False, False)
+        request = (self.cell, data.device, data.dtype, T, B, self.hidden_size, grad, False, False, False)
         return plan_of(request, "auto")
 
     def _gains(self, input: Tensor | PackedSequence, hx: Any) -> bool:
@@ -175,28 +178,39 @@ class _Layer(FlatWeights, Stack):
         """
         if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
             return False
+        if not self._formed(input, hx):
+            return False
+        packed = isinstance(input, PackedSequence)
+        # between layers torch drops packed elements, and the same ones for a seed
+        if packed and self.dropout and self.training and self.num_layers > 1:
+            return False
         if self._compiled(input):
             return True
         if isinstance(input, PackedSequence):
-            formed = hx is None or all(
-                isinstance(s, Tensor) and s.dim() == 3 for s in (hx if isinstance(hx, tuple) else (hx,))
-            )
-            # between layers torch drops packed elements, and the same ones for a seed
-            drops = self.dropout and self.training and self.num_layers > 1
-            return formed and not drops and vendor.unpacks(self.cell, *input[:2], self.hidden_size)
+            return vendor.unpacks(self.cell, *input[:2], self.hidden_size)
         if self.cell is not lstm or not self._is_tensor(input):
             return False
         T, B = self._steps(input)
         return T == 1 and torch_rnn.steps_alone(B)
 
+    def _formed(self, input: Any, hx: Any) -> bool:
+        """Whether the states, as many and of the rank that a call needs, are tensors."""
+        if hx is None:
+            return True
+        if self.cell is not lstm:
+            hx = (hx,)
+        elif not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            return False
+        rank = 3 if isinstance(input, PackedSequence) else input.dim()
+        return all(isinstance(s, Tensor) and s.dim() == rank for s in hx)
+
     def _compiled(self, input: Tensor | PackedSequence) -> bool:
         """Whether auto has code compiled of the equations."""
         data = input.data if isinstance(input, PackedSequence) else input
-        if not isinstance(data, Tensor) or data.dim() not in (2, 3) or data.dtype != self._flat_weights[0].dtype:  # type: ignore[union-attr]
+        weight: Any = self._flat_weights[0]
+        if not isinstance(data, Tensor) or data.dim() not in (2, 3) or data.dtype != weight.dtype:
             return False
-        T, B = (len(input.batch_sizes), int(input.batch_sizes[0])) if isinstance(input, PackedSequence) else self._steps(input)
-        request = (self.cell, data.device, data.dtype, T, B, self.hidden_size, torch.is_grad_enabled(), False, False, False)
-        return plan_of(request, "auto").driver == "llvm"
+        return self._plan_for(input).driver == "llvm"
 
     def _refuse_projection(self) -> None:
         if self.proj_size:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from llvmlite import binding as llvm
 
 import gatefuse
 from gatefuse.bench.measure.tolerance import allowed
@@ -31,14 +32,15 @@ def test_source_reads_like_the_equations():
     assert "# d_a_i" in text
 
 
-def test_source_of_every_cell_in_both_languages():
+def test_source_of_every_cell_in_every_language():
     for cell in (*gatefuse.cell_names(), *made_up_cells.ALL):
         compile(gatefuse.source(cell), "source", "exec")
+        llvm.parse_assembly(gatefuse.source(cell, "llvm")).verify()
         assert "torch.addmm" in gatefuse.source(cell, "torchscript") or cell is made_up_cells.indrnn
 
 
 def test_unknown_language():
-    with pytest.raises(ValueError, match=r"language must be triton or torchscript. Got 'cuda'."):
+    with pytest.raises(ValueError, match=r"language must be triton, llvm or torchscript. Got 'cuda'."):
         gatefuse.source("lstm", "cuda")
 
 

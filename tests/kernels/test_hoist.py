@@ -48,8 +48,9 @@ def test_each_side_holds_what_it_may(cell):
     assert sorted(hoisted.early + hoisted.late) == list(range(len(cell.parameters)))
 
 
-def test_a_parameter_may_be_named_as_factors_are():
-    layer = gatefuse.Recurrent(names_like_a_factors, 3, 4, driver="aten", dtype=torch.float64)
+@pytest.mark.parametrize("driver", ["aten", "llvm"])
+def test_a_parameter_may_be_named_as_factors_are(driver):
+    layer = gatefuse.Recurrent(names_like_a_factors, 3, 4, driver=driver, dtype=torch.float64)
     oracle = gatefuse.Recurrent(names_like_a_factors, 3, 4, driver="eager", dtype=torch.float64)
     oracle.load_state_dict(layer.state_dict())
     x = torch.randn(5, 2, 3, dtype=torch.float64)

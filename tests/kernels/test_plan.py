@@ -1,4 +1,4 @@
-"""What auto picks on a GPU, by measured and predicted costs, with the GPU's limits and drivers made up."""
+"""What auto picks: on a GPU by measured and predicted costs, with its limits and drivers made up, and on a CPU."""
 
 import pytest
 import torch
@@ -6,13 +6,14 @@ import torch
 from bench.report import measured_costs as bench_costs
 from gatefuse import Recurrent, find_cell
 from gatefuse.kernels import costs
-from gatefuse.kernels.drivers import block, common, grid
+from gatefuse.kernels.drivers import block, common, grid, llvm
 from gatefuse.kernels.plan import choose, explain
 from gatefuse.kernels.runtime.device import Limits
 from gatefuse.kernels.task import Request
 from tests.support.made_up_rows import make_rows
 
 DEVICE = torch.device("cuda", 0)
+TRIED = "its code was tried on Linux, on x86_64 and aarch64"
 
 
 @pytest.fixture
@@ -116,7 +117,73 @@ def test_the_shipped_table_can_be_read():
 
 def test_on_a_cpu_nothing_is_counted():
     plan = Recurrent("lstm", 3, 4).plan(torch.zeros(2, 1, 3))
+    assert (plan.driver, plan.costs, plan.tiles) == ("llvm", {}, ())
+
+
+def test_on_a_cpu_without_llvm_torch_comes_first(without_llvm):
+    plan = Recurrent("lstm", 3, 4).plan(torch.zeros(2, 1, 3))
     assert (plan.driver, plan.costs, plan.tiles) == ("vendor", {}, ())
+    assert plan.refused == {"llvm": "llvmlite is not installed"}
+
+
+def cpu_request(cell="lstm", T=100, B=32, H=64, dtype=torch.float32, **flags):
+    return Request(find_cell(cell), torch.device("cpu"), dtype, T, B, H, **flags)
+
+
+def test_on_a_cpu_llvm_runs_what_it_can_and_others_the_rest():
+    assert choose(cpu_request("peephole_lstm", needs_grad=True)).driver == "llvm"
+    assert choose(cpu_request(dtype=torch.float64, resets=True, all_states=True)).driver == "llvm"
+    plan = choose(cpu_request(dtype=torch.bfloat16))
+    assert plan.driver == "vendor"
+    assert plan.refused == {"llvm": "its code computes in float32 and float64, not in torch.bfloat16"}
+    assert choose(cpu_request("slstm", dtype=torch.bfloat16)).driver == "eager"
+
+
+def test_llvm_says_where_its_code_can_t_run(monkeypatch):
+    assert llvm.refusal(request("lstm", dtype=torch.float32)) == "its code runs on a CPU, not on cuda"
+    monkeypatch.setattr(llvm.platform, "machine", lambda: "riscv64")
+    assert llvm.refusal(cpu_request()) == f"{TRIED}, and not on linux, riscv64"
+    monkeypatch.undo()
+    monkeypatch.setattr(llvm.sys, "platform", "darwin")
+    assert llvm.refusal(cpu_request()).startswith(f"{TRIED}, and not on darwin")
+
+
+@pytest.fixture
+def cpu(monkeypatch, tmp_path):
+    """A CPU called Some CPU, of two threads, of which nothing was measured; returns its table of costs."""
+    path = tmp_path / "measured.csv"
+    path.write_text(",".join(costs.COLUMNS) + "\n")
+    monkeypatch.setattr(costs, "MEASURED", path)
+    monkeypatch.setattr(costs, "cpu_name", lambda: "Some CPU")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    costs._table.cache_clear()
+    yield path
+    costs._table.cache_clear()
+
+
+def put(table, *rows):
+    """Costs of lstm in float32, of 32 samples: device, driver, H, microseconds."""
+    lines = [f"{device},{driver},lstm,float32,forward,{H},32,{us}" for device, driver, H, us in rows]
+    table.write_text("\n".join([",".join(costs.COLUMNS), *lines]) + "\n")
+    costs._table.cache_clear()
+
+
+def test_on_a_cpu_another_runs_what_it_was_measured_to_be_faster_at(cpu):
+    here = costs.device_of_cpu("Some CPU", 2)
+    assert here == "Some CPU, 2 threads"
+    put(cpu, (here, "llvm", 64, 5.0), (here, "vendor", 64, 7.0), (here, "llvm", 512, 90.0), (here, "vendor", 512, 60.0))
+    small, large = choose(cpu_request(H=64)), choose(cpu_request(H=512))
+    assert (small.driver, large.driver) == ("llvm", "vendor")
+    assert large.costs == {"llvm": (90.0, "measured"), "vendor": (60.0, "measured")}
+    # Nothing was measured of these.
+    assert choose(cpu_request(H=2048)).driver == choose(cpu_request(H=512, needs_grad=True)).driver == "llvm"
+    assert choose(cpu_request("gru", H=512)).driver == "llvm"
+
+
+def test_another_cpu_s_costs_say_nothing_of_this_one(cpu):
+    for device in ("Other CPU, 2 threads", costs.device_of_cpu("Some CPU", 1)):
+        put(cpu, (device, "llvm", 512, 90.0), (device, "vendor", 512, 60.0))
+        assert choose(cpu_request(H=512)).driver == "llvm"
 
 
 @pytest.mark.parametrize("name", ["step", "block", "grid"])
@@ -134,7 +201,7 @@ def test_predictions_are_positive_and_grow_with_the_backward(gpu, name):
         (16, 9, 256, "eager", "at this size products take nearly all of the time"),
     ],
 )
-def test_on_a_cpu_generated_operators_run_what_they_are_faster_at(T, B, H, driver, why):
+def test_on_a_cpu_generated_operators_run_what_they_are_faster_at(without_llvm, T, B, H, driver, why):
     plan = choose(Request(find_cell("peephole_lstm"), torch.device("cpu"), torch.float32, T, B, H))
     assert plan.driver == driver
     assert plan.refused.get("aten", "").startswith(why)

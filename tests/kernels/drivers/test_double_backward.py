@@ -93,7 +93,7 @@ def pair(kind, name, **options):
     if kind == "Recurrent":
         layers = [gatefuse.Recurrent(name, I, H, driver=d, **options) for d in ("vendor", "eager")]
     else:
-        layers = [getattr(gatefuse, name)(I, H, driver=d, **options) for d in ("auto", "eager")]
+        layers = [getattr(gatefuse, name)(I, H, driver=d, **options) for d in ("vendor", "eager")]
     layers[1].load_state_dict(layers[0].state_dict())
     return [layer.double() for layer in layers]
 

@@ -13,6 +13,11 @@ from tests.support import made_up_cells
 from tests.support.oracle import cast, check, make_task
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
+NAMES = ("script", "aten", "llvm", "step", "block", "grid")
+# llvm's code is a CPU's
+WHERE = [("cpu", name) for name in NAMES]
+WHERE += [pytest.param("cuda", name, marks=pytest.mark.gpu) for name in NAMES if name != "llvm"]
+everywhere = pytest.mark.parametrize(("device", "name"), WHERE)
 OPTIONS = {
     "plain": {},
     "no bias": {"bias": False},
@@ -36,24 +41,21 @@ def check_here(name: str, task, dtype: torch.dtype, device: str) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("cell", cell_names())
-@pytest.mark.parametrize("name", ["script", "aten", "llvm", "step", "block", "grid"])
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@everywhere
 def test_every_cell_by_every_driver(device, name, cell, options):
     check_here(name, make_task(find_cell(cell), 4, 3, 7, **options), torch.float32, device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("cell", cell_names())
-@pytest.mark.parametrize("name", ["script", "aten", "llvm", "step", "block", "grid"])
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@everywhere
 def test_dtypes(device, name, cell, dtype):
     check_here(name, make_task(find_cell(cell), 3, 2, 8, all_states=True), dtype, device)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 20), (2, 1, 63), (3, 3, 7), (2, 5, 200)], ids=str)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_first", "peephole_lstm"])
-@pytest.mark.parametrize("name", ["script", "aten", "llvm", "step", "block", "grid"])
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@everywhere
 def test_odd_sizes(device, name, cell, shape):
     check_here(name, make_task(find_cell(cell), *shape), torch.float32, device)
 

@@ -15,7 +15,8 @@ GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
 class OnGpu(torch.Tensor):
-    """A tensor on the CPU that says it is on a GPU; what is computed of it are plain tensors."""
+    """A tensor on the CPU that says it is on a GPU; what is computed of it are plain tensors. Its device stays the CPU,
+    where llvm would run."""
 
     is_cuda = True
     __torch_function__ = torch._C._disabled_torch_function_impl
@@ -40,7 +41,7 @@ def ran(monkeypatch):
 
 @pytest.mark.parametrize("driver", ["auto", "vendor"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_on_a_gpu_torch_nn_runs_unless_its_backward_would_be_refused(ran, packed, driver):
+def test_on_a_gpu_torch_nn_runs_unless_its_backward_would_be_refused(without_llvm, ran, packed, driver):
     layer = gatefuse.LSTM(I, H, 2, dropout=0.5, driver=driver)
     x = torch.randn(T, B, I)
     if packed:
@@ -62,10 +63,11 @@ def test_on_a_gpu_torch_nn_runs_unless_its_backward_would_be_refused(ran, packed
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("driver", ["auto", "vendor"])
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
-def test_gradients_are_those_of_training_without_dropout(name, packed, device):
+def test_gradients_are_those_of_training_without_dropout(name, driver, packed, device):
     plain = getattr(nn, name)(I, H, 2, device=device)
-    layer = getattr(gatefuse, name)(I, H, 2, dropout=0.5, device=device).eval()
+    layer = getattr(gatefuse, name)(I, H, 2, dropout=0.5, driver=driver, device=device).eval()
     layer.load_state_dict(plain.state_dict())
     x = torch.randn(T, B, I, device=device, requires_grad=True)
     found = []

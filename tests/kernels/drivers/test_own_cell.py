@@ -9,15 +9,14 @@ from torch import relu, sigmoid
 import gatefuse
 from gatefuse.kernels.drivers import DRIVERS, driver
 from gatefuse.kernels.task import Request
-from tests.kernels.drivers.test_drivers import GPU, OPTIONS
+from tests.kernels.drivers.test_drivers import OPTIONS, everywhere
 from tests.support.made_up_cells import ALL
 from tests.support.oracle import check, make_task
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("cell", ALL, ids=lambda cell: cell.name)
-@pytest.mark.parametrize("name", ["script", "aten", "llvm", "step", "block", "grid"])
-@pytest.mark.parametrize("device", ["cpu", GPU])
+@everywhere
 def test_own_cells(device, name, cell, options):
     check(driver(name), make_task(cell, 4, 3, 6, **options), torch.float32, device)
 

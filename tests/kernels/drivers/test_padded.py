@@ -109,7 +109,7 @@ def test_packed_rows_are_unpacked_where_it_pays(monkeypatch, steps, H, full, gra
         assert vendor.unpacks(find_cell("lstm"), torch.zeros(int(full * 8 * steps), 1), sizes, H) is unpacks
 
 
-def test_packed_lstms_run_padded_too(monkeypatch):
+def test_packed_lstms_run_padded_too(without_llvm, monkeypatch):
     seen = []
     run = padded.packed
     monkeypatch.setattr(padded, "packed", lambda *args: seen.append(1) or run(*args))
@@ -130,9 +130,12 @@ def test_full_samples_take_the_loop_as_it_is(monkeypatch):
     check(vendor, task, torch.float32)
 
 
+@pytest.mark.parametrize("llvm", [False, True])
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("kind", [gatefuse.LSTM, gatefuse.GRU, partial(Recurrent, "gru"), partial(Recurrent, "slstm")])
-def test_packed_samples_of_one_length_run_as_they_lie(kind, grad, monkeypatch):
+def test_packed_samples_of_one_length_run_as_they_lie(kind, grad, llvm, monkeypatch, request):
+    if not llvm:
+        request.getfixturevalue("without_llvm")
     layer = kind(3, 4, 2, bidirectional=True, dtype=torch.float64)
     x = torch.randn(25, 3, 3, dtype=torch.float64, requires_grad=grad)
     found = []

@@ -12,7 +12,7 @@ from gatefuse import Recurrent
 
 B, I, H = 2, 3, 5
 DRIVERS = ("eager", "auto", "aten", "llvm", "script")
-STEPS = (3, 20)  # auto takes the Python loop for the first, generated operators for the second
+STEPS = (3, 20)  # auto without llvm takes the Python loop for the first, generated operators for the second
 
 
 def by_hand(layer, x, h):

@@ -45,9 +45,10 @@ def test_a_number_that_changes_is_followed(driver):
         assert_close(layer(x)[0], other(x)[0])
 
 
-def test_a_backward_is_that_of_its_forward():
+@pytest.mark.parametrize("driver", ["aten", "llvm"])
+def test_a_backward_is_that_of_its_forward(driver):
     unit, change = changing(0.5)
-    layer, x = gatefuse.Recurrent(unit, I, H, driver="aten"), torch.randn(T, B, I)
+    layer, x = gatefuse.Recurrent(unit, I, H, driver=driver), torch.randn(T, B, I)
     layer(x)[0].sum().backward()
     expected = layer.weight_hh_l0.grad.clone()
     layer.zero_grad()
@@ -58,9 +59,10 @@ def test_a_backward_is_that_of_its_forward():
     assert torch.equal(layer.weight_hh_l0.grad, expected)
 
 
-def test_second_derivatives_of_other_equations_are_refused():
+@pytest.mark.parametrize("driver", ["aten", "llvm"])
+def test_second_derivatives_of_other_equations_are_refused(driver):
     unit, change = changing(0.5)
-    layer, x = gatefuse.Recurrent(unit, I, H, driver="aten"), torch.randn(T, B, I, requires_grad=True)
+    layer, x = gatefuse.Recurrent(unit, I, H, driver=driver), torch.randn(T, B, I, requires_grad=True)
     loss = layer(x)[0].sum()
     change(3.0)
     with pytest.raises(RuntimeError, match=r"equations of unit that it was made of.* Got another value of value"):

@@ -49,7 +49,7 @@ def test_the_first_call_may_be_within_a_checkpoint(driver, reentrant):
     assert_close(x.grad, expected)
 
 
-@pytest.mark.parametrize("driver", ["auto", "aten"])
+@pytest.mark.parametrize("driver", ["auto", "aten", "llvm"])
 def test_the_first_call_may_be_within_other_modes(driver):
     for mode in (
         lambda: torch.autograd.set_detect_anomaly(True),
@@ -66,10 +66,13 @@ def test_the_first_call_may_be_within_other_modes(driver):
         finally:
             assert not torch.is_anomaly_enabled()
         assert layer.cell.refusal == ""
-        assert layer.plan(x).driver == "aten" or driver != "auto"
+        assert layer.plan(x).driver == ("llvm" if driver == "auto" else driver)
 
 
-def test_many_threads_may_be_the_first_to_call():
+@pytest.mark.parametrize("driver", ["aten", "llvm"])
+def test_many_threads_may_be_the_first_to_call(driver, request):
+    if driver == "aten":
+        request.getfixturevalue("without_llvm")
     layer, x = Recurrent(new_cell(), I, H), torch.randn(20, B, I)
     together, found = threading.Barrier(12), []
 
@@ -84,7 +87,7 @@ def test_many_threads_may_be_the_first_to_call():
         thread.join()
     assert len(found) == 12
     assert all(torch.equal(each, found[0]) for each in found)
-    assert layer.plan(x).driver == "aten"
+    assert layer.plan(x).driver == driver
     assert len(layer.cell._versions) == 1
 
 
@@ -131,9 +134,10 @@ def test_cells_are_freed_with_all_that_was_made_of_them(driver):
     assert [each() for each in alive] == [None, None]
 
 
-def test_a_backward_runs_when_the_layer_is_gone():
+@pytest.mark.parametrize("driver", ["aten", "llvm"])
+def test_a_backward_runs_when_the_layer_is_gone(driver):
     x = torch.randn(20, B, I, requires_grad=True)
-    loss = Recurrent(new_cell(), I, H, driver="aten")(x)[0].sum()
+    loss = Recurrent(new_cell(), I, H, driver=driver)(x)[0].sum()
     gc.collect()
     loss.backward()
     assert x.grad.abs().sum() > 0

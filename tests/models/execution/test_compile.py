@@ -52,9 +52,14 @@ def graphs():
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("cell", ["lstm", "gru", "peephole_lstm", "slstm"])
-def test_one_graph_for_every_length_and_batch(cell, options):
-    layer = Recurrent(cell, I, H, num_layers=2, bidirectional=True, **DOUBLE)
+@pytest.mark.parametrize(
+    ("cell", "driver"),
+    [("lstm", "auto"), ("gru", "auto"), ("peephole_lstm", "auto"), ("slstm", "auto"), ("lstm", "vendor")],
+)
+def test_one_graph_for_every_length_and_batch(cell, driver, options):
+    if driver == "vendor" and "resets" in options:
+        pytest.skip("torch's own loop has no resets")
+    layer = Recurrent(cell, I, H, num_layers=2, bidirectional=True, driver=driver, **DOUBLE)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=True)
     for steps, samples in ((5, 3), (9, 2), (2, 7)):
         call = arguments(layer, steps, samples, **options)
@@ -115,7 +120,7 @@ def test_without_that_they_give_the_same_results_and_break_the_graph_as_torch_s_
     assert broken[0] == broken[1]
 
 
-@pytest.mark.parametrize("driver", ["eager", "script", "vendor"])
+@pytest.mark.parametrize("driver", ["eager", "script", "aten", "llvm", "vendor"])
 def test_the_driver_that_was_asked_for_runs_within_the_graph(monkeypatch, driver):
     seen = []
     module = gatefuse.kernels.drivers.driver(driver)

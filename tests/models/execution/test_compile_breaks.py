@@ -72,7 +72,7 @@ def test_a_network_trains_around_a_layer_that_is_compiled_no_more(form):
         assert_same_in_training(torch.compile(model, backend="aot_eager", dynamic=False), model)
 
 
-def test_nothing_within_such_a_layer_is_compiled(monkeypatch):
+def test_nothing_within_such_a_layer_is_compiled(without_llvm, monkeypatch):
     compiling, run = [], vendor.packed
 
     def watched(*given):

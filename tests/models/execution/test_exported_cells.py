@@ -107,7 +107,7 @@ def test_what_a_file_cant_hold_is_refused():
     assert torch.equal(program(x)[0], layer(x)[0])
 
 
-@pytest.mark.parametrize("driver", ["auto", "aten", "eager"])
+@pytest.mark.parametrize("driver", ["auto", "aten", "llvm", "eager"])
 def test_compiled_layers_follow_numbers_or_say_so(driver):
     rate = 0.5
 

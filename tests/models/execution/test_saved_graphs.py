@@ -56,9 +56,15 @@ def gradients(model, layer, x):
     return output, *torch.autograd.grad(total, [x, *layer.parameters()])
 
 
-@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"resets": True}], ids=["plain", "both", "resets"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bidirectional": True}, {"resets": True}, {"bidirectional": True, "driver": "vendor"}],
+    ids=["plain", "both", "resets", "vendor"],
+)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "elman", "peephole_lstm", "slstm"])
 def test_gradients_are_right_in_every_call(cell, options):
+    if "driver" in options and cell in ("peephole_lstm", "slstm"):
+        pytest.skip("torch has no loop for it")
     model = Between(cell, **options)
     compiled = torch.compile(model, fullgraph=True)
     for _ in range(3):
@@ -69,19 +75,20 @@ def test_gradients_are_right_in_every_call(cell, options):
 class Written(nn.Module):
     """What comes before the layer can be computed again, what comes behind it fits where input and output lay."""
 
-    def __init__(self):
+    def __init__(self, driver):
         super().__init__()
-        self.layer, self.mixed = Recurrent("lstm", 16, 16), torch.eye(16)
+        self.layer, self.mixed = Recurrent("lstm", 16, 16, driver=driver), torch.eye(16)
 
     def forward(self, x):
         output, state = self.layer((x * 2).sin() + 1)
         return ((output * 3).relu() @ self.mixed).sin(), state
 
 
+@pytest.mark.parametrize("driver", ["auto", "vendor"])
 @pytest.mark.parametrize("memory", [1.0, 0.0])
-def test_a_compiler_may_write_over_what_the_layer_was_given_and_gave(memory):
+def test_a_compiler_may_write_over_what_the_layer_was_given_and_gave(memory, driver):
     """In float32, as oneDNN's backward reads the output; the part of activations' memory decides what is kept."""
-    model = Written()
+    model = Written(driver)
     with functorch.patch(activation_memory_budget=memory):
         compiled = torch.compile(model, fullgraph=True)
         for _ in range(2):

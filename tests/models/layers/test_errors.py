@@ -35,7 +35,7 @@ CONSTRUCTORS = {
     "driver": (
         lambda: layer(driver="cuda"),
         ValueError,
-        "driver must be one of auto, eager, script, aten, step, block, grid, vendor. Got 'cuda'.",
+        "driver must be one of auto, eager, script, aten, llvm, step, block, grid, vendor. Got 'cuda'.",
     ),
     "driver of LSTM": (lambda: LSTM(I, H, driver="fast"), ValueError, "driver must be one of auto,"),
     "driver of LSTMCell": (lambda: LSTMCell(I, H, driver="fast"), ValueError, "driver must be one of auto,"),

@@ -101,7 +101,7 @@ def test_of_every_cell(cell, driver, options, garbage):
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_of_torchs_own_loop(way, kind, options, garbage):
-    assert_untouched(getattr(gatefuse, kind)(I, H, **options), garbage)
+    assert_untouched(getattr(gatefuse, kind)(I, H, driver="vendor", **options), garbage)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -124,7 +124,7 @@ def test_with_resets_and_all_states(driver):
     assert_untouched(layer, float("nan"), **options)
 
 
-@pytest.mark.parametrize("driver", ["auto", "eager", "script"])
+@pytest.mark.parametrize("driver", ["auto", "vendor", "eager", "script"])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_under_autocast(way, kind, driver):
     layer = getattr(gatefuse, kind)(I, H, driver=driver)
@@ -132,7 +132,7 @@ def test_under_autocast(way, kind, driver):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten", "llvm"])
+@pytest.mark.parametrize("driver", ["auto", "vendor", "eager", "script", "aten", "llvm"])
 def test_in_other_dtypes(driver, dtype):
     runs(driver if driver != "auto" else "vendor", "gru", dtype)
     assert_untouched(Recurrent("gru", I, H, driver=driver, dtype=dtype), float("nan"))

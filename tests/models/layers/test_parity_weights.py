@@ -10,11 +10,11 @@ from torch.testing import assert_close
 
 from tests.models.layers.test_parity import (
     CELLS,
-    HOW,
     B,
     H,
     assert_equal,
     drivers,
+    how,
     layers,
     modules,
     pair,
@@ -51,10 +51,10 @@ def test_parametrized_weights(name, driver):
     _, hx = state(ours, *((B, H) if name in CELLS else (1, B, H)))
     for module in (theirs, ours):
         parametrize.register_parametrization(module, weight, Half())
-    assert_equal(ours(x, hx), theirs(x, hx), list(ours.parameters()), list(theirs.parameters()), HOW[driver])
+    assert_equal(ours(x, hx), theirs(x, hx), list(ours.parameters()), list(theirs.parameters()), how(name, driver))
     for module in (theirs, ours):
         parametrize.remove_parametrizations(module, weight)
-    assert_equal(ours(x, hx), theirs(x, hx), list(ours.parameters()), list(theirs.parameters()), HOW[driver])
+    assert_equal(ours(x, hx), theirs(x, hx), list(ours.parameters()), list(theirs.parameters()), how(name, driver))
 
 
 @modules
@@ -65,7 +65,7 @@ def test_functional_call(name, driver):
     weights = {key: torch.randn_like(p) for key, p in ours.named_parameters()}
     a, b = (torch.func.functional_call(module, weights, (x,)) for module in (ours, theirs))
     for left, right in zip(flat(a), flat(b), strict=True):
-        assert_close(left, right, **HOW[driver])
+        assert_close(left, right, **how(name, driver))
 
 
 @modules
@@ -91,6 +91,6 @@ def test_frozen_weights(name, driver):
         module.requires_grad_(False)
         module.bias_hh_l0.requires_grad_()
     x = sequence(ours)
-    assert_equal(ours(x), theirs(x), [ours.bias_hh_l0], [theirs.bias_hh_l0], HOW[driver])
+    assert_equal(ours(x), theirs(x), [ours.bias_hh_l0], [theirs.bias_hh_l0], how(name, driver))
     with torch.no_grad():
         assert not any(v.requires_grad for v in flat(ours(x)))

@@ -215,18 +215,32 @@ def test_repr():
 def test_the_plan_says_what_runs_and_why():
     x = torch.randn(T, B, I)
     plan = Recurrent("lstm", I, H).plan(x)
-    assert plan.driver == "vendor"
+    assert plan.driver == "llvm"
     plan = Recurrent("lstm", I, H).plan(x, resets=torch.zeros(T, B, dtype=torch.bool))
     assert plan.driver != "vendor"
     assert plan.refused["vendor"] == "torch's own loop has no resets"
     packed = pack_padded_sequence(x, torch.full((B,), T))
-    assert Recurrent("gru", I, H).plan(packed).driver == "vendor"
+    assert Recurrent("gru", I, H).plan(packed).driver == "llvm"
     assert Recurrent("lstm", I, H, driver="eager").plan(x).reason == "asked for"
 
 
+def test_without_llvm_the_plan_is_torch_s_own_loop_where_it_can(without_llvm):
+    x = torch.randn(T, B, I)
+    plan = Recurrent("lstm", I, H).plan(x)
+    assert (plan.driver, plan.refused["llvm"]) == ("vendor", "llvmlite is not installed")
+    plan = Recurrent("lstm", I, H).plan(x, resets=torch.zeros(T, B, dtype=torch.bool))
+    assert plan.driver == "eager"
+    packed = pack_padded_sequence(x, torch.full((B,), T))
+    assert Recurrent("gru", I, H).plan(packed).driver == "vendor"
+
+
 @pytest.mark.parametrize("options", [{}, {"lengths": [T, 2, 0, 1]}, {"resets": torch.ones(T, B, dtype=torch.bool)}])
-@pytest.mark.parametrize(("cell", "driver_name"), [("lstm", "auto"), ("lstm", "eager"), ("peephole_lstm", "auto")])
+@pytest.mark.parametrize(
+    ("cell", "driver_name"), [("lstm", "auto"), ("lstm", "vendor"), ("lstm", "eager"), ("peephole_lstm", "auto")]
+)
 def test_compiles_as_one_graph(cell, driver_name, options):
+    if driver_name == "vendor" and "resets" in options:
+        pytest.skip("torch's own loop has no resets")
     torch.compiler.reset()
     layer = Recurrent(cell, I, H, 2, driver=driver_name)
     options = {k: torch.tensor(v) if isinstance(v, list) else v for k, v in options.items()}

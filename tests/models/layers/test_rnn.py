@@ -143,14 +143,17 @@ def test_copies_pickles_and_repr(name):
     assert repr(layer) == f"{name}(4, 6, driver=eager)"
 
 
+@pytest.mark.parametrize("driver", ["auto", "vendor"])
 @pytest.mark.parametrize("name", LAYERS + CELLS)
-def test_an_instance_of_the_parent_can_become_one(name):
+def test_an_instance_of_the_parent_can_become_one(name, driver):
     layer = getattr(nn, name)(I, H)
     x = torch.randn(B, I) if name in CELLS else torch.randn(T, B, I)
     before = layer(x)
     layer.__class__ = getattr(gatefuse, name)
     assert layer.driver == "auto"
-    assert torch.equal(flat(layer(x))[0], flat(before)[0])
+    layer.driver = driver
+    assert_close(flat(layer(x)), flat(before))
+    assert torch.equal(flat(layer(x))[0], flat(before)[0]) or (driver == "auto" and name in LAYERS)
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
@@ -171,8 +174,9 @@ def test_projections_are_torchs_alone():
         ours.plan(x, resets=torch.zeros(T, B, dtype=torch.bool))
 
 
-def test_dropout_is_the_parents():
-    theirs, ours = pair("LSTM", "auto", num_layers=2, dropout=0.5)
+@pytest.mark.parametrize("driver", ["auto", "vendor"])
+def test_dropout_is_the_parents(driver):
+    theirs, ours = pair("LSTM", driver, num_layers=2, dropout=0.5)
     x = draw(T, B, I)
     torch.manual_seed(1)
     a = ours(x)
@@ -192,10 +196,12 @@ def test_weights_replaced_before_every_call():
     assert_close(ours(x)[0], theirs(x)[0], **CLOSE)
 
 
-def test_the_plan_says_what_runs():
+def test_the_plan_says_what_runs(monkeypatch):
     layer = gatefuse.GRU(I, H)
     x = torch.randn(T, B, I)
-    assert layer.plan(x).driver == "vendor"
+    assert layer.plan(x).driver == "llvm"
+    monkeypatch.setattr(nn.GRU, "forward", lambda *_: pytest.fail("compiled code is to run."))
+    layer(x)
     assert (
         layer.plan(x, resets=torch.zeros(T, B, dtype=torch.bool)).refused["vendor"] == "torch's own loop has no resets"
     )
@@ -209,10 +215,23 @@ def test_additions_are_keywords_only(name):
     assert all(parameters[p].kind == inspect.Parameter.KEYWORD_ONLY for p in ("lengths", "resets", "all_states"))
 
 
+def test_without_llvm_torch_nn_runs(without_llvm, monkeypatch):
+    layer, theirs = gatefuse.GRU(I, H), nn.GRU(I, H)
+    theirs.load_state_dict(layer.state_dict())
+    x, seen, run = torch.randn(T, B, I), [], nn.GRU.forward
+    expected = theirs(x)
+    assert layer.plan(x).driver == "vendor"
+    monkeypatch.setattr(nn.GRU, "forward", lambda *given: seen.append(1) or run(*given))
+    assert all(torch.equal(a, b) for a, b in zip(layer(x), expected, strict=True))
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize(("steps", "runs"), [(1, "lstm_cell"), (2, "lstm")])
-def test_single_steps_of_an_lstm_run_by_torch_s_function_for_a_step(monkeypatch, steps, runs, batch_first):
-    """oneDNN lays the weights out anew in each call."""
+def test_single_steps_of_an_lstm_run_by_torch_s_function_for_a_step(
+    without_llvm, monkeypatch, steps, runs, batch_first
+):
+    """Without llvm: oneDNN lays the weights out anew in each call."""
     seen = []
     for place, name in ((torch, "lstm_cell"), (torch._VF, "lstm"), (torch, "lstm")):
         function = getattr(place, name)

@@ -7,7 +7,7 @@ import gatefuse
 from gatefuse import Recurrent
 
 
-@pytest.mark.parametrize("driver", ["auto", "step", "block"])
+@pytest.mark.parametrize("driver", ["auto", "llvm", "step", "block"])
 @pytest.mark.parametrize("cell", ["lstm", "peephole_lstm"])
 def test_a_layer_is_as_it_was(cell, driver):
     layer = Recurrent(cell, 3, 4, num_layers=2, dropout=0.5, bidirectional=True, driver=driver, batch_first=True)
@@ -25,10 +25,15 @@ def test_a_layer_is_as_it_was(cell, driver):
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
 def test_options_reach_the_plan():
     layer = gatefuse.LSTM(3, 4)
-    assert gatefuse.warmup(layer, 3, 2).driver == "vendor"
+    assert gatefuse.warmup(layer, 3, 2).driver == "llvm"
     plan = gatefuse.warmup(layer, 3, 2, lengths=True, resets=True, backward=False)
     assert plan.refused["vendor"] == "torch's own loop has no resets"
     assert gatefuse.warmup(gatefuse.LSTM(3, 4, proj_size=2), 3, 2).driver == "vendor"
+    assert gatefuse.warmup(Recurrent("gru", 3, 4), 3, 2, all_states=True).driver == "llvm"
+
+
+def test_without_llvm_torch_s_own_loop_is_warmed_up(without_llvm):
+    assert gatefuse.warmup(gatefuse.LSTM(3, 4), 3, 2).driver == "vendor"
     assert gatefuse.warmup(Recurrent("gru", 3, 4), 3, 2, all_states=True).driver == "vendor"
 
 
