@@ -30,7 +30,8 @@ def refusal(request: Request) -> str:
     if request.dtype not in (torch.float32, torch.float64):
         return f"its code computes in float32 and float64, not in {request.dtype}"
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
-        return f"its code was tried on Linux, on {' and '.join(_MACHINES)}, and not on {sys.platform}, {platform.machine()}"
+        here = f"{sys.platform}, {platform.machine()}"
+        return f"its code is made for Linux, on {' and '.join(_MACHINES)}, and not for {here}"
     if not _HAS_LLVM:
         return "llvmlite is not installed"
     return untranslatable(request.cell.serial)

@@ -61,8 +61,8 @@ def _recurrent(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tens
 def _weights(
     loop: Sequence, d: Tensor, first: int, N: int, weight: Tensor, bias: Tensor | None, x: Tensor, state: int = -1
 ) -> None:
-    """Fill gradients of weights (N, K) and biases (N,) from N columns of d (T, B, ...) on; x is (T, B, K), or with a state
-    its sequence, of which the rows before the steps are multiplied."""
+    """Fill gradients of weights (N, K) and biases (N,) from N columns of d (T, B, ...) on; x is (T, B, K), or with a
+    state its sequence, of which the rows before the steps are multiplied."""
     T, B, K = x.shape
     size = d.element_size()
     workers = _workers(T * B * N * K, N)

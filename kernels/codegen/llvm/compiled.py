@@ -58,7 +58,9 @@ def forward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str =
 def backward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str = "") -> Compiled:
     """As forward_loop."""
     processor = this_processor(level)
-    return _compiled(cell, "backward", dtype.itemsize, blocking(1, rows, H, processor.lanes(dtype.itemsize), processor), level)
+    return _compiled(
+        cell, "backward", dtype.itemsize, blocking(1, rows, H, processor.lanes(dtype.itemsize), processor), level
+    )
 
 
 @cache
