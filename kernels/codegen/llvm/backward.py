@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from gatefuse.kernels.codegen.llvm import parts
+from gatefuse.kernels.codegen.llvm.arguments import apart_slots, backward_fields
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
-from gatefuse.kernels.codegen.llvm.forward import apart_slots, common_fields
 from gatefuse.kernels.codegen.llvm.packing import Share, pack_backward
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products
@@ -20,28 +20,6 @@ from gatefuse.kernels.codegen.llvm.routines import Module
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Phase, Program, computed_products
-
-
-def backward_fields(program: Program) -> Fields:
-    """Also weights, and memory for their panels; of the slots that are x alone, where each lies, and how many bytes on
-    the next step and row are; gradients of the output, of the other states' sequences or 0, with the bytes from one's
-    to the next; of states (those of the finals at first), of fresh or 0, and of parameters by sample; of x and of the
-    columns, which may be the same; memory for those of the computed vectors, by sample."""
-    apart = *[f"x{k}" for k in range(len(apart_slots(program)))], "x_step", "x_row"
-    more = (
-        *apart,
-        "weight",
-        "pack",
-        "d_output",
-        "d_rest",
-        "d_rest_state",
-        "d_states",
-        "d_fresh",
-        "d_parameters",
-        "d_x",
-        "d_r",
-    )
-    return Fields((*common_fields(program), *more, "d_fed"))
 
 
 def backward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> Module:
