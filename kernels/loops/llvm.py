@@ -22,6 +22,7 @@ from gatefuse.kernels.loops.inputs import Sequence
 from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
 from gatefuse.kernels.loops.llvm_products import gradients
 from gatefuse.kernels.runtime import debug
+from gatefuse.kernels.runtime.scratch import scratch
 
 
 class _Plan(NamedTuple):
@@ -147,7 +148,7 @@ def _given(
     loop: Sequence, memory: dict[str, int], output: Tensor, rest: Tensor, finals: Tensor
 ) -> tuple[dict[str, int], Tensor]:
     """Addresses of both ways, and the memory of the call's own that is among them."""
-    block = loop.x.new_empty(sum(memory.values()))
+    block = scratch(sum(memory.values()), loop.x.dtype)
     place, size = block.data_ptr(), block.element_size()
     addresses = {"weight": loop.weight.data_ptr(), "live": _address(loop.live), "restarts": _address(loop.restarts)}
     for name, numbers in memory.items():

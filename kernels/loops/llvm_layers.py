@@ -20,6 +20,7 @@ from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
+from gatefuse.kernels.runtime.scratch import scratch
 from gatefuse.kernels.task import Form, live, restarts
 
 _LINE = 64  # bytes
@@ -80,7 +81,7 @@ def layers(
     schedule = _schedule(version, *key)
     output = x.new_empty(T, B, form.directions * H)
     finals = [x.new_empty(s.shape) for s in states]
-    memory = x.new_empty(schedule.bytes // x.element_size())
+    memory = scratch(schedule.bytes // x.element_size(), x.dtype)
     given = [w if w.is_contiguous() else w.contiguous() for w in weights]
     if fresh is None and resets is not None:
         fresh = [torch.full_like(s, first) for s, first in zip(states, cell.init, strict=True)]

@@ -10,6 +10,7 @@ from gatefuse.kernels.codegen.llvm.outer import CHUNK
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.runtime.scratch import scratch
 from gatefuse.kernels.runtime.threads import team, threads
 
 _SMALL = 200_000  # multiplications that a thread must have
@@ -67,7 +68,7 @@ def _weights(
     size = d.element_size()
     workers = _workers(T * B * N * K, N)
     compiled = products_loop("weights", d.dtype)
-    pack = d.new_empty(workers, _panels(compiled, K) * CHUNK)
+    pack = scratch(workers * _panels(compiled, K) * CHUNK, d.dtype)
     of_state = B * K * size * state
     values = team(workers) | {
         "T": T,
@@ -98,7 +99,7 @@ def _of_input(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     workers = _workers(rows * N * K, rows)
     compiled = products_loop("input", d.dtype)
-    pack = d.new_empty(_panels(compiled, K) * N)
+    pack = scratch(_panels(compiled, K) * N, d.dtype)
     values = team(workers) | {
         "rows": rows,
         "N": N,
