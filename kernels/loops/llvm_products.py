@@ -28,7 +28,7 @@ def gradients(loop: Sequence, kept: Forward, d: Backward, wanted: bool) -> Gradi
         _weights(loop, d.x, 0, weight.shape[0], d_input_weight, None if same else d_input_bias, loop.x)
         if same and d_input_bias is not None and d_bias is not None:
             d_input_bias.copy_(d_bias)
-        d_input = _of_input(d.x, weight, loop.x) if wanted else None
+        d_input = input_gradient(d.x, weight, loop.x) if wanted else None
     parameters = d.parameters.sum(1)
     return Gradients(d_input, d.states, d_weight, d_bias, parameters, d.fresh, d_input_weight, d_input_bias)
 
@@ -92,8 +92,8 @@ def _weights(
     compiled.run(compiled.fields.filled(values))
 
 
-def _of_input(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    """The gradient of the input, whose product's is d (T, B, N)."""
+def input_gradient(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the input x (T, B, K), whose product by weights (N, K) has the gradient d (T, B, N)."""
     N, K = weight.shape
     rows = d.shape[0] * d.shape[1]
     d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
