@@ -14,6 +14,7 @@ from gatefuse.models.execution import flop_counts
 from gatefuse.models.layers.recurrent import Recurrent
 from gatefuse.models.layers.rnn import GRU, LSTM, RNN
 from gatefuse.models.layers.rnn_cells import GRUCell, LSTMCell, RNNCell
+from gatefuse.models.layers.stepper import Stepper
 from gatefuse.models.layers.warmup import warmup
 from gatefuse.models.torchscript.model import scripted
 
@@ -27,6 +28,7 @@ __all__ = [
     "Plan",
     "RNNCell",
     "Recurrent",
+    "Stepper",
     "__version__",
     "accelerate",
     "cell",

@@ -120,7 +120,10 @@ class Cell:
         return found
 
     def _held(self) -> Version | None:
-        return next((version for version in self._versions if version.holds()), None)
+        for version in self._versions:
+            if version.holds():
+                return version
+        return None
 
     def _renewed(self) -> Version:
         if len(self._versions) < _MOST:
@@ -226,8 +229,12 @@ class Version(Cell):
 
     def holds(self) -> bool:
         """Whether the equations are still these; of those that can't be foreseen no more is to be said."""
-        same = self.equations is self.origin.equations and self._default is torch.get_default_dtype()
-        return same and all(reference.holds() for reference in self.outside)
+        if self.equations is not self.origin.equations or self._default is not torch.get_default_dtype():
+            return False
+        for reference in self.outside:  # noqa: SIM110, as each call asks, and a generator costs more than the answer
+            if not reference.holds():
+                return False
+        return True
 
     def unchanged(self) -> Version:
         """This version, if the cell's equations are still these.

@@ -8,9 +8,19 @@ from functools import partial
 import torch
 from torch import nn
 
-from gatefuse.bench.suite import compiled_step, third_party
+from gatefuse.bench.suite import compiled_step, onnx_runtime, third_party
 from gatefuse.bench.suite.contender import Contender, Network
-from gatefuse.bench.suite.networks import TORCH, auto, by_driver, packed, scratch, torch_layer, torch_padded
+from gatefuse.bench.suite.networks import (
+    TORCH,
+    auto,
+    by_driver,
+    one_step,
+    packed,
+    scratch,
+    stepper,
+    torch_layer,
+    torch_padded,
+)
 from gatefuse.bench.suite.sweeps import Group
 from gatefuse.kernels.drivers import DRIVERS
 from gatefuse.models.scratch import D2LGRU, FusedLSTM, NaiveLSTM
@@ -61,10 +71,15 @@ CONTENDERS = (
     *(Contender(f"gatefuse {name}", by_driver(name), driver=name) for name in DRIVERS),
     Contender("gatefuse auto", auto, driver="auto"),
     Contender("gatefuse packed", packed, only_ragged=True),
+    Contender("gatefuse Stepper", stepper, ragged=False, why=one_step),
     Contender("torch.compile step", compiled_step.build, deep=False, ragged=False, why=compiled_step.refusal),
     _optional("FlashRNN", third_party.flashrnn, third_party.FLASHRNN, third_party.FLOATS, third_party.flashrnn_refusal),
     _optional("Haste", third_party.haste, ("lstm", "gru"), ("float32",), third_party.missing("haste_pytorch")),
     _optional("TorchRL", third_party.torchrl, ("lstm", "gru"), ("float32",), third_party.missing("torchrl")),
     Contender("torch.nn", torch_layer, tuple(TORCH)),
+    Contender(
+        "ONNX Runtime", onnx_runtime.build, onnx_runtime.CELLS, deep=False, dtypes=("float32",), modes=("forward",),
+        ragged=False, optional=True, why=onnx_runtime.refusal,
+    ),
     Contender("torch.nn padded", torch_padded, tuple(TORCH), one_way=True, only_ragged=True),
 )

@@ -56,6 +56,27 @@ def auto(group: Group, source: nn.Module) -> Network:
     return _copy(group, _imported(group), source)
 
 
+def stepper(group: Group, source: nn.Module) -> Network:
+    """The same layer one step at a time, on weights that were laid out before and states that it holds."""
+    layer = _load(_imported(group), source)
+    assert isinstance(layer, Stack)
+    steps = gatefuse.Stepper(layer, group.shape.B)
+
+    def forward(x: Tensor) -> Tensor:
+        return steps.step(x[0]).unsqueeze(0)
+
+    return Network(forward, tuple(layer.parameters()))
+
+
+def one_step(group: Group, device: torch.device) -> str:
+    """Why it is no stepper's, in words: others than of one step."""
+    if group.mode != "forward":
+        return "nothing is differentiated"
+    if group.shape.T > 1:
+        return "it is for one step at a time"
+    return "it is for one direction" if group.shape.bidirectional else ""
+
+
 def packed(group: Group, source: nn.Module) -> Network:
     """The same layer on sequences that are packed beforehand, and stay so."""
     network = _load(_imported(group), source)

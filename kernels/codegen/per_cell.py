@@ -1,4 +1,4 @@
-"""A cache of what is made of a cell, such as its code: for its equations as they are, as long as the cell lives."""
+"""What is made of a cell, such as its code: once for its equations as they are, and for as long as the cell lives."""
 
 from __future__ import annotations
 
@@ -21,5 +21,24 @@ def per_cell(function: Callable[..., _T]) -> Callable[..., _T]:
         if key not in made:
             made[key] = function(version, *arguments)
         return made[key]
+
+    return cached
+
+
+def per_call(function: Callable[..., _T], most: int = 256) -> Callable[..., _T]:
+    """As per_cell, for what also depends on a call's sizes: of so many, after which it begins anew. The cell is a version,
+    whose equations are what they are."""
+
+    @wraps(function)
+    def cached(version: Cell, *arguments: Any) -> _T:
+        made = version.made.get(function)
+        if made is None:
+            made = version.made.setdefault(function, {})
+        found = made.get(arguments)
+        if found is None:
+            if len(made) >= most:
+                made.clear()
+            found = made[arguments] = function(version, *arguments)
+        return found
 
     return cached

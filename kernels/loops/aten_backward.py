@@ -36,7 +36,6 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     """Run the steps backward; ``kept`` is what forward returned with save."""
     functions, shape, x = torch_functions(loop.cell), loop.shape, loop.x
     gates = x.chunk(shape.G, 2)
-    # saved by column, where kernels save by slot
     slots = [kept.saved[r] if r >= 0 else gates[g] for r, g in zip(shape.R, shape.X, strict=True)]
     states = [state_before(loop, kept, s, 0) for s in range(shape.S)]
     parameters = loop.parameters.unbind(0)

@@ -28,7 +28,7 @@ def buffer_shapes(
 
 
 def saved_layout(sums: Tensor, W: int) -> Tensor:
-    """What the aten loop saves, (T, B, columns * W), in saved's form, (columns, T, B, W); by column, not by slot."""
+    """What the loops on a CPU save, (T, B, columns * W), in saved's form, (columns, T, B, W)."""
     return sums.unflatten(2, (-1, W)).permute(2, 0, 1, 3)
 
 

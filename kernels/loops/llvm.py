@@ -1,5 +1,7 @@
 """The llvm driver's time loop: all steps in one call of code compiled for this processor. Shapes as in loops/inputs.py,
 of one direction; everything has the dtype of x.
+
+What depends on a call's sizes alone is found once, and kept with the cell.
 """
 
 from __future__ import annotations
@@ -9,141 +11,158 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, backward_loop, forward_loop
-from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS
+from gatefuse.kernels.codegen.llvm.fields import Template
+from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients, Upstream, buffer_shapes, saved_layout
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
 from gatefuse.kernels.loops.llvm_products import gradients
 from gatefuse.kernels.runtime import debug
-from gatefuse.kernels.runtime.threads import team, threads
 
-# Bytes of weights from which on threads divide the units of a few samples: of fewer than a thread could have two of, and of
-# others, up to so many a thread.
-_NEAR, _FAR, _ROWS = 200_000, 1_000_000, 16
-# Steps of all samples up to which weights are read as they lie.
-_FEW_STEPS = 12
-_ROWS_AHEAD = 96  # of the input's product, which stay in a cache
+
+class _Plan(NamedTuple):
+    """How a call runs: its code, its arguments but for addresses, and the numbers of its memory, by what it is for."""
+
+    compiled: Compiled
+    template: Template
+    memory: dict[str, int]
+    shapes: tuple[tuple[int, ...], ...] = ()
 
 
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     """Run all steps; with save, keep what the backward needs."""
-    T, B, H, x, shape = loop.T, loop.B, loop.H, loop.x, loop.shape
-    whole = loop.input_weight is not None
-    rest_shape, saved_shape, fed_shape = buffer_shapes(loop.cell, T, B, H, save, all_states, whole)
-    output, rest, fed = (debug.empty(x, *each) for each in ((T, B, H), rest_shape, fed_shape))
-    # of one step where nobody keeps them, for the stages of which a later one reads them
-    columns = saved_shape[0] if save else shape.COLUMNS
-    sums = debug.empty(x, T if save else min(T, 1), B, columns * H)
-    saved = saved_layout(sums, H) if save else sums.new_empty(saved_shape)
+    x, T, B, H, weight = loop.x, loop.T, loop.B, loop.H, loop.input_weight
+    I = 0 if weight is None else weight.shape[1]
     if not T * B * H:
-        return Forward(output, rest, loop.states.clone(), saved, fed)
-    finals = debug.empty(x, *loop.states.shape)
-    division = divided(B, H, shape.COLUMNS * H * H * x.element_size())
-    compiled = forward_loop(loop.cell, x.dtype, division.rows(B), H)
-    size, step = x.element_size(), B * H * x.element_size()
-    pack = x.new_empty(compiled.padded(H) * shape.COLUMNS * (H + 1))
-    ahead = _ahead(loop, compiled, division)
-    values = _common(loop, division, output, rest, finals) | {
-        "sums_column": H * size,
-        "sums": sums.data_ptr(),
-        "sums_step": step * columns if save else 0,
-        "sums_row": columns * H * size,
-        "x": x.data_ptr(),
-        "x_step": x.stride(0) * size,
-        "x_row": x.stride(1) * size,
-        "weight": loop.weight.data_ptr(),
-        "bias": _address(loop.bias),
-        "pack": pack.data_ptr(),
-        "save": int(save),
-        "fed": fed.data_ptr(),
-        "fed_product": fed.shape[1] * step,
-        "fed_step": step if save else 0,
-        "ends": 0,
-        "layout": layout(T * B),
-    }
-    values |= {f"final{s}": finals.data_ptr() + s * step for s in range(shape.S)}
-    compiled.run(compiled.fields.filled(values | ahead.values))
+        return _no_steps(loop, save, all_states)
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    flags = loop.reverse, save, all_states, threads, deterministic
+    compiled, template, memory, (rest_shape, sums_shape, fed_shape) = _forward_plan(loop.cell, x.dtype, T, B, H, I, *flags)
+    output, rest, fed = debug.empty(x, T, B, H), debug.empty(x, *rest_shape), debug.empty(x, *fed_shape)
+    sums, finals = debug.empty(x, *sums_shape), debug.empty(x, *loop.states.shape)
+    addresses, _memory = _given(loop, memory, output, rest, finals)
+    addresses["sums"], addresses["fed"] = sums.data_ptr(), fed.data_ptr()
+    addresses["x"], addresses["bias"] = x.data_ptr(), _address(loop.bias)
+    addresses["input_weight"], addresses["input_bias"] = _address(weight), _address(loop.input_bias)
+    place, step = finals.data_ptr(), B * H * x.element_size()
+    for s in range(len(loop.cell.states)):
+        addresses[f"final{s}"] = place + s * step
+    compiled.run(template.filled(addresses))
+    saved = saved_layout(sums, H) if save else sums.new_empty(0, T, B, H)
     return Forward(output, rest, finals, saved, fed)
 
 
-class _Ahead(NamedTuple):
-    """The input's product of a few steps, which runs ahead of them: arguments, and the memory that they point to."""
-
-    values: dict[str, int]
-    memory: tuple[Tensor, ...] = ()
-
-
-_NOTHING = dict.fromkeys(("I", "input_weight", "input_bias", "input_pack", "ahead", "ahead_row", "ahead_tile"), 0)
+def _no_steps(loop: Sequence, save: bool, all_states: bool) -> Forward:
+    whole = loop.input_weight is not None
+    shapes = buffer_shapes(loop.cell, loop.T, loop.B, loop.H, save, all_states, whole)
+    rest, saved, fed = (loop.x.new_empty(shape) for shape in shapes)
+    return Forward(loop.x.new_empty(loop.T, loop.B, loop.H), rest, loop.states.clone(), saved, fed)
 
 
-def _ahead(loop: Sequence, compiled: Compiled, division: Division) -> _Ahead:
-    weight, x = loop.input_weight, loop.x
-    if weight is None:
-        return _Ahead({**_NOTHING, "input_steps": 1})
-    N, I = weight.shape
-    tiles, rows = division.tiles, division.rows(loop.B)
-    row, steps = compiled.row(N), steps_ahead(loop.T, rows)
-    pack, ahead = x.new_empty(row * (I + 1)), x.new_empty(tiles, steps * rows, row)
-    size = x.element_size()
-    values = {
-        "I": I,
-        "input_weight": weight.data_ptr(),
-        "input_bias": _address(loop.input_bias),
-        "input_pack": pack.data_ptr(),
-        "input_steps": steps,
-        "ahead": ahead.data_ptr(),
-        "ahead_row": row * size,
-        "ahead_tile": steps * rows * row * size,
-    }
-    return _Ahead(values, (pack, ahead))
-
-
-def layout(steps: int) -> int:
-    """How weights are laid out for so many steps of all samples."""
-    if steps > _FEW_STEPS or torch.are_deterministic_algorithms_enabled():
-        return LAID_OUT_NOW
-    return AS_THEY_LIE
-
-
-def steps_ahead(T: int, rows: int) -> int:
-    """Steps of which the input's product is computed at once, for so many samples of a tile."""
-    return min(T, max(1, _ROWS_AHEAD // rows))
+@per_call
+def _forward_plan(
+    cell: Cell, dtype: torch.dtype, T: int, B: int, H: int, I: int, reverse: bool, save: bool, all_states: bool, *_: Any
+) -> _Plan:
+    shape, size = cell_shape(cell), dtype.itemsize
+    rest, saved, fed = buffer_shapes(cell, T, B, H, save, all_states, I > 0)
+    # of one step where nobody keeps them, for the stages of which a later one reads them
+    columns = saved[0] if save else shape.COLUMNS
+    division = divided(T, B, H, shape.COLUMNS * H * H * size)
+    rows = division.rows(B)
+    compiled = forward_loop(cell, dtype, rows, H)
+    step, G = B * H * size, len(cell.gates)
+    numbers = _numbers(cell, T, B, H, size, reverse, rest[0] > 0) | division.arguments() | {
+        "layout": layout(T * B), "save": int(save), "ends": 0, "I": I, "input_steps": 1, "ahead_row": 0, "ahead_tile": 0,
+        "x_step": B * (I or G * H) * size, "x_row": (I or G * H) * size,
+        "sums_column": H * size, "sums_step": step * columns if save else 0, "sums_row": columns * H * size,
+        "fed_product": fed[1] * step, "fed_step": step if save else 0,
+    }  # fmt: skip
+    memory = {"pack": compiled.padded(H) * shape.COLUMNS * (H + 1), "input_pack": 0, "ahead": 0}
+    if I:
+        row, steps = compiled.row(G * H), steps_ahead(T, rows)
+        numbers |= {"input_steps": steps, "ahead_row": row * size, "ahead_tile": steps * rows * row * size}
+        memory |= {"input_pack": row * (I + 1), "ahead": division.tiles * steps * rows * row}
+    sums = (T if save else min(T, 1), B, columns * H)
+    return _Plan(compiled, compiled.fields.template(numbers), memory, (rest, sums, fed))
 
 
 def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = True) -> Gradients:
     """Run all steps backward, then the products over all steps; ``kept`` is what forward returned with save."""
-    T, B, H, x, shape = loop.T, loop.B, loop.H, loop.x, loop.shape
+    x, T, B, H, saved = loop.x, loop.T, loop.B, loop.H, kept.saved
     d = loop.gradients(upstream.finals)
     if not T * B * H:
         return _nothing(loop, d, wanted)
-    division = divided(B, H, shape.COLUMNS * H * H * x.element_size())
-    compiled = backward_loop(loop.cell, x.dtype, division.rows(B), H)
-    size, step = x.element_size(), B * H * x.element_size()
-    pack = x.new_empty(compiled.padded(H) * shape.COLUMNS * H)
-    d_fed = x.new_empty(len(computed_products(loop.cell)), B, H)
-    column, time, row, _ = kept.saved.stride()
-    values = _common(loop, division, kept.output, kept.rest, kept.finals) | {
-        "sums": kept.saved.data_ptr(),
-        "sums_column": column * size,
-        "sums_step": time * size,
-        "sums_row": row * size,
-        **_x_only(loop, kept),
-        "weight": loop.weight.data_ptr(),
-        "pack": pack.data_ptr(),
-        "d_output": upstream.output.data_ptr(),
-        "d_rest": _address(upstream.rest),
-        "d_rest_state": T * step,
-        "d_states": d.states.data_ptr(),
-        "d_fresh": _address(d.fresh),
-        "d_parameters": d.parameters.data_ptr(),
-        "d_x": d.x.data_ptr(),
-        "d_r": d.r.data_ptr(),
-        "d_fed": d_fed.data_ptr(),
-    }
-    compiled.run(compiled.fields.filled(values))
+    whole, flags = loop.input_weight is not None, (torch.get_num_threads(),)
+    strides = x.stride(), saved.stride()
+    compiled, template, memory, _ = _backward_plan(loop.cell, x.dtype, T, B, H, whole, loop.reverse, *strides, *flags)
+    addresses, _memory = _given(loop, memory, kept.output, kept.rest, kept.finals)
+    addresses["sums"], addresses["d_output"] = saved.data_ptr(), upstream.output.data_ptr()
+    addresses["d_rest"], addresses["d_states"] = _address(upstream.rest), d.states.data_ptr()
+    addresses["d_fresh"], addresses["d_parameters"] = _address(d.fresh), d.parameters.data_ptr()
+    addresses["d_x"], addresses["d_r"] = d.x.data_ptr(), d.r.data_ptr()
+    apart = [slot for slot in loop.program.slots if slot.column < 0]
+    for k, slot in enumerate(apart):  # in x, or where that is the input itself, after the columns' sums
+        at = saved, (len(loop.program.columns) + k) * saved.stride(0)
+        tensor, numbers = at if whole else (x, slot.gate * H)
+        addresses[f"x{k}"] = tensor.data_ptr() + numbers * x.element_size()
+    compiled.run(template.filled(addresses))
     return gradients(loop, kept, d, wanted)
+
+
+@per_call
+def _backward_plan(
+    cell: Cell, dtype: torch.dtype, T: int, B: int, H: int, whole: bool, reverse: bool,
+    x: tuple[int, ...], saved: tuple[int, ...], *_: Any,
+) -> _Plan:  # fmt: skip
+    """``x`` and ``saved``: their strides."""
+    shape, size = cell_shape(cell), dtype.itemsize
+    division = divided(T, B, H, shape.COLUMNS * H * H * size)
+    compiled = backward_loop(cell, dtype, division.rows(B), H)
+    step, (column, time, row, _) = B * H * size, saved
+    keep = len(cell.states) > 1
+    numbers = _numbers(cell, T, B, H, size, reverse, keep) | division.arguments() | {
+        "sums_column": column * size, "sums_step": time * size, "sums_row": row * size,
+        "x_step": (time if whole else x[0]) * size, "x_row": (row if whole else x[1]) * size, "d_rest_state": T * step,
+    }  # fmt: skip
+    memory = {"pack": compiled.padded(H) * shape.COLUMNS * H, "d_fed": len(computed_products(cell)) * B * H}
+    return _Plan(compiled, compiled.fields.template(numbers), memory)
+
+
+def _numbers(cell: Cell, T: int, B: int, H: int, size: int, reverse: bool, keep: bool) -> dict[str, int]:
+    """Arguments of both ways that are no addresses; ``keep``: the other states' sequences are kept."""
+    step = B * H * size
+    found = {"T": T, "B": B, "H": H, "reverse": int(reverse), "out_row": H * size, "step0": step}
+    # where they aren't, each step writes where the one before it did
+    return found | {f"step{s}": step if keep else 0 for s in range(1, len(cell.states))}
+
+
+def _given(
+    loop: Sequence, memory: dict[str, int], output: Tensor, rest: Tensor, finals: Tensor
+) -> tuple[dict[str, int], Tensor]:
+    """Addresses of both ways, and the memory of the call's own that is among them."""
+    block = loop.x.new_empty(sum(memory.values()))
+    place, size = block.data_ptr(), block.element_size()
+    addresses = {"weight": loop.weight.data_ptr(), "live": _address(loop.live), "restarts": _address(loop.restarts)}
+    for name, numbers in memory.items():
+        addresses[name] = place
+        place += numbers * size
+    T, B, H, fresh = loop.T, loop.B, loop.H, loop.fresh
+    step, first, parameters = B * H * size, loop.states.data_ptr(), loop.parameters.data_ptr()
+    begins, others = _address(fresh), rest.data_ptr()
+    last = finals.data_ptr()
+    for k in range(len(loop.cell.parameters)):
+        addresses[f"parameter{k}"] = parameters + k * H * size
+    addresses["out0"] = output.data_ptr()
+    for s in range(len(loop.cell.states)):
+        addresses[f"first{s}"] = first + s * step
+        addresses[f"fresh{s}"] = begins and begins + s * step
+        if s:
+            addresses[f"out{s}"] = others + (s - 1) * T * step if rest.shape[0] else last + s * step
+    return addresses, block
 
 
 def _nothing(loop: Sequence, d: Backward, wanted: bool) -> Gradients:
@@ -151,73 +170,6 @@ def _nothing(loop: Sequence, d: Backward, wanted: bool) -> Gradients:
     weights = [None if w is None else torch.zeros_like(w) for w in (loop.bias, loop.input_weight, loop.input_bias)]
     d_x = d.x if loop.input_weight is None else torch.zeros_like(loop.x) if wanted else None
     return Gradients(d_x, d.states, torch.zeros_like(loop.weight), weights[0], d.parameters.sum(1), d.fresh, *weights[1:])
-
-
-def _x_only(loop: Sequence, kept: Forward) -> dict[str, int]:
-    """Where the slots that are x alone lie: in x, or where that is the input itself, after the columns' sums."""
-    apart, size = [slot for slot in loop.program.slots if slot.column < 0], loop.x.element_size()
-    if loop.input_weight is None:
-        place, strides = loop.x.data_ptr(), loop.x.stride()
-        found = {f"x{k}": place + slot.gate * loop.H * size for k, slot in enumerate(apart)}
-        return found | {"x_step": strides[0] * size, "x_row": strides[1] * size}
-    column, time, row, _ = kept.saved.stride()
-    place = kept.saved.data_ptr()
-    found = {f"x{k}": place + (loop.shape.COLUMNS + k) * column * size for k in range(len(apart))}
-    return found | {"x_step": time * size, "x_row": row * size}
-
-
-class Division(NamedTuple):
-    """How threads divide a call: tiles of the batch, or where ``together`` is set the units of all samples."""
-
-    tiles: int
-    threads: int
-    together: bool = False
-
-    def rows(self, B: int) -> int:
-        """Samples of a tile, at most."""
-        return -(-B // self.tiles)
-
-    def arguments(self) -> dict[str, int]:
-        """As compiled loops take them."""
-        return team(self.threads) | {"together": int(self.together), "tiles": self.tiles, "next": 0}
-
-
-def divided(B: int, H: int, bytes: int) -> Division:
-    """That of a call whose steps read so many bytes of weights."""
-    most = -(-B // MOST_ROWS)
-    if B <= MOST_ROWS and (bytes >= _FAR if B >= 2 * threads(B) else bytes >= _NEAR) and (many := threads(H // 16)) > 1:
-        if B < _ROWS * many:
-            return Division(1, many, True)
-    workers = threads(B)
-    return Division(-(-most // workers) * workers, workers)
-
-
-def _common(loop: Sequence, division: Division, output: Tensor, rest: Tensor, finals: Tensor) -> dict[str, Any]:
-    """Arguments of both ways."""
-    T, B, H = loop.T, loop.B, loop.H
-    row = H * loop.x.element_size()
-    step, fresh = B * row, loop.fresh
-    values: dict[str, Any] = {
-        "T": T,
-        "B": B,
-        "H": H,
-        "reverse": int(loop.reverse),
-        **division.arguments(),
-        "restarts": _address(loop.restarts),
-        "live": _address(loop.live),
-        "out_row": row,
-        "out0": output.data_ptr(),
-        "step0": step,
-    }
-    values |= {f"parameter{k}": loop.parameters.data_ptr() + k * row for k in range(len(loop.cell.parameters))}
-    for s in range(len(loop.cell.states)):
-        values[f"first{s}"] = loop.states.data_ptr() + s * step
-        values[f"fresh{s}"] = 0 if fresh is None else fresh.data_ptr() + s * step
-        if s and rest.shape[0]:
-            values |= {f"out{s}": rest.data_ptr() + (s - 1) * T * step, f"step{s}": step}
-        elif s:  # each step writes where the one before it did
-            values |= {f"out{s}": finals.data_ptr() + s * step, f"step{s}": 0}
-    return values
 
 
 def _address(tensor: Tensor | None) -> int:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
+from gatefuse.kernels.codegen.llvm.ahead import LAID_OUT, LAID_OUT_NOW
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
+from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
-from gatefuse.kernels.loops.llvm import divided, layout, steps_ahead
+from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
 from gatefuse.kernels.task import Form, live, restarts
 
-_MOST = 256  # sizes of which a cell keeps the arguments
 _LINE = 64  # bytes
 
 
@@ -73,13 +74,10 @@ def layers(
     x = x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
     (T, B, I), H, masked = x.shape, states[0].shape[-1], lengths is not None
     masks = _masks(T, lengths, resets, form) if masked or resets is not None else ()
-    key = x.dtype, T, B, H, I, x.stride(), form, masked, resets is not None, torch.get_num_threads(), layout(T * B)
-    schedules = version.made.setdefault("layers", {})
-    schedule = schedules.get(key)
-    if schedule is None:
-        if len(schedules) >= _MOST:
-            schedules.clear()
-        schedule = schedules[key] = _schedule(version, x, H, form, masked, resets is not None)
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    sizes = x.dtype, x.shape, x.stride(), H, form
+    key = *sizes, masked, resets is not None, layout(T * B), torch.get_num_threads(), deterministic
+    schedule = _schedule(version, *key)
     output = x.new_empty(T, B, form.directions * H)
     finals = [x.new_empty(s.shape) for s in states]
     memory = x.new_empty(schedule.bytes // x.element_size())
@@ -118,31 +116,35 @@ class _Memory:
         return place
 
 
-def _schedule(cell: Cell, x: Tensor, H: int, form: Form, masked: bool, resets: bool) -> _Schedule:
-    """The calls for these sizes. Blocks of addresses are those of ``layers``."""
-    (T, B, _), size, D, S = x.shape, x.element_size(), form.directions, len(cell.states)
+@per_call
+def _schedule(
+    cell: Cell, dtype: torch.dtype, shape: tuple[int, int, int], strides: tuple[int, ...], H: int, form: Form,
+    masked: bool, resets: bool, laid_out: int, *_: Any,
+) -> _Schedule:  # fmt: skip
+    """The calls for these sizes; x has the shape and the strides. Blocks of addresses are those of ``layers``."""
+    (T, B, I), size, D, S = shape, dtype.itemsize, form.directions, len(cell.states)
     memory = _Memory(size)
-    division = divided(B, H, cell_shape(cell).COLUMNS * H * H * size)
-    compiled = forward_loop(cell, x.dtype, division.rows(B), H)
+    division = divided(T, B, H, cell_shape(cell).COLUMNS * H * H * size)
+    compiled = forward_loop(cell, dtype, division.rows(B), H)
     each, rows = form.each + len(cell.parameters), form.num_layers * D
     of_weights = 3 + 2 * S
     of_masks = of_weights + rows * each
     of_restarts = of_masks + masked
     of_fresh = of_restarts + (D if resets else 0)
     shared = _shared(cell, compiled, memory, T, B, H) | division.arguments()
-    shared["live"] = _Place(of_masks, 0) if masked else 0
+    shared |= {"layout": laid_out, "live": _Place(of_masks, 0) if masked else 0}
     between = [memory.take(T * B * D * H) for _ in range(min(2, form.num_layers - 1))]
     runs = []
     for layer in range(form.num_layers):
         last = layer == form.num_layers - 1
-        I, strides = (D * H, (B * D * H, D * H)) if layer else (x.shape[2], x.stride())
+        given, steps = (D * H, (B * D * H, D * H)) if layer else (I, strides)
         x_at = between[(layer - 1) % 2] if layer else _Place(1, 0)
         out_at = _Place(2, 0) if last else between[layer % 2]
         for d in range(D):
             row, first = layer * D + d, of_weights + (layer * D + d) * each
-            values = shared | _input(cell, compiled, I, H, T, B, division.tiles, size) | {
+            values = shared | _input(cell, compiled, given, H, T, B, division.tiles, size) | {
                 "reverse": d,
-                "x": x_at, "x_step": strides[0] * size, "x_row": strides[1] * size,
+                "x": x_at, "x_step": steps[0] * size, "x_row": steps[1] * size,
                 "out0": out_at._replace(offset=out_at.offset + d * H * size),
                 "step0": B * D * H * size, "out_row": D * H * size,
                 "input_weight": _Place(first, 0), "weight": _Place(first + 1, 0),
@@ -158,22 +160,25 @@ def _schedule(cell: Cell, x: Tensor, H: int, form: Form, masked: bool, resets: b
                 if s:  # where the step before wrote, if no product reads it
                     values |= {f"out{s}": _Place(3 + s, at), f"step{s}": 0} if f"out{s}" not in shared else {}
             runs.append((compiled, values))
-    pack = max(v.pop("input_pack") for _, v in runs), max(v.pop("ahead") for _, v in runs)
-    places = {"input_pack": memory.take(pack[0]), "ahead": memory.take(pack[1])}
+    if laid_out == LAID_OUT:  # each layer's weights stay where they are
+        for _, values in runs:
+            values |= {name: memory.take(values[name]) for name in ("pack", "input_pack", "ahead")}
+        return _Schedule(tuple(_run(*each) for each in runs), memory.bytes)
+    places = {name: memory.take(max(v[name] for _, v in runs)) for name in ("pack", "input_pack", "ahead")}
     return _Schedule(tuple(_run(c, v | places) for c, v in runs), memory.bytes)
 
 
 def _shared(
     cell: Cell, compiled: Compiled, memory: _Memory, T: int, B: int, H: int
 ) -> dict[str, Any]:
-    """Arguments that all layers have, and memory that one after the other uses."""
+    """Arguments that all layers have, and memory that one after the other uses; of ``pack`` the numbers that it takes."""
     columns, size = cell_shape(cell).COLUMNS, memory._size
     fed = len(computed_products(cell))
     values: dict[str, Any] = {
-        "T": T, "B": B, "H": H, "save": 0, "ends": 1, "layout": layout(T * B),
+        "T": T, "B": B, "H": H, "save": 0, "ends": 1,
         "sums": memory.take(B * columns * H if cell.program.stages > 1 else 0),
         "sums_column": H * size, "sums_step": 0, "sums_row": columns * H * size,
-        "pack": memory.take(compiled.padded(H) * columns * (H + 1)),
+        "pack": compiled.padded(H) * columns * (H + 1),
         "fed": memory.take(fed * B * H), "fed_product": B * H * size, "fed_step": 0,
     }  # fmt: skip
     if any(p.state > 0 for p in cell.program.products):
@@ -198,3 +203,54 @@ def _run(compiled: Compiled, values: dict[str, Any]) -> _Run:
     places = tuple((k, values[name]) for k, name in enumerate(names) if isinstance(values[name], _Place))
     numbers = {name: 0 if isinstance(values[name], _Place) else values[name] for name in names}
     return _Run(compiled, compiled.fields.filled(numbers), places)
+
+
+class Steps:
+    """One step at a time of all layers, in one direction, on weights that are laid out once and in memory that is held.
+
+    Args:
+        shape: of a step's input, (B, I).
+        states: (L, B, H) each, which a step changes.
+        weights, form: as in ``layers``.
+    """
+
+    def __init__(self, cell: Cell, shape: Sequence[int], states: Sequence[Tensor], weights: Sequence[Tensor], form: Form):
+        (B, I), H, like = shape, states[0].shape[2], states[0]
+        version = cell.current()
+        sizes = like.dtype, (1, B, I), (B * I, I, 1), H, form
+        schedule = _schedule(version, *sizes, False, False, LAID_OUT, torch.get_num_threads(), True)
+        self._output = like.new_empty(B, H)
+        memory = like.new_empty(schedule.bytes // like.element_size())
+        given = [w.contiguous() for w in weights]
+        # the final states go where the first ones were
+        blocks = [memory, like, self._output, *states, *states, *given]
+        addresses = [block.data_ptr() for block in blocks]
+        self._held = blocks, version
+        self._calls = []
+        for compiled, arguments, places in schedule.runs:
+            filled = type(arguments).from_buffer_copy(arguments)
+            for k, (block, offset) in places:
+                filled[k] = addresses[block] + offset
+            self._calls.append((compiled.run, filled))
+        names = schedule.runs[0].compiled.fields.names
+        self._x, self._layout = names.index("x"), names.index("layout")
+        self._counts = [names.index(name) for name in ("next", "joined", "arrived")]
+        self._fresh = True  # weights are to be laid out by the next step
+
+    def run(self, x: Tensor) -> Tensor:
+        """A step of x (B, I); the output (B, H) lies where the last one's did."""
+        if not x.is_contiguous():
+            x = x.contiguous()
+        calls = self._calls
+        calls[0][1][self._x] = x.data_ptr()
+        fresh = self._fresh
+        for run, arguments in calls:
+            for k in self._counts:
+                arguments[k] = 0
+            if fresh:
+                arguments[self._layout] = LAID_OUT_NOW
+            run(arguments)
+            if fresh:
+                arguments[self._layout] = LAID_OUT
+        self._fresh = False
+        return self._output

@@ -23,8 +23,10 @@ def gradients(loop: Sequence, kept: Forward, d: Backward, wanted: bool) -> Gradi
     if (weight := loop.input_weight) is not None:
         d_input_weight = torch.empty_like(weight)
         same = loop.shape.ADDITIVE and d_bias is not None
-        d_input_bias = None if loop.input_bias is None else d_bias if same else torch.empty_like(loop.input_bias)
+        d_input_bias = None if loop.input_bias is None else torch.empty_like(loop.input_bias)
         _weights(loop, d.x, 0, weight.shape[0], d_input_weight, None if same else d_input_bias, loop.x)
+        if same and d_input_bias is not None and d_bias is not None:
+            d_input_bias.copy_(d_bias)
         d_input = _of_input(d.x, weight, loop.x) if wanted else None
     parameters = d.parameters.sum(1)
     return Gradients(d_input, d.states, d_weight, d_bias, parameters, d.fresh, d_input_weight, d_input_bias)

@@ -132,7 +132,7 @@ def backward(
     with torch.cuda.device_of(x):
         found = _run(
             loop, "backward", _sequence(cell, inputs, order, input_weight, input_bias),
-            Forward(output, rest, finals, saved, fed), Upstream(*dense((d_output, d_rest, d_finals))),
+            Forward(output, rest, finals, saved if loop in ON_CPU else saved.contiguous(), fed), Upstream(*dense((d_output, d_rest, d_finals))),
             *((wanted,) if input_weight is not None else ()),
         )  # fmt: skip
     return tuple([x.new_empty(0) if d is None else d for d in found])  # type: ignore[return-value]

@@ -62,7 +62,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
             )
             for d, part in enumerate(_apart(loop))
         ]
-        return Gradients(*join(list(zip(*each, strict=True)), GRADIENTS, loop.H))
+        return Gradients(*join(list(zip(*each, strict=True))[: len(GRADIENTS)], GRADIENTS, loop.H))
     key = _key(loop, "backward", upstream.rest is not None)
     if not _wanted(loop, key, "backward"):
         return finish(loop, kept, step_launches.backward(loop, kept, upstream))

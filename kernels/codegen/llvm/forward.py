@@ -134,8 +134,9 @@ class _Forward(Tile):
             with stay:
                 for s in range(len(self._states)):
                     code.move(self.out(s, self._t, sample), self._now(s, sample), self.row_bytes)
-                # which the gradient of the weights multiplies with zero
+                # what is kept says nothing, but the gradient of the weights multiplies computed vectors with zero
                 with code.when(self.given["save"].compare("!=", 0)):
+                    code.clear(self._saved + sample * self.given["sums_row"], self.given["sums_row"])
                     for place in range(len(self._fed)):
                         code.clear(self._computed(place) + sample * self.row_bytes, self.row_bytes)
 
