@@ -1,6 +1,7 @@
 """torch.nn's recurrent cells with a choice of driver: same arguments, parameters, state dicts and results.
 
-With driver vendor torch.nn's own forward runs, and with auto where nothing faster does; not within torch.func's transforms.
+With driver vendor torch.nn's own forward runs, and with auto where nothing faster does; not within torch.func's
+transforms.
 """
 
 from __future__ import annotations
@@ -22,10 +23,9 @@ from gatefuse.models.execution.context import PLAN, transforming
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import check_driver, check_input, check_state
 
-
 # Multiplications with recurrent weights, of two samples or more, from which on a step by compiled code is faster than
-# torch's, which costs the host half as much: on an AMD EPYC, one thread, torch's took 1.0 of the time at a million of an
-# LSTM and 1.1 of a GRU, at twice as many 1.2 of an RNN, at 8 million 1.4 of an LSTM.
+# torch's, which costs the host half as much: on an AMD EPYC, one thread, torch's took 1.0 of the time at a million of
+# an LSTM and 1.1 of a GRU, at twice as many 1.2 of an RNN, at 8 million 1.4 of an LSTM.
 _LARGE = 1_000_000
 
 
@@ -73,7 +73,8 @@ class _Step(nn.RNNCellBase):
         return finals if len(finals) > 1 else finals[0]
 
     def _gains(self, input: Any, hx: Any) -> bool:
-        """Whether, on a CPU, code compiled of the equations does the same faster; what torch.nn refuses, it refuses itself."""
+        """Whether, on a CPU, code compiled of the equations does the same faster. What torch.nn refuses, it refuses
+        itself."""
         if self.driver != "auto" or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
         if not isinstance(input, Tensor) or input.dim() not in (1, 2) or not input.is_cpu:
