@@ -67,14 +67,24 @@ def _register(counter: Any) -> None:
 
 
 def _sequence(x: Shape, states: Shape, weight: Shape, *rest: Any, **_: Any) -> int:
-    """The recurrent products alone: x holds the input's."""
-    cell = Cell.named(rest[5])
-    return 2 * x[0] * x[1] * states[2] // weight[1] * recurrent_products(cell, weight[1])
+    """The recurrent products alone where x holds the input's, else both."""
+    cell, input_weight = Cell.named(rest[5]), next(iter(rest[10:]), None)
+    return sum(_sequence_products(x, states, weight, cell, input_weight))
 
 
 def _sequence_backward(x: Shape, states: Shape, weight: Shape, *rest: Any, **_: Any) -> int:
-    cell = Cell.named(rest[-3])
-    return 4 * x[0] * x[1] * states[2] // weight[1] * recurrent_products(cell, weight[1])
+    cell, input_weight, _bias, wanted = Cell.named(rest[13]), *(*rest[16:], *(None, None, True)[len(rest[16:]) :])
+    ahead, within = _sequence_products(x, states, weight, cell, input_weight)
+    return (2 if wanted else 1) * ahead + 2 * within
+
+
+def _sequence_products(
+    x: Shape, states: Shape, weight: Shape, cell: Cell, input_weight: Shape | None
+) -> tuple[int, int]:
+    """Operations of the input's product, where the operator has it, and of the recurrent ones."""
+    samples, H = 2 * x[0] * x[1], weight[1]
+    ahead = 0 if input_weight is None else samples * input_products(cell, x[2], H)
+    return ahead, samples * states[2] // H * recurrent_products(cell, H)
 
 
 def _layers(*given: Any, **_: Any) -> int:

@@ -1,7 +1,8 @@
 """torch.nn's recurrent cells with a choice of driver: same arguments, parameters, state dicts and results.
 
 With driver vendor torch.nn's own forward runs, and with auto where nothing faster does; not within torch.func's
-transforms."""
+transforms.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ class _Step(nn.RNNCellBase):
         return finals if len(finals) > 1 else finals[0]
 
     def _gains(self, input: Any, hx: Any) -> bool:
-        """Whether, on a CPU, code compiled of the equations does the same faster; what torch.nn refuses, it refuses
+        """Whether, on a CPU, code compiled of the equations does the same faster. What torch.nn refuses, it refuses
         itself."""
         if self.driver != "auto" or torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False

@@ -163,7 +163,7 @@ def cpu(monkeypatch, tmp_path):
 
 def put(table, *rows):
     """Costs of lstm in float32, of 32 samples: device, driver, H, microseconds."""
-    lines = [f"{device},{driver},lstm,float32,forward,{H},32,{us}" for device, driver, H, us in rows]
+    lines = [f'"{device}",{driver},lstm,float32,forward,{H},32,{us}' for device, driver, H, us in rows]
     table.write_text("\n".join([",".join(costs.COLUMNS), *lines]) + "\n")
     costs._table.cache_clear()
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import gatefuse
+from gatefuse.models.layers import rnn_cells
 
 T, B, I, H = 5, 3, 4, 6
 LAYERS, CELLS = ("LSTM", "GRU", "RNN"), ("LSTMCell", "GRUCell", "RNNCell")
@@ -136,6 +137,15 @@ CALLS += [(name, case, call) for name in CELLS for case, call in CELL_CALLS.item
 def test_calls(name, case, call, driver):
     theirs, ours = getattr(nn, name)(I, H), getattr(gatefuse, name)(I, H, driver=driver)
     assert_same_type(outcome(lambda: call(theirs)), outcome(lambda: call(ours)), driver)
+
+
+@pytest.mark.parametrize("case", CELL_CALLS)
+@pytest.mark.parametrize("name", CELLS)
+def test_calls_of_cells_that_would_be_compiled(monkeypatch, name, case):
+    monkeypatch.setattr(rnn_cells, "_LARGE", 1)
+    theirs, ours = getattr(nn, name)(I, H), getattr(gatefuse, name)(I, H)
+    with torch.no_grad():
+        assert_same_type(outcome(lambda: CELL_CALLS[case](theirs)), outcome(lambda: CELL_CALLS[case](ours)), "auto")
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS.values(), ids=ARGUMENTS)

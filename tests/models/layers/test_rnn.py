@@ -118,6 +118,44 @@ def test_a_cell_is_its_parent(name, bias, driver):
         assert state.shape == (H,)
 
 
+LARGE = {"LSTMCell": (16, 128), "GRUCell": (16, 160), "RNNCell": (16, 256)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CELLS)
+def test_a_large_step_that_isn_t_trained_is_compiled_by_auto_alone(name, dtype, monkeypatch):
+    B, H = LARGE[name]
+    theirs = getattr(nn, name)(I, H, dtype=dtype)
+    auto, vendor = (getattr(gatefuse, name)(I, H, dtype=dtype, driver=driver) for driver in ("auto", "vendor"))
+    for layer in (auto, vendor):
+        layer.load_state_dict(theirs.state_dict())
+    x, h = torch.randn(B, I, dtype=dtype), torch.randn(B, H, dtype=dtype)
+    hx = (h, h + 1) if name == "LSTMCell" else h
+    ran, run = [], getattr(nn, name).forward
+    monkeypatch.setattr(getattr(nn, name), "forward", lambda self, *given: ran.append(self) or run(self, *given))
+    for given in ((x,), (x, hx)):
+        trained = flat(theirs(*given))
+        assert_close(flat(auto(*given)), trained, rtol=0, atol=0)
+        with torch.no_grad():
+            expected = flat(theirs(*given))
+            assert_close(flat(vendor(*given)), expected, rtol=0, atol=0)
+            assert ran[-2:] == [theirs, vendor]
+            assert_close(flat(auto(*given)), expected)
+            assert ran[-2:] == [theirs, vendor]
+            with torch.autocast("cpu", torch.bfloat16):
+                assert [v.dtype for v in flat(auto(*given))] == [v.dtype for v in flat(theirs(*given))]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_without_llvm_a_large_step_is_torch_s(without_llvm, name):
+    B, H = LARGE[name]
+    theirs, ours = getattr(nn, name)(I, H), getattr(gatefuse, name)(I, H)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(B, I)
+    with torch.no_grad():
+        assert_close(flat(ours(x)), flat(theirs(x)), rtol=0, atol=0)
+
+
 def test_a_relu_cell():
     theirs, ours = pair("RNNCell", "eager", nonlinearity="relu")
     x = draw(B, I)
