@@ -15,7 +15,8 @@ and one whose backward reads the very sequences that it returned, where there ar
 
 eager is the oracle, script a TorchScript loop, aten a Python loop of generated torch operators with a backward of its
 own, llvm machine code for all steps on a CPU, step one product and one fused kernel a step, block one kernel for all
-steps, grid one kernel of many programs that share the weights, vendor torch's own."""
+steps, grid one kernel of many programs that share the weights, vendor torch's own.
+"""
 
 from __future__ import annotations
 

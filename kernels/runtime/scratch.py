@@ -20,8 +20,9 @@ def scratch(numbers: int, dtype: torch.dtype) -> Tensor:
     """So many numbers, which hold anything, and are the caller's until it asks again in this thread."""
     if numbers * dtype.itemsize > _MOST or debug.on():
         return debug.empty(torch.empty(0, dtype=dtype, device="cpu"), numbers)
-    held: dict[torch.dtype, Tensor] = _kept.__dict__
-    found = held.get(dtype)
+    name = str(dtype)
+    found: Tensor | None = getattr(_kept, name, None)
     if found is None or found.shape[0] < numbers:
-        held[dtype] = found = torch.empty(numbers, dtype=dtype, device="cpu")
+        found = torch.empty(numbers, dtype=dtype, device="cpu")
+        setattr(_kept, name, found)
     return found

@@ -1,5 +1,6 @@
 """The input's product of a few steps ahead of them, of the rows that these steps will have, while it stays in a
-cache."""
+cache.
+"""
 
 from __future__ import annotations
 

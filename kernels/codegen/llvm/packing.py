@@ -3,7 +3,8 @@ lie.
 
 A forward panel holds the units of a blocking: first the biases of its stage's columns, then of each product, for each
 k, the weights of its gates, each a blocking's vectors of units. A backward one holds, for each row of a product's
-weights (gate by gate), a blocking's vectors of the units that the row multiplies. Units that aren't there are zero."""
+weights (gate by gate), a blocking's vectors of the units that the row multiplies. Units that aren't there are zero.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A panel holds, for each k, as many vectors as a row has sums: sums[row][v] = first[v] + sum over k of a[row][k]
 panel[k][v]. The sums of a row are added in the order of k, whatever rows stand beside it: what a sample gets depends on
-no other."""
+no other.
+"""
 
 from __future__ import annotations
 

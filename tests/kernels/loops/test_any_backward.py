@@ -27,5 +27,6 @@ def test_gradients_are_the_same(cell, masks):
     expected = backward(*tensors, *kept["aten"], *d, key, "aten", order)
     for before, after in product(LOOPS, LOOPS):
         found = backward(*tensors, *kept[before], *d, key, after, order)
-        for name, a, b in zip(("x", "states", "weight", "bias", "parameters", "fresh"), found, expected, strict=False):
-            assert_close(a, b, rtol=1e-4, atol=1e-4, msg=lambda text: f"{before}, then {after}, {name}: {text}")
+        names = "x", "states", "weight", "bias", "parameters", "fresh"
+        for name, a, b in zip(names, found, expected, strict=False):
+            assert_close(a, b, rtol=1e-4, atol=1e-4, msg=f"{before}, then {after}: {name}")
