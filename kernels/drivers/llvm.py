@@ -18,8 +18,8 @@ from gatefuse.kernels.task import Outcome, Request, Task
 name = "llvm"
 keeps = True
 
-# Steps in training that torch's own functions do faster, on an AMD EPYC: of one step of H 64 and one sample an LSTM took
-# 0.5 of the time by torch's function for a step, and 0.7 by the Python loop.
+# Steps in training that torch's own functions do faster, on an AMD EPYC: one of H 64 and one sample took an LSTM 0.5 of
+# the time by torch's function for a step, and 0.7 by the Python loop.
 _FEW = 1
 _MACHINES = ("x86_64", "aarch64")
 

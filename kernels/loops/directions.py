@@ -55,4 +55,9 @@ def join(pairs: Sequence[tuple[Any, Any]], dims: Sequence[int], H: int) -> list[
 
 def dense(values: Iterable[Tensor | None]) -> list[Any]:
     """Each value without gaps; None stays None."""
-    return [None if value is None else value.contiguous() for value in values]
+    return [None if value is None else plain(value) for value in values]
+
+
+def plain(value: Tensor) -> Tensor:
+    """The value without gaps, and as its memory has it: not marked as negated."""
+    return value.resolve_neg().contiguous() if value.is_neg() else value.contiguous()

@@ -23,6 +23,7 @@ from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
 from gatefuse.kernels.loops.llvm_products import gradients
 from gatefuse.kernels.runtime import debug
 from gatefuse.kernels.runtime.scratch import scratch
+from gatefuse.kernels.runtime.threads import available
 
 
 class _Plan(NamedTuple):
@@ -40,7 +41,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     I = 0 if weight is None else weight.shape[1]
     if not T * B * H:
         return _no_steps(loop, save, all_states)
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    threads, deterministic = available(), torch.are_deterministic_algorithms_enabled()
     flags = loop.reverse, save, all_states, threads, deterministic
     compiled, template, memory, (rest_shape, sums_shape, fed_shape) = _forward_plan(
         loop.cell, x.dtype, T, B, H, I, *flags
@@ -99,7 +100,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = T
     d = loop.gradients(upstream.finals)
     if not T * B * H:
         return _nothing(loop, d, wanted)
-    whole, threads = loop.input_weight is not None, torch.get_num_threads()
+    whole, threads = loop.input_weight is not None, available()
     strides = x.stride(), saved.stride()
     compiled, template, memory, _ = _backward_plan(loop.cell, x.dtype, T, B, H, whole, loop.reverse, *strides, threads)
     addresses, _memory = _given(loop, memory, kept.output, kept.rest, kept.finals)

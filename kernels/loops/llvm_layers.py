@@ -19,8 +19,10 @@ from gatefuse.kernels.codegen.llvm.ahead import LAID_OUT, LAID_OUT_NOW
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
+from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
 from gatefuse.kernels.runtime.scratch import scratch
+from gatefuse.kernels.runtime.threads import available
 from gatefuse.kernels.task import Form, live, restarts
 
 _LINE = 64  # bytes
@@ -42,10 +44,11 @@ class _Run(NamedTuple):
 
 
 class _Schedule(NamedTuple):
-    """The calls of all layers, and the bytes of memory that they share."""
+    """The calls of all layers, the bytes of memory that they share, and the shapes that weights must have."""
 
     runs: tuple[_Run, ...]
     bytes: int
+    shapes: tuple[tuple[int, ...], ...]
 
 
 def layers(
@@ -72,20 +75,20 @@ def layers(
         The output (T, B, D * H), and the final states (L * D, B, H).
     """
     version = cell.current()
-    x = x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+    x = plain(x) if x.is_neg() or (x.stride(2) != 1 and x.shape[2] != 1) else x
     (T, B, _), H, masked = x.shape, states[0].shape[-1], lengths is not None
     masks = _masks(T, lengths, resets, form) if masked or resets is not None else ()
     deterministic = torch.are_deterministic_algorithms_enabled()
     sizes = x.dtype, x.shape, x.stride(), H, form
-    key = *sizes, masked, resets is not None, layout(T * B), torch.get_num_threads(), deterministic
+    key = *sizes, masked, resets is not None, layout(T * B), available(), deterministic
     schedule = _schedule(version, *key)
     output = x.new_empty(T, B, form.directions * H)
     finals = [x.new_empty(s.shape) for s in states]
     memory = scratch(schedule.bytes // x.element_size(), x.dtype)
-    given = [w if w.is_contiguous() else w.contiguous() for w in weights]
+    given = [_dense(w, shape, x) for w, shape in zip(weights, schedule.shapes, strict=True)]
     if fresh is None and resets is not None:
         fresh = [torch.full_like(s, first) for s, first in zip(states, cell.init, strict=True)]
-    blocks = [memory, x, output, *finals, *states, *given, *masks, *(fresh or ())]
+    blocks = [memory, x, output, *finals, *map(plain, states), *given, *masks, *map(plain, fresh or ())]
     addresses = [block.data_ptr() for block in blocks]
     for compiled, arguments, places in schedule.runs:
         filled = type(arguments).from_buffer_copy(arguments)
@@ -93,6 +96,19 @@ def layers(
             filled[k] = addresses[block] + offset
         compiled.run(filled)
     return output, tuple(finals)
+
+
+def _dense(weight: Tensor, shape: tuple[int, ...], x: Tensor) -> Tensor:
+    """A weight as compiled code reads it.
+
+    Raises:
+        RuntimeError: it has another shape, dtype or device.
+    """
+    if weight.shape != shape:
+        raise RuntimeError(f"a weight must have shape {shape} here. Got {tuple(weight.shape)}.")
+    if weight.dtype != x.dtype or not weight.is_cpu:
+        raise RuntimeError(f"a weight must be {x.dtype} on x's device cpu. Got {weight.dtype} on {weight.device}.")
+    return plain(weight)
 
 
 def _masks(T: int, lengths: Tensor | None, resets: Tensor | None, form: Form) -> list[Tensor]:
@@ -134,6 +150,7 @@ def _schedule(
     of_fresh = of_restarts + (D if resets else 0)
     shared = _shared(cell, compiled, memory, T, B, H) | division.arguments()
     shared |= {"layout": laid_out, "live": _Place(of_masks, 0) if masked else 0}
+    shapes = tuple(shape for k in range(rows) for shape in _shapes(cell, form, I if k < D else D * H, H))
     between = [memory.take(T * B * D * H) for _ in range(min(2, form.num_layers - 1))]
     runs = []
     for layer in range(form.num_layers):
@@ -164,9 +181,9 @@ def _schedule(
     if laid_out == LAID_OUT:  # each layer's weights stay where they are
         for _, values in runs:
             values |= {name: memory.take(values[name]) for name in ("pack", "input_pack", "ahead")}
-        return _Schedule(tuple(_run(*each) for each in runs), memory.bytes)
+        return _Schedule(tuple(_run(*each) for each in runs), memory.bytes, shapes)
     places = {name: memory.take(max(v[name] for _, v in runs)) for name in ("pack", "input_pack", "ahead")}
-    return _Schedule(tuple(_run(c, v | places) for c, v in runs), memory.bytes)
+    return _Schedule(tuple(_run(c, v | places) for c, v in runs), memory.bytes, shapes)
 
 
 def _shared(cell: Cell, compiled: Compiled, memory: _Memory, T: int, B: int, H: int) -> dict[str, Any]:
@@ -186,6 +203,13 @@ def _shared(cell: Cell, compiled: Compiled, memory: _Memory, T: int, B: int, H: 
         for s in range(1, len(cell.states)):
             values |= {f"out{s}": memory.take(T * B * H), f"step{s}": B * H * size}
     return values
+
+
+def _shapes(cell: Cell, form: Form, I: int, H: int) -> tuple[tuple[int, ...], ...]:
+    """Of a direction's weights."""
+    N = len(cell.gates) * H
+    biases = ((N,), (N,)) if form.bias else ()
+    return (N, I), (N, H), *biases, *((H,) for _ in cell.parameters)
 
 
 def _input(cell: Cell, compiled: Compiled, I: int, H: int, T: int, B: int, tiles: int, size: int) -> dict[str, Any]:
@@ -217,17 +241,21 @@ class Steps:
     def __init__(
         self, cell: Cell, shape: Sequence[int], states: Sequence[Tensor], weights: Sequence[Tensor], form: Form
     ):
-        (B, I), H, like = shape, states[0].shape[2], states[0]
-        version = cell.current()
-        sizes = like.dtype, (1, B, I), (B * I, I, 1), H, form
-        schedule = _schedule(version, *sizes, False, False, LAID_OUT, torch.get_num_threads(), True)
-        self._output = like.new_empty(B, H)
+        self._cell, self._shape, self._states, self._form = cell.current(), shape, states, form
+        self._weights = [w.clone(memory_format=torch.contiguous_format) for w in weights]
+        self._output = states[0].new_empty(shape[0], states[0].shape[2])
+        self._begin()
+
+    def _begin(self) -> None:
+        (B, I), H, like = self._shape, self._states[0].shape[2], self._states[0]
+        self._threads = available()
+        sizes = like.dtype, (1, B, I), (B * I, I, 1), H, self._form
+        schedule = _schedule(self._cell, *sizes, False, False, LAID_OUT, self._threads, True)
         memory = like.new_empty(schedule.bytes // like.element_size())
-        given = [w.contiguous() for w in weights]
+        given = [_dense(w, each, like) for w, each in zip(self._weights, schedule.shapes, strict=True)]
         # the final states go where the first ones were
-        blocks = [memory, like, self._output, *states, *states, *given]
-        addresses = [block.data_ptr() for block in blocks]
-        self._held = blocks, version
+        self._held = [memory, like, self._output, *self._states, *self._states, *given]
+        addresses = [block.data_ptr() for block in self._held]
         self._calls = []
         for compiled, arguments, places in schedule.runs:
             filled = type(arguments).from_buffer_copy(arguments)
@@ -241,8 +269,9 @@ class Steps:
 
     def run(self, x: Tensor) -> Tensor:
         """A step of x (B, I); the output (B, H) lies where the last one's did."""
-        if not x.is_contiguous():
-            x = x.contiguous()
+        if available() != self._threads:  # as they were set, or in a child of a fork
+            self._begin()
+        x = plain(x)
         calls = self._calls
         calls[0][1][self._x] = x.data_ptr()
         fresh = self._fresh

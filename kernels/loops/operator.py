@@ -245,14 +245,17 @@ def _differentiable(ctx, inputs, input_weights, given):
 sequence_forward.register_autograd(_backward, setup_context=_setup_context)
 
 
-def watched(x: Tensor) -> bool:
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def watched(*tensors: Tensor | None) -> bool:
     """Whether somebody looks at operators: a tracer, a mode, a transform, or a tensor that is no plain one."""
     return (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or type(x) not in (Tensor, torch.nn.Parameter)
+        or any(t is not None and type(t) not in _PLAIN for t in tensors)
     )
 
 
@@ -271,7 +274,7 @@ class _Sequence(torch.autograd.Function):
 
 def sequence(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """sequence_forward, or its work; arguments, results and errors are the same."""
-    if watched(arguments[0]):
+    if watched(*arguments[:8], *arguments[13:]):
         return sequence_forward(*arguments)
     if len(arguments) < 15:
         arguments = (*arguments, *(None,) * (15 - len(arguments)))

@@ -34,11 +34,14 @@ class Pool(NamedTuple):
     team: int
 
 
+def available() -> int:
+    """How many threads there are now."""
+    return 1 if _forked or pool() is None else torch.get_num_threads()
+
+
 def threads(most: int) -> int:
     """How many may run a call, of up to so many that would have work."""
-    if most <= 1 or _forked or pool() is None:
-        return 1
-    return min(most, torch.get_num_threads())
+    return max(1, min(most, available()))
 
 
 @cache

@@ -131,12 +131,10 @@ def _at_once(call: Call, form: Form) -> bool:
     """Whether compiled code runs all layers, nothing being differentiated, dropped or watched."""
     if call.all_states or not call.T * call.B or (form.dropout and form.num_layers > 1):
         return False
-    if watched(call.x) or torch.jit.is_tracing():
-        return False
-    if not torch.is_grad_enabled():
-        return True
     tensors = call.x, *call.states, *call.weights, *(call.fresh or ())
-    return not any(tensor.requires_grad for tensor in tensors)
+    if watched(*tensors) or torch.jit.is_tracing():
+        return False
+    return not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors)
 
 
 def _may_be_empty(lengths: Tensor) -> bool:

@@ -131,7 +131,10 @@ class Mathematics(Vectors):
         e = self._b.fsub(e, self.select(small, self.number(kind.mantissa), self.number(0.0)))
         f = self._b.fsub(m, one)
         if rest is not None:
-            f = self.mul_add(rest, self._power(self._b.sub(self.bits(0), exponent)), f)
+            # of the largest numbers the sum says all, and 2^-exponent is no normal number
+            most = self.bits(kind.bias - 1)
+            less = self._b.select(self._b.icmp_signed("<", exponent, most), exponent, most)
+            f = self.mul_add(rest, self._power(self._b.sub(self.bits(0), less)), f)
         s = self.div(f, self._b.fadd(self.number(2.0), f))
         z = self.mul(s, s)
         series = self.mul(z, self._series(z, [2 / (2 * k + 1) for k in range(self._precise.log_terms, 0, -1)]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llvmlite import ir
@@ -11,6 +12,8 @@ from gatefuse.kernels.codegen.llvm.processor import Processor
 
 # Products and sums may round once where the processor can; nothing else may be changed.
 _FLAGS = ("contract",)
+# Larger ones round to infinity in float32.
+_LARGEST = (2 - 2**-24) * 2.0**127
 
 
 class Float:
@@ -48,7 +51,11 @@ class Vectors:
         return self.code.builder
 
     def number(self, value: float) -> Any:
-        return ir.Constant(self.kind.vector, [float(value)] * self.kind.lanes)
+        """That number in all lanes, as the type has it: infinite where it is too large."""
+        value = float(value)
+        if self.kind.size == 4 and abs(value) >= _LARGEST:
+            value = math.copysign(math.inf, value)
+        return ir.Constant(self.kind.vector, [value] * self.kind.lanes)
 
     def bits(self, value: int) -> Any:
         return ir.Constant(self.kind.integers, [value] * self.kind.lanes)
