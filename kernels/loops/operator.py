@@ -131,11 +131,14 @@ def backward(
     from gatefuse.kernels.loops.buffers import Forward, Upstream
 
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
+    # as they lie in memory, whatever hooks of saved tensors have made of them
+    output, rest, finals, fed = dense((output, rest, finals, fed))
+    saved = saved if loop in ON_CPU and saved.stride(-1) == 1 else saved.contiguous()
     with torch.cuda.device_of(x):
         found = _run(
             loop, "backward", _sequence(cell, inputs, order, input_weight, input_bias),
-            Forward(output, rest, finals, saved if loop in ON_CPU else saved.contiguous(), fed),
-            Upstream(*dense((d_output, d_rest, d_finals))), *((wanted,) if input_weight is not None else ()),
+            Forward(output, rest, finals, saved, fed), Upstream(*dense((d_output, d_rest, d_finals))),
+            *((wanted,) if input_weight is not None else ()),
         )  # fmt: skip
     return tuple([x.new_empty(0) if d is None else d for d in found])  # type: ignore[return-value]
 
@@ -209,8 +212,11 @@ def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
     saved = ctx.saved_tensors
     inputs, input_weights, kept = saved[:8], saved[8:10], saved[10:]
     wanted = ctx.needs_input_grad[0] or input_weights[0] is None
-    if torch.is_grad_enabled():  # only where the gradients' own gradients are wanted
-        found = _differentiable(ctx, inputs, input_weights, (d_output, d_rest, d_finals))
+    given = d_output, d_rest, d_finals
+    # many gradients at once, of autograd's own vmap, which no operator for all steps knows
+    batched = any(d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in given)
+    if torch.is_grad_enabled() or batched:  # grad mode is on only where the gradients' own gradients are wanted
+        found = _differentiable(ctx, inputs, input_weights, given)
     else:
         d_output = torch.zeros_like(kept[0]) if d_output is None else d_output
         d_finals = torch.zeros_like(inputs[1]) if d_finals is None else d_finals
@@ -226,19 +232,23 @@ def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
 
 def _differentiable(ctx, inputs, input_weights, given):
     """The gradients by way of the eager loop, which can be differentiated again."""
+    again = torch.is_grad_enabled()
     x, states, weight, bias, parameters, restarts, fresh, live = inputs
     cell = ctx.cell.unchanged()
-    product = x if input_weights[0] is None else torch.nn.functional.linear(x, *input_weights)
-    sequences, finals = loop_in_order(cell, product, states, weight, bias, parameters, restarts, fresh, live, ctx.order)
+    with torch.enable_grad():
+        product = x if input_weights[0] is None else torch.nn.functional.linear(x, *input_weights)
+        sequences, finals = loop_in_order(
+            cell, product, states, weight, bias, parameters, restarts, fresh, live, ctx.order
+        )
+        wanted = (sequences[0], torch.stack(sequences[1:]) if sequences[1:] else None, torch.stack(finals))
     outputs, gradients = [], []
-    wanted = (sequences[0], torch.stack(sequences[1:]) if sequences[1:] else None, torch.stack(finals))
     for value, gradient in zip(wanted, given, strict=True):
         if value is not None and gradient is not None:
             outputs.append(value)
             gradients.append(gradient)
     leaves = (x, states, weight, bias, parameters, fresh, *input_weights)
     needed = [v for v in leaves if v is not None and v.requires_grad]
-    found = iter(torch.autograd.grad(outputs, needed, gradients, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(outputs, needed, gradients, create_graph=again, allow_unused=True))
     return [next(found) if v is not None and v.requires_grad else None for v in leaves]
 
 
