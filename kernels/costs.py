@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 
 from gatefuse.kernels.equations.program import Program
-from gatefuse.kernels.runtime.device import limits
 from gatefuse.kernels.runtime.cpu import cpu_name
+from gatefuse.kernels.runtime.device import limits
 from gatefuse.kernels.runtime.gpus import gpu
 from gatefuse.kernels.task import Request
 from gatefuse.kernels.tiling.segments import worth_recording

@@ -75,7 +75,7 @@ def choose(request: Request, wanted: str = "auto") -> Plan:
     refused: dict[str, str] = {}
     for name in _PREFERENCE["cpu" if on_cpu else "gpu"]:
         # what is asked first takes neither a trace nor an import
-        why = driver(name).unwise(request) if name == "aten" else ""
+        why = driver(name).unwise(request) if name in ("aten", "llvm") else ""
         why = why or driver(name).refusal(request)
         if not why and name == "grid" and not costs.proven(name, request.device):
             why = _UNPROVEN

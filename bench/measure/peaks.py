@@ -3,9 +3,10 @@
     floor = max(flop / matrix rate, bytes / copy rate) + meetings * barrier
 
 flop, bytes and meetings are measure/work.py's. The matrix rate is that of a large product in the row's dtype, in tf32
-for float32 where torch.backends.cudnn.allow_tf32 allows it; the copy rate counts bytes read plus bytes written; the
-barrier is that of the programs among which the grid driver shares out the weights, or, where one program can hold them,
-that of its own threads. On a CPU a meeting costs nothing here.
+for float32 where torch.backends.cudnn.allow_tf32 allows it; on a CPU that of torch's product or of gatefuse's,
+whichever is faster, as a library of products may not know the processor. The copy rate counts bytes read plus bytes
+written; the barrier is that of the programs among which the grid driver shares out the weights, or, where one program
+can hold them, that of its own threads. On a CPU a meeting costs nothing here.
 
 Neither part is a law of nature: weights that stay in a cache between calls move no bytes. A share of the floor above 1
 says so.
@@ -66,6 +67,10 @@ class Floor(NamedTuple):
 UNKNOWN = Floor._make((*[NAN] * 6, ""))
 
 
+def _any_call(device: torch.device, dtype: torch.dtype) -> Request:
+    return Request(find_cell("elman"), device, dtype, T=1, B=1, H=1)
+
+
 class Limits:
     """A device's limits, each measured when first asked for and then kept.
 
@@ -113,7 +118,13 @@ class Limits:
         a, b = (torch.randn(n, n, device=self.device, generator=generator).to(getattr(torch, dtype)) for _ in range(2))
         out = torch.empty_like(a)
         with _tf32_as_cudnn():
-            return 2.0 * n**3 / self._best(lambda: torch.mm(a, b, out=out))
+            seconds = self._best(lambda: torch.mm(a, b, out=out))
+        if self.device.type == "cpu" and not driver("llvm").refusal(_any_call(self.device, a.dtype)):
+            from gatefuse.kernels.loops.llvm_products import input_gradient
+
+            rows = a.unsqueeze(1)
+            seconds = min(seconds, self._best(lambda: input_gradient(rows, b, rows)))
+        return 2.0 * n**3 / seconds
 
     def _copy_rate(self) -> float:
         size = _COPY[self.device.type]

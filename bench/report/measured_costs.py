@@ -36,9 +36,14 @@ def write(csvs: list[Path], path: Path = MEASURED) -> Path:
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of drivers that were asked for by name, in the table's columns and T."""
+    """The rows of drivers that were asked for by name, in the table's columns and T; of a CPU, for which each number of
+    threads is a device of its own (kernels/costs.py), without single steps, which say nothing of others."""
     asked = rows["contender"] == "gatefuse " + rows["driver"].fillna("")
     plain = (rows["layers"] == 1) & (rows["bidirectional"].astype(str) == "False") & (rows["fill"] == 1)
-    found = rows[asked & plain & (rows["kind"] == "cuda")]
-    found = found.rename(columns={"gpu": "device", "us_per_step": "us"} | {"device": "folder"})
+    on_cpu = rows["kind"] == "cpu"
+    found = rows[asked & plain & ((rows["kind"] == "cuda") | (on_cpu & (rows["T"] > 1)))].copy()
+    threads = found["threads"].astype(int)
+    cpu = found["cpu"] + ", " + threads.astype(str) + " thread" + threads.gt(1).map({True: "s", False: ""})
+    found["device"] = found["gpu"].where(found["kind"] == "cuda", cpu)
+    found = found.rename(columns={"us_per_step": "us"})
     return found[[*_KIND, "us", "T"]].assign(us=found["us"].round(4))

@@ -78,8 +78,15 @@ CONTENDERS = (
     _optional("TorchRL", third_party.torchrl, ("lstm", "gru"), ("float32",), third_party.missing("torchrl")),
     Contender("torch.nn", torch_layer, tuple(TORCH)),
     Contender(
-        "ONNX Runtime", onnx_runtime.build, onnx_runtime.CELLS, deep=False, dtypes=("float32",), modes=("forward",),
-        ragged=False, optional=True, why=onnx_runtime.refusal,
+        "ONNX Runtime",
+        onnx_runtime.build,
+        onnx_runtime.CELLS,
+        deep=False,
+        dtypes=("float32",),
+        modes=("forward",),
+        ragged=False,
+        optional=True,
+        why=onnx_runtime.refusal,
     ),
     Contender("torch.nn padded", torch_padded, tuple(TORCH), one_way=True, only_ragged=True),
 )

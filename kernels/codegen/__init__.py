@@ -14,8 +14,8 @@ def source(cell: str | Cell, language: str = "triton") -> str:
         language: "triton" or "llvm" for the device functions, "torchscript" for the loop.
 
     Returns:
-        The text of a module: in Triton and in LLVM the pointwise parts of a step and of its gradient, in LLVM in float32
-        and for the processor at hand; in TorchScript the loops.
+        The text of a module: in Triton and in LLVM the pointwise parts of a step and of its gradient, in LLVM in
+        float32 and for the processor at hand; in TorchScript the loops.
 
     Raises:
         TypeError: neither a name nor a cell.

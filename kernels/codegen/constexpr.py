@@ -13,8 +13,9 @@ class CellShape(NamedTuple):
     """A cell's program as the kernels see it, one constexpr.
 
     X, R: for each slot its gate block of x and its column block of the products, -1 for none. SAVED: its block of the
-    values saved for the backward, which is its column, -1 where x holds it. V: for each product the state it multiplies, -1 where a vector
-    is computed. S, G, COLUMNS, P: counts, of states first. ADDITIVE: d_x serves as d_r too.
+    values saved for the backward, which is its column, -1 where x holds it. V: for each product the state it
+    multiplies, -1 where a vector is computed. S, G, COLUMNS, P: counts, of states first. ADDITIVE: d_x serves as d_r
+    too.
 
     For kernels that run all of a step, by product: FIRST, COUNT, PADDED: its first column, its columns, and these made
     a power of two; STAGE; PLACE: its place among its stage's computed vectors; FED: its block of fed; -1 for none. By

@@ -26,8 +26,8 @@ def per_cell(function: Callable[..., _T]) -> Callable[..., _T]:
 
 
 def per_call(function: Callable[..., _T], most: int = 256) -> Callable[..., _T]:
-    """As per_cell, for what also depends on a call's sizes: of so many, after which it begins anew. The cell is a version,
-    whose equations are what they are."""
+    """As per_cell, for what also depends on a call's sizes: of so many, after which it begins anew. The cell is a
+    version, whose equations are what they are."""
 
     @wraps(function)
     def cached(version: Cell, *arguments: Any) -> _T:

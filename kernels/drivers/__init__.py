@@ -14,8 +14,8 @@ and one whose backward reads the very sequences that it returned, where there ar
     keeps = True                                     a layer then hands out copies
 
 eager is the oracle, script a TorchScript loop, aten a Python loop of generated torch operators with a backward of its
-own, llvm machine code for all steps on a CPU, step one product and one fused kernel a step, block one kernel for all steps, grid one kernel of many programs that
-share the weights, vendor torch's own.
+own, llvm machine code for all steps on a CPU, step one product and one fused kernel a step, block one kernel for all
+steps, grid one kernel of many programs that share the weights, vendor torch's own.
 """
 
 from __future__ import annotations

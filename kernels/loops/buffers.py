@@ -66,10 +66,10 @@ class Backward(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of a sequence's x, states, weight, bias (or None), parameters, fresh (or None), and of the input's weight
-    and bias (or None)."""
+    """Gradients of a sequence's x, states, weight, bias, parameters and fresh, and of the input's weight and bias; None
+    of what isn't there or isn't wanted."""
 
-    x: Tensor
+    x: Tensor | None
     states: Tensor
     weight: Tensor
     bias: Tensor | None

@@ -22,6 +22,7 @@ from gatefuse.kernels.loops.inputs import Sequence
 from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
 from gatefuse.kernels.loops.llvm_products import gradients
 from gatefuse.kernels.runtime import debug
+from gatefuse.kernels.runtime.scratch import scratch
 
 
 class _Plan(NamedTuple):
@@ -41,7 +42,9 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
         return _no_steps(loop, save, all_states)
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     flags = loop.reverse, save, all_states, threads, deterministic
-    compiled, template, memory, (rest_shape, sums_shape, fed_shape) = _forward_plan(loop.cell, x.dtype, T, B, H, I, *flags)
+    compiled, template, memory, (rest_shape, sums_shape, fed_shape) = _forward_plan(
+        loop.cell, x.dtype, T, B, H, I, *flags
+    )
     output, rest, fed = debug.empty(x, T, B, H), debug.empty(x, *rest_shape), debug.empty(x, *fed_shape)
     sums, finals = debug.empty(x, *sums_shape), debug.empty(x, *loop.states.shape)
     addresses, _memory = _given(loop, memory, output, rest, finals)
@@ -76,10 +79,10 @@ def _forward_plan(
     compiled = forward_loop(cell, dtype, rows, H)
     step, G = B * H * size, len(cell.gates)
     numbers = _numbers(cell, T, B, H, size, reverse, rest[0] > 0) | division.arguments() | {
-        "layout": layout(T * B), "save": int(save), "ends": 0, "I": I, "input_steps": 1, "ahead_row": 0, "ahead_tile": 0,
-        "x_step": B * (I or G * H) * size, "x_row": (I or G * H) * size,
-        "sums_column": H * size, "sums_step": step * columns if save else 0, "sums_row": columns * H * size,
-        "fed_product": fed[1] * step, "fed_step": step if save else 0,
+        "layout": layout(T * B), "save": int(save), "ends": 0, "I": I, "input_steps": 1, "ahead_row": 0, "ahead_tile":
+        0, "x_step": B * (I or G * H) * size, "x_row": (I or G * H) * size, "sums_column": H * size, "sums_step": step *
+        columns if save else 0, "sums_row": columns * H * size, "fed_product": fed[1] * step, "fed_step": step if save
+        else 0,
     }  # fmt: skip
     memory = {"pack": compiled.padded(H) * shape.COLUMNS * (H + 1), "input_pack": 0, "ahead": 0}
     if I:
@@ -96,9 +99,9 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = T
     d = loop.gradients(upstream.finals)
     if not T * B * H:
         return _nothing(loop, d, wanted)
-    whole, flags = loop.input_weight is not None, (torch.get_num_threads(),)
+    whole, threads = loop.input_weight is not None, torch.get_num_threads()
     strides = x.stride(), saved.stride()
-    compiled, template, memory, _ = _backward_plan(loop.cell, x.dtype, T, B, H, whole, loop.reverse, *strides, *flags)
+    compiled, template, memory, _ = _backward_plan(loop.cell, x.dtype, T, B, H, whole, loop.reverse, *strides, threads)
     addresses, _memory = _given(loop, memory, kept.output, kept.rest, kept.finals)
     addresses["sums"], addresses["d_output"] = saved.data_ptr(), upstream.output.data_ptr()
     addresses["d_rest"], addresses["d_states"] = _address(upstream.rest), d.states.data_ptr()
@@ -122,7 +125,8 @@ def _backward_plan(
     shape, size = cell_shape(cell), dtype.itemsize
     division = divided(T, B, H, shape.COLUMNS * H * H * size)
     compiled = backward_loop(cell, dtype, division.rows(B), H)
-    step, (column, time, row, _) = B * H * size, saved
+    column, time, row = saved[:3]
+    step = B * H * size
     keep = len(cell.states) > 1
     numbers = _numbers(cell, T, B, H, size, reverse, keep) | division.arguments() | {
         "sums_column": column * size, "sums_step": time * size, "sums_row": row * size,
@@ -144,7 +148,7 @@ def _given(
     loop: Sequence, memory: dict[str, int], output: Tensor, rest: Tensor, finals: Tensor
 ) -> tuple[dict[str, int], Tensor]:
     """Addresses of both ways, and the memory of the call's own that is among them."""
-    block = loop.x.new_empty(sum(memory.values()))
+    block = scratch(sum(memory.values()), loop.x.dtype)
     place, size = block.data_ptr(), block.element_size()
     addresses = {"weight": loop.weight.data_ptr(), "live": _address(loop.live), "restarts": _address(loop.restarts)}
     for name, numbers in memory.items():
@@ -169,7 +173,9 @@ def _nothing(loop: Sequence, d: Backward, wanted: bool) -> Gradients:
     """Of no step or no sample."""
     weights = [None if w is None else torch.zeros_like(w) for w in (loop.bias, loop.input_weight, loop.input_bias)]
     d_x = d.x if loop.input_weight is None else torch.zeros_like(loop.x) if wanted else None
-    return Gradients(d_x, d.states, torch.zeros_like(loop.weight), weights[0], d.parameters.sum(1), d.fresh, *weights[1:])
+    return Gradients(
+        d_x, d.states, torch.zeros_like(loop.weight), weights[0], d.parameters.sum(1), d.fresh, *weights[1:]
+    )
 
 
 def _address(tensor: Tensor | None) -> int:

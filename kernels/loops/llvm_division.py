@@ -10,8 +10,8 @@ from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS
 from gatefuse.kernels.runtime.threads import team, threads
 
-# Bytes of weights from which on threads divide the units of a few samples: of fewer than a thread could have two of, and of
-# others, up to so many a thread.
+# Bytes of weights from which on threads divide the units of a few samples: of fewer than a thread could have two of,
+# and of others, up to so many a thread.
 _NEAR, _FAR, _ROWS = 200_000, 1_000_000, 16
 # Bytes of weights, as often as samples are multiplied with them, that a thread must have to be worth waking.
 _WORK = 1_000_000
@@ -39,10 +39,10 @@ class Division(NamedTuple):
 def divided(T: int, B: int, H: int, bytes: int) -> Division:
     """That of a call of so many steps, each of which reads so many bytes of weights."""
     most, worth = -(-B // MOST_ROWS), T * B * bytes // _WORK
-    few = B < 2 * threads(B) or B == 1
+    few = 2 * threads(B) > B or B == 1
     if B <= MOST_ROWS and bytes >= (_NEAR if few else _FAR):
         many = threads(min(worth, H // 16))
-        if many > 1 and B < _ROWS * many:
+        if many > 1 and _ROWS * many > B:
             return Division(1, many, True)
     workers = threads(min(worth, B))
     return Division(-(-most // workers) * workers, workers)

@@ -1,5 +1,5 @@
-"""Layers of a cell by compiled code where nothing is differentiated: one call for each layer and direction, all memory in
-one block, and nothing done beyond a sample's end.
+"""Layers of a cell by compiled code where nothing is differentiated: one call for each layer and direction, all memory
+in one block, and nothing done beyond a sample's end.
 
 What depends on the sizes alone is found once, and kept with the cell: arguments, of which a call sets the addresses.
 """
@@ -20,6 +20,7 @@ from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
+from gatefuse.kernels.runtime.scratch import scratch
 from gatefuse.kernels.task import Form, live, restarts
 
 _LINE = 64  # bytes
@@ -72,7 +73,7 @@ def layers(
     """
     version = cell.current()
     x = x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
-    (T, B, I), H, masked = x.shape, states[0].shape[-1], lengths is not None
+    (T, B, _), H, masked = x.shape, states[0].shape[-1], lengths is not None
     masks = _masks(T, lengths, resets, form) if masked or resets is not None else ()
     deterministic = torch.are_deterministic_algorithms_enabled()
     sizes = x.dtype, x.shape, x.stride(), H, form
@@ -80,7 +81,7 @@ def layers(
     schedule = _schedule(version, *key)
     output = x.new_empty(T, B, form.directions * H)
     finals = [x.new_empty(s.shape) for s in states]
-    memory = x.new_empty(schedule.bytes // x.element_size())
+    memory = scratch(schedule.bytes // x.element_size(), x.dtype)
     given = [w if w.is_contiguous() else w.contiguous() for w in weights]
     if fresh is None and resets is not None:
         fresh = [torch.full_like(s, first) for s, first in zip(states, cell.init, strict=True)]
@@ -168,10 +169,9 @@ def _schedule(
     return _Schedule(tuple(_run(c, v | places) for c, v in runs), memory.bytes)
 
 
-def _shared(
-    cell: Cell, compiled: Compiled, memory: _Memory, T: int, B: int, H: int
-) -> dict[str, Any]:
-    """Arguments that all layers have, and memory that one after the other uses; of ``pack`` the numbers that it takes."""
+def _shared(cell: Cell, compiled: Compiled, memory: _Memory, T: int, B: int, H: int) -> dict[str, Any]:
+    """Arguments that all layers have, and memory that one after the other uses; of ``pack`` the numbers that it
+    takes."""
     columns, size = cell_shape(cell).COLUMNS, memory._size
     fed = len(computed_products(cell))
     values: dict[str, Any] = {
@@ -214,7 +214,9 @@ class Steps:
         weights, form: as in ``layers``.
     """
 
-    def __init__(self, cell: Cell, shape: Sequence[int], states: Sequence[Tensor], weights: Sequence[Tensor], form: Form):
+    def __init__(
+        self, cell: Cell, shape: Sequence[int], states: Sequence[Tensor], weights: Sequence[Tensor], form: Form
+    ):
         (B, I), H, like = shape, states[0].shape[2], states[0]
         version = cell.current()
         sizes = like.dtype, (1, B, I), (B * I, I, 1), H, form

@@ -10,6 +10,7 @@ from gatefuse.kernels.codegen.llvm.outer import CHUNK
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.runtime.scratch import scratch
 from gatefuse.kernels.runtime.threads import team, threads
 
 _SMALL = 200_000  # multiplications that a thread must have
@@ -27,7 +28,7 @@ def gradients(loop: Sequence, kept: Forward, d: Backward, wanted: bool) -> Gradi
         _weights(loop, d.x, 0, weight.shape[0], d_input_weight, None if same else d_input_bias, loop.x)
         if same and d_input_bias is not None and d_bias is not None:
             d_input_bias.copy_(d_bias)
-        d_input = _of_input(d.x, weight, loop.x) if wanted else None
+        d_input = input_gradient(d.x, weight, loop.x) if wanted else None
     parameters = d.parameters.sum(1)
     return Gradients(d_input, d.states, d_weight, d_bias, parameters, d.fresh, d_input_weight, d_input_bias)
 
@@ -61,13 +62,13 @@ def _recurrent(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tens
 def _weights(
     loop: Sequence, d: Tensor, first: int, N: int, weight: Tensor, bias: Tensor | None, x: Tensor, state: int = -1
 ) -> None:
-    """Fill gradients of weights (N, K) and biases (N,) from N columns of d (T, B, ...) on; x is (T, B, K), or with a state
-    its sequence, of which the rows before the steps are multiplied."""
+    """Fill gradients of weights (N, K) and biases (N,) from N columns of d (T, B, ...) on; x is (T, B, K), or with a
+    state its sequence, of which the rows before the steps are multiplied."""
     T, B, K = x.shape
     size = d.element_size()
     workers = _workers(T * B * N * K, N)
     compiled = products_loop("weights", d.dtype)
-    pack = d.new_empty(workers, _panels(compiled, K) * CHUNK)
+    pack = scratch(workers * _panels(compiled, K) * CHUNK, d.dtype)
     of_state = B * K * size * state
     values = team(workers) | {
         "T": T,
@@ -91,14 +92,14 @@ def _weights(
     compiled.run(compiled.fields.filled(values))
 
 
-def _of_input(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-    """The gradient of the input, whose product's is d (T, B, N)."""
+def input_gradient(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """The gradient of the input x (T, B, K), whose product by weights (N, K) has the gradient d (T, B, N)."""
     N, K = weight.shape
     rows = d.shape[0] * d.shape[1]
     d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     workers = _workers(rows * N * K, rows)
     compiled = products_loop("input", d.dtype)
-    pack = d.new_empty(_panels(compiled, K) * N)
+    pack = scratch(_panels(compiled, K) * N, d.dtype)
     values = team(workers) | {
         "rows": rows,
         "N": N,

@@ -47,7 +47,9 @@ def _check(
         raise ValueError(f"restarts and fresh must be given together. Got {given} without {missing}.")
     wide = x.dtype == torch.float64 and loop in ON_CPU
     if not wide and x.dtype not in FLOATS:
-        raise TypeError(f"x must be float32, float16 or bfloat16, or float64 for the loops {', '.join(ON_CPU)}. Got {x.dtype}.")
+        raise TypeError(
+            f"x must be float32, float16 or bfloat16, or float64 for the loops {', '.join(ON_CPU)}. Got {x.dtype}."
+        )
     if loop == "llvm" and (x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu"):
         raise TypeError(f"x must be float32 or float64 on a CPU for the loop llvm. Got {x.dtype} on {x.device}.")
     D, G = 2 if order == "both" else 1, len(cell.gates)
@@ -124,16 +126,16 @@ def backward(
     d_output: Tensor, d_rest: Tensor | None, d_finals: Tensor, cell: str, loop: str, order: str,
     input_weight: Tensor | None = None, input_bias: Tensor | None = None, wanted: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, states, weight, bias, parameters, fresh, input_weight and input_bias; empty where one is None, and
-    for x where it is the input itself and not ``wanted``."""
+    """Gradients of x, states, weight, bias, parameters, fresh, input_weight and input_bias; empty where one is None,
+    and for x where it is the input itself and not ``wanted``."""
     from gatefuse.kernels.loops.buffers import Forward, Upstream
 
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
     with torch.cuda.device_of(x):
         found = _run(
             loop, "backward", _sequence(cell, inputs, order, input_weight, input_bias),
-            Forward(output, rest, finals, saved if loop in ON_CPU else saved.contiguous(), fed), Upstream(*dense((d_output, d_rest, d_finals))),
-            *((wanted,) if input_weight is not None else ()),
+            Forward(output, rest, finals, saved if loop in ON_CPU else saved.contiguous(), fed),
+            Upstream(*dense((d_output, d_rest, d_finals))), *((wanted,) if input_weight is not None else ()),
         )  # fmt: skip
     return tuple([x.new_empty(0) if d is None else d for d in found])  # type: ignore[return-value]
 
@@ -184,9 +186,8 @@ def _(
 
 
 @sequence_backward.register_fake
-def _(x, states, weight, bias, parameters, restarts, fresh, *rest, **named):
-    rest = (*rest, *named.values())
-    input_weight, input_bias, wanted = (*rest[12:], *(None, None, True)[len(rest[12:]) :])
+def _(x, states, weight, bias, parameters, restarts, fresh, *rest):
+    input_weight, input_bias, wanted = rest[12:] or (None, None, True)
     leaves = (x if wanted else None, states, weight, bias, parameters, fresh, input_weight, input_bias)
     return tuple(
         x.new_empty(0) if v is None else torch.empty_like(v, memory_format=torch.contiguous_format) for v in leaves
@@ -225,17 +226,17 @@ def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
 
 def _differentiable(ctx, inputs, input_weights, given):
     """The gradients by way of the eager loop, which can be differentiated again."""
-    x, states, weight, bias, parameters, *masks = inputs
+    x, states, weight, bias, parameters, restarts, fresh, live = inputs
     cell = ctx.cell.unchanged()
     product = x if input_weights[0] is None else torch.nn.functional.linear(x, *input_weights)
-    sequences, finals = loop_in_order(cell, product, states, weight, bias, parameters, *masks, ctx.order)
+    sequences, finals = loop_in_order(cell, product, states, weight, bias, parameters, restarts, fresh, live, ctx.order)
     outputs, gradients = [], []
     wanted = (sequences[0], torch.stack(sequences[1:]) if sequences[1:] else None, torch.stack(finals))
     for value, gradient in zip(wanted, given, strict=True):
         if value is not None and gradient is not None:
             outputs.append(value)
             gradients.append(gradient)
-    leaves = (x, states, weight, bias, parameters, inputs[6], *input_weights)
+    leaves = (x, states, weight, bias, parameters, fresh, *input_weights)
     needed = [v for v in leaves if v is not None and v.requires_grad]
     found = iter(torch.autograd.grad(outputs, needed, gradients, create_graph=True, allow_unused=True))
     return [next(found) if v is not None and v.requires_grad else None for v in leaves]

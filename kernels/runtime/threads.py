@@ -27,8 +27,8 @@ if hasattr(os, "register_at_fork"):
 
 
 class Pool(NamedTuple):
-    """Addresses: of GOMP_parallel(function, argument, threads, flags), which has each thread of a team call the function,
-    and of omp_get_num_threads(), which tells a thread how many they are."""
+    """Addresses: of GOMP_parallel(function, argument, threads, flags), which has each thread of a team call the
+    function, and of omp_get_num_threads(), which tells a thread how many they are."""
 
     parallel: int
     team: int

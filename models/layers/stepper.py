@@ -19,14 +19,14 @@ State = Tensor | tuple[Tensor, ...]
 class Stepper:
     """A layer's steps one by one, with its states held from one to the next: for audio frames, acting, decoding.
 
-    On a CPU, in float32 and float64, a step is one call of compiled code a layer, on weights that were laid out once and
-    in memory that is held; elsewhere the layer itself runs a sequence of one step. Nothing is differentiated, and nothing
-    dropped out. It is for one thread at a time.
+    On a CPU, in float32 and float64, a step is one call of compiled code a layer, on weights that were laid out once
+    and in memory that is held; elsewhere the layer itself runs a sequence of one step. Nothing is differentiated, and
+    nothing dropped out. It is for one thread at a time.
 
     Args:
-        layer: a Recurrent, LSTM, GRU or RNN of one direction; its weights are read, and changed ones only by ``refresh``.
-        batch_size: samples B, each a stream of its own.
-        state: the states to begin with, as the layer's: (L, B, H) each; the cell's own first values where None.
+        layer: a Recurrent, LSTM, GRU or RNN of one direction; its weights are read, and changed ones only by
+        ``refresh``. batch_size: samples B, each a stream of its own. state: the states to begin with, as the layer's:
+        (L, B, H) each; the cell's own first values where None.
 
     Raises:
         TypeError: the layer is none of gatefuse's, or the batch size no int.
@@ -42,7 +42,9 @@ class Stepper:
         if batch_size < 1:
             raise ValueError(f"batch_size must be greater than zero. Got {batch_size}.")
         if layer.bidirectional:
-            raise ValueError("layer must run in one direction: a stream's last step isn't known. Got a bidirectional one.")
+            raise ValueError(
+                "layer must run in one direction: a stream's last step isn't known. Got a bidirectional one."
+            )
         if getattr(layer, "proj_size", 0):
             raise ValueError(f"layer must have no projection. Got proj_size {layer.proj_size}.")
         self.layer = layer

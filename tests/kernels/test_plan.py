@@ -13,7 +13,7 @@ from gatefuse.kernels.task import Request
 from tests.support.made_up_rows import make_rows
 
 DEVICE = torch.device("cuda", 0)
-TRIED = "its code was tried on Linux, on x86_64 and aarch64"
+TRIED = "its code is made for Linux, on x86_64 and aarch64"
 
 
 @pytest.fixture
@@ -142,10 +142,10 @@ def test_on_a_cpu_llvm_runs_what_it_can_and_others_the_rest():
 def test_llvm_says_where_its_code_can_t_run(monkeypatch):
     assert llvm.refusal(request("lstm", dtype=torch.float32)) == "its code runs on a CPU, not on cuda"
     monkeypatch.setattr(llvm.platform, "machine", lambda: "riscv64")
-    assert llvm.refusal(cpu_request()) == f"{TRIED}, and not on linux, riscv64"
+    assert llvm.refusal(cpu_request()) == f"{TRIED}, and not for linux, riscv64"
     monkeypatch.undo()
     monkeypatch.setattr(llvm.sys, "platform", "darwin")
-    assert llvm.refusal(cpu_request()).startswith(f"{TRIED}, and not on darwin")
+    assert llvm.refusal(cpu_request()).startswith(f"{TRIED}, and not for darwin")
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""The input's product of a few steps ahead of them, of the rows that these steps will have, while it stays in a cache."""
+"""The input's product of a few steps ahead of them, of the rows that these steps will have, while it stays in a
+cache.
+"""
 
 from __future__ import annotations
 
@@ -86,12 +88,12 @@ class Ahead:
         tile, given, kind, vectors = self._tile, self._tile.given, self._tile.kind, self._blocking.units
         width, across = vectors * kind.lanes * kind.size, vectors * kind.lanes
         function = products(tile.code.module, kind, *self._blocking)
-        with tile.my_panels((self._N + (across - 1)) // across) as j:
-            with tile.parts(self._blocking.rows, waiting) as (first, count):
-                panel = given["input_pack"] + j * ((given["I"] + 1) * width)
-                sums = to + first * given["ahead_row"] + j * width
-                values = count, self._inputs + first * 8, panel + width, panel, sums, given["ahead_row"], given["I"]
-                tile.code.run(function, *values)
+        panels = (self._N + (across - 1)) // across
+        with tile.my_panels(panels) as j, tile.parts(self._blocking.rows, waiting) as (first, count):
+            panel = given["input_pack"] + j * ((given["I"] + 1) * width)
+            sums = to + first * given["ahead_row"] + j * width
+            values = count, self._inputs + first * 8, panel + width, panel, sums, given["ahead_row"], given["I"]
+            tile.code.run(function, *values)
 
     def _multiply_rows(self, to: Number, waiting: Number) -> None:
         tile, code, given, kind = self._tile, self._tile.code, self._tile.given, self._tile.kind

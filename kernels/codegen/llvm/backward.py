@@ -6,14 +6,13 @@ gradients of the weights are one product over all steps, which is no affair of t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from llvmlite import ir
-
 from gatefuse.kernels.codegen.llvm import parts
+from gatefuse.kernels.codegen.llvm.arguments import apart_slots, backward_fields
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
-from gatefuse.kernels.codegen.llvm.forward import apart_slots, common_fields
 from gatefuse.kernels.codegen.llvm.packing import Share, pack_backward
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products
@@ -21,16 +20,6 @@ from gatefuse.kernels.codegen.llvm.routines import Module
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Phase, Program, computed_products
-
-
-def backward_fields(program: Program) -> Fields:
-    """Also weights, and memory for their panels; of the slots that are x alone, where each lies, and how many bytes on the
-    next step and row are; gradients of the output, of the other states' sequences or 0, with
-    the bytes from one's to the next; of states (those of the finals at first), of fresh or 0, and of parameters by
-    sample; of x and of the columns, which may be the same; memory for those of the computed vectors, by sample."""
-    apart = *[f"x{k}" for k in range(len(apart_slots(program)))], "x_step", "x_row"
-    more = *apart, "weight", "pack", "d_output", "d_rest", "d_rest_state", "d_states", "d_fresh", "d_parameters", "d_x", "d_r"
-    return Fields((*common_fields(program), *more, "d_fed"))
 
 
 def backward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> Module:
@@ -95,11 +84,12 @@ class _Backward(Tile):
         if columns:
             code.clear(self._d_r + sample * self.row_bytes * columns, self.row_bytes * columns)
 
-        def add(s: int, unit: Number, mask: Any) -> None:
-            self._store_state(s, sample, unit, mask, self._after(s, sample, unit, mask))
+        def add(_: Number, unit: Number, mask: Any) -> None:
+            for s in range(len(self.before)):
+                self._store_state(s, sample, unit, mask, self._after(s, sample, unit, mask))
 
         with self.my_units() as first:
-            self.each_vector(first, 1, lambda _, unit, mask: [add(s, unit, mask) for s in range(len(self.before))])
+            self.each_vector(first, 1, add)
 
     def _begin(self, sample: Number) -> None:
         """A sample that began anew with the step: what its states before would get goes to fresh."""
@@ -118,9 +108,8 @@ class _Backward(Tile):
         program = self.program
         for k, phase in enumerate(program.phases):
             part = parts.backward(program, k)
-            with self.code.loop("row", 0, self.count) as place:
-                with self.my_units() as first:
-                    self.each_vector(first, 1, lambda _, unit, mask: self._run(part, phase, place, unit, mask))
+            with self.code.loop("row", 0, self.count) as place, self.my_units() as first:
+                self.each_vector(first, 1, partial(self._run, part, phase, place))
             self.meet()
             later = [k for k in program.stage_products(phase.stage) if program.products[k].computed]
             for product in later:
@@ -150,7 +139,7 @@ class _Backward(Tile):
         at = self.given["d_states"] + self.state_bytes * s + row * self.row_bytes + unit * self.kind.size
         self.vectors.store(value, at, mask)
 
-    def _run(self, part: parts.Part, phase: Phase, place: Number, unit: Number, mask: Any) -> None:
+    def _run(self, part: parts.Part, phase: Phase, place: Number, _: Number, unit: Number, mask: Any) -> None:
         """A phase's part for a vector of units of the row at that place."""
         program, v, given, cell = self.program, self.vectors, self.given, self.program.cell
         row, at = self.row(place), unit * self.kind.size

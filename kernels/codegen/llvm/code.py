@@ -1,4 +1,6 @@
-"""A function of LLVM under construction: numbers that count and point, loops and conditions, in the order of the run."""
+"""A function of LLVM under construction: numbers that count and point, loops and conditions, in the order of the
+run.
+"""
 
 from __future__ import annotations
 

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import torch
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.codegen.llvm.backward import backward_fields, backward_module
+from gatefuse.kernels.codegen.llvm.arguments import backward_fields, forward_fields
+from gatefuse.kernels.codegen.llvm.backward import backward_module
 from gatefuse.kernels.codegen.llvm.fields import Fields
-from gatefuse.kernels.codegen.llvm.forward import forward_fields, forward_module
+from gatefuse.kernels.codegen.llvm.forward import forward_module
 from gatefuse.kernels.codegen.llvm.machine_code import MachineCode
 from gatefuse.kernels.codegen.llvm.outer import INPUT_FIELDS, WEIGHTS_FIELDS, input_module, weights_module
 from gatefuse.kernels.codegen.llvm.packing import stage_columns
@@ -58,7 +59,9 @@ def forward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str =
 def backward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str = "") -> Compiled:
     """As forward_loop."""
     processor = this_processor(level)
-    return _compiled(cell, "backward", dtype.itemsize, blocking(1, rows, H, processor.lanes(dtype.itemsize), processor), level)
+    return _compiled(
+        cell, "backward", dtype.itemsize, blocking(1, rows, H, processor.lanes(dtype.itemsize), processor), level
+    )
 
 
 @cache

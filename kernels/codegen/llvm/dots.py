@@ -21,9 +21,8 @@ _NAMES = ("n", "a", "weight", "units", "bias", "sums", "stride", "K")
 def dots(module: Module, kind: Float) -> ir.Function:
     """The routine (n, a, weight, units, bias, sums, stride, K): a vector of sums for each of n rows.
 
-    a: where the rows' pointers lie; weight: the first of the units' rows, of which there are ``units``; bias: theirs, or
-    0; sums: where the first row's go, the next ones' stride bytes on. Lanes beyond the units hold anything.
-    """
+    a: where the rows' pointers lie; weight: the first of the units' rows, of which there are ``units``; bias: theirs,
+    or 0; sums: where the first row's go, the next ones' stride bytes on. Lanes beyond the units hold anything."""
     return routine(module, kind, "dots", _NAMES, lambda code: _define(code, kind))
 
 

@@ -7,53 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
 from gatefuse.kernels.codegen.llvm import parts
 from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW, Ahead
+from gatefuse.kernels.codegen.llvm.arguments import apart_slots, forward_fields
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.dots import dots
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.packing import Share, forward_panel, pack_forward, pack_rows, stage_columns
 from gatefuse.kernels.codegen.llvm.parts import Part
 from gatefuse.kernels.codegen.llvm.processor import Processor
-from gatefuse.kernels.codegen.llvm.product import Blocking, products, input_blocking
+from gatefuse.kernels.codegen.llvm.product import Blocking, input_blocking, products
 from gatefuse.kernels.codegen.llvm.routines import Module
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
-from gatefuse.kernels.codegen.llvm.team import TEAM
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Program, computed_products
-
-_COMMON = (
-    *TEAM, "T", "B", "H", "reverse", "together", "tiles", "next", "restarts", "live", "out_row",
-)
-
-
-def common_fields(program: Program) -> tuple[str, ...]:
-    """Arguments of both ways: sizes; whether all threads share all samples, or how many tiles there
-    are and the next one; where inputs lie; bytes
-    of a sample's output; of each state, where it begins and begins anew, where its sequence lies and how many bytes on
-    its next step is."""
-    places = [f"{name}{s}" for s in range(len(program.cell.states)) for name in ("first", "fresh", "out", "step")]
-    parameters = [f"parameter{k}" for k in range(len(program.cell.parameters))]
-    return *_COMMON, *places, *parameters, "sums", "sums_column", "sums_step", "sums_row"
-
-
-def forward_fields(program: Program) -> Fields:
-    """Also how weights are laid out (layout.py); x, with the bytes of a step and a row; where x is the input itself and no
-    product yet, its features, weights and bias, memory for these in panels and for so many steps' products by tile, with
-    the bytes of a row and of a tile, else zeros; weights, bias or 0, and memory for their panels; whether sums are kept for the backward; computed vectors, with the bytes from one product's,
-    and one step's, to the next; whether the output is zero where a sample has no step, or its states stay in all
-    sequences; of each state, where the final one goes."""
-    before = "layout", "x", "x_step", "x_row", "I", "input_weight", "input_bias", "input_pack", "input_steps", "ahead", "ahead_row", "ahead_tile"
-    more = "weight", "bias", "pack", "save", "fed", "fed_product", "fed_step", "ends"
-    finals = [f"final{s}" for s in range(len(program.cell.states))]
-    return Fields((*common_fields(program), *before, *more, *finals))
-
-
-def apart_slots(program: Program) -> list[str]:
-    """Slots that are x alone: where x is no product yet, they are kept for the backward, after the columns' sums."""
-    return [slot.name for slot in program.slots if slot.column < 0]
 
 
 def forward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> Module:
@@ -71,7 +38,10 @@ def forward_module(program: Program, kind: Float, blocking: Blocking, processor:
         with code.when(now):
             pack_forward(code, kind, program, blocking.units, share, given["H"], *places)
         with code.when(code.builder.and_(now, given["input_weight"].compare("!=", 0))):
-            N, places = given["H"] * len(program.cell.gates), (given["input_pack"], given["input_weight"], given["input_bias"])
+            N, places = (
+                given["H"] * len(program.cell.gates),
+                (given["input_pack"], given["input_weight"], given["input_bias"]),
+            )
             pack_rows(code, kind, inputs.units, share, N, given["I"], *places)
 
     define_tiles(module, fields, prepare)
@@ -217,7 +187,15 @@ class _Forward(Tile):
                     row, sums = H * gate + unit, self._sums + (u + place * units) * vector
                     bias = code.choose(given["bias"].compare("==", 0), given["bias"], given["bias"] + row * size)
                     with code.when(unit.compare("<", H)):
-                        values = self._vector(k, first), given["weight"] + row * H * size, H - unit, bias, sums, width, H
+                        values = (
+                            self._vector(k, first),
+                            given["weight"] + row * H * size,
+                            H - unit,
+                            bias,
+                            sums,
+                            width,
+                            H,
+                        )
                         code.run(dots(code.module, self.kind), count, *values)
                 place += 1
 

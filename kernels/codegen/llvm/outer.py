@@ -204,12 +204,13 @@ def _multiply_rows(code: Code, kind: Float, blocking: Blocking, given: dict[str,
     function = products(code.module, kind, *blocking)
     sums, zeros = code.room(kind.vector, units * blocking.rows), code.room(kind.vector, units)
     pointers = code.room(I64, blocking.rows)
-    for u in range(units):
-        v.store(v.number(0.0), zeros + u * vector)
+    for each in range(units):
+        v.store(v.number(0.0), zeros + each * vector)
     first, last = share_of(given["rows"], *share)
     with code.loop("chunk", first, last, CHUNK) as start, code.loop("panel", 0, panels) as j:
-        with code.loop("row", start, (start + CHUNK).least(last), blocking.rows) as row:
-            count = ((start + CHUNK).least(last) - row).least(blocking.rows)
+        end = (start + CHUNK).least(last)
+        with code.loop("row", start, end, blocking.rows) as row:
+            count = (end - row).least(blocking.rows)
             with code.loop("r", 0, count) as r:
                 code.store_number(given["d"] + (row + r) * given["N"] * size, pointers + r * 8)
             panel = given["pack"] + j * given["N"] * (units * vector)

@@ -1,8 +1,9 @@
-"""Weights laid out in panels for the products: forward turned over, unit by unit beside each other; backward as they lie.
+"""Weights laid out in panels for the products: forward turned over, unit by unit beside each other; backward as they
+lie.
 
-A forward panel holds the units of a blocking: first the biases of its stage's columns, then of each product, for each k,
-the weights of its gates, each a blocking's vectors of units. A backward one holds, for each row of a product's weights
-(gate by gate), a blocking's vectors of the units that the row multiplies. Units that aren't there are zero.
+A forward panel holds the units of a blocking: first the biases of its stage's columns, then of each product, for each
+k, the weights of its gates, each a blocking's vectors of units. A backward one holds, for each row of a product's
+weights (gate by gate), a blocking's vectors of the units that the row multiplies. Units that aren't there are zero.
 """
 
 from __future__ import annotations
@@ -84,7 +85,15 @@ def transposed(code: Code, kind: Float, rows: Sequence[Any]) -> list[Any]:
 
 
 def pack_forward(
-    code: Code, kind: Float, program: Program, units: int, share: Share, H: Number, to: Number, weight: Number, bias: Number
+    code: Code,
+    kind: Float,
+    program: Program,
+    units: int,
+    share: Share,
+    H: Number,
+    to: Number,
+    weight: Number,
+    bias: Number,
 ) -> None:
     """Lay a share of all stages' panels out one after the other; ``bias`` may be 0."""
     lanes, size = kind.lanes, kind.size
@@ -95,7 +104,9 @@ def pack_forward(
         with code.loop("panel", *share_of(panels, *share)) as j, code.loop("vector", 0, units) as u:
             unit, base = (j * units + u) * lanes, to + j * panel
             for place, column in enumerate(columns):
-                _pack_bias(code, kind, base + (u + place * units) * vector, bias, H * program.columns[column] + unit, H - unit)
+                _pack_bias(
+                    code, kind, base + (u + place * units) * vector, bias, H * program.columns[column] + unit, H - unit
+                )
             rows = base + len(columns) * units * vector
             for k in program.stage_products(stage):
                 p = program.products[k]

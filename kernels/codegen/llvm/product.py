@@ -1,7 +1,8 @@
 """The product of a few rows with a panel of weights, whose sums stay in registers.
 
-A panel holds, for each k, as many vectors as a row has sums: sums[row][v] = first[v] + sum over k of a[row][k] panel[k][v].
-The sums of a row are added in the order of k, whatever rows stand beside it: what a sample gets depends on no other.
+A panel holds, for each k, as many vectors as a row has sums: sums[row][v] = first[v] + sum over k of a[row][k]
+panel[k][v]. The sums of a row are added in the order of k, whatever rows stand beside it: what a sample gets depends on
+no other.
 """
 
 from __future__ import annotations
@@ -73,8 +74,6 @@ def _product(module: Module, kind: Float, vectors: int, rows: int) -> ir.Functio
             for total, weight in zip(totals[r], weights, strict=True):
                 total.set(v.mul_add(value, weight, total.get()))
     for r in range(rows):
-        for k in range(vectors):
-            code.store(totals[r][k].get(), sums + stride * r + size * k, kind.size)
+        for i in range(vectors):
+            code.store(totals[r][i].get(), sums + stride * r + size * i, kind.size)
     return code.finish()
-
-

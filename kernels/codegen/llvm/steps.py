@@ -23,9 +23,7 @@ from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 MOST_ROWS = 96  # of a tile
 
 
-def define_tiles(
-    module: ir.Module, fields: Fields, prepare: Callable[[Code, dict[str, Number], Share], None]
-) -> None:
+def define_tiles(module: ir.Module, fields: Fields, prepare: Callable[[Code, dict[str, Number], Share], None]) -> None:
     """Add run(arguments), of which each thread prepares its share. Then they take tiles until none is left, or where
     ``together`` is set, run all samples with the units divided among them.
 
@@ -63,8 +61,8 @@ def _take_tiles(code: Code, fields: Fields, base: Number, given: dict[str, Numbe
 
 
 class Tile:
-    """The function tile(arguments, number, first, last, share, shares) under construction: the steps of a tile's samples,
-    of a share of the units.
+    """The function tile(arguments, number, first, last, share, shares) under construction: the steps of a tile's
+    samples, of a share of the units.
 
     Attributes:
         rows: where numbers of the samples lie that have the step, ``count`` of them.
@@ -100,11 +98,9 @@ class Tile:
         """Where state s of a sample lies before its first step."""
         return self.given[f"first{s}"] + sample * self.row_bytes
 
-    def find_rows(
-        self, t: Number, states: Callable[[Number], list[Number]], over: Callable[[Number], None]
-    ) -> None:
-        """Find the step's rows and their states before it, which lie where ``states`` says of a sample; ``over`` is called
-        where a sample doesn't have the step."""
+    def find_rows(self, t: Number, states: Callable[[Number], list[Number]], over: Callable[[Number], None]) -> None:
+        """Find the step's rows and their states before it, which lie where ``states`` says of a sample; ``over`` is
+        called where a sample doesn't have the step."""
         code, given = self.code, self.given
         self._count.set(I64(0))
         some_end, some_restart = given["live"].compare("!=", 0), given["restarts"].compare("!=", 0)
@@ -150,8 +146,8 @@ class Tile:
 
     @contextmanager
     def parts(self, most: int, count: Number | None = None) -> Iterator[tuple[Number, Number]]:
-        """The step's rows, or so many, in parts that a product can take, of nearly the same size: the place of the first,
-        and how many."""
+        """The step's rows, or so many, in parts that a product can take, of nearly the same size: the place of the
+        first, and how many."""
         code, count = self.code, self.count if count is None else count
         parts = (count + (most - 1)) // most
         with code.loop("part", 0, parts) as k:
@@ -164,8 +160,8 @@ class Tile:
         return self.truth(self.given["live"] + t * self.given["B"] + sample)
 
     def walk(self, first: Number, last: Number, run: Callable[[Number, Number], None]) -> None:
-        """Call with the step and the sample of all steps that the tile's samples have, of those that run as numbers first
-        to last, in the order in which find_rows finds them."""
+        """Call with the step and the sample of all steps that the tile's samples have, of those that run as numbers
+        first to last, in the order in which find_rows finds them."""
         code, given = self.code, self.given
         some_end = given["live"].compare("!=", 0)
         with code.loop("step", first, last) as i:

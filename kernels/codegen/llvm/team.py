@@ -10,8 +10,8 @@ from gatefuse.kernels.codegen.llvm.code import I32, I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.packing import Share
 
-# How many threads there may be, and the addresses of GOMP_parallel and omp_get_num_threads, or 0; counts that begin at 0,
-# of threads that joined and of their meetings.
+# How many threads there may be, and the addresses of GOMP_parallel and omp_get_num_threads, or 0; counts that begin at
+# 0, of threads that joined and of their meetings.
 TEAM = ("threads", "pool", "team", "joined", "arrived")
 _TURNS = 4096  # of waiting, after which a thread gives up its processor
 
@@ -19,8 +19,8 @@ _TURNS = 4096  # of waiting, after which a thread gives up its processor
 def define_run(
     module: ir.Module, fields: Fields, work: Callable[[Code, Number, dict[str, Number], Share], None]
 ) -> None:
-    """Add run(arguments), which does the work, or has each thread of a team do its share, where ``pool`` is the address of
-    GOMP_parallel."""
+    """Add run(arguments), which does the work, or has each thread of a team do its share, where ``pool`` is the address
+    of GOMP_parallel."""
     body = Code(module, "body", [("arguments", I64)])
     base = body.argument(0)
     given = fields.load(body, base)

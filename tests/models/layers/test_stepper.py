@@ -134,9 +134,17 @@ def test_one_sample_s_steps_are_the_same_in_every_batch():
         ((torch.nn.LSTM(I, H), 1), TypeError, "layer must be a Recurrent, LSTM, GRU or RNN of gatefuse's. Got LSTM."),
         ((gatefuse.GRU(I, H), 1.0), TypeError, "batch_size must be an int. Got float."),
         ((gatefuse.GRU(I, H), 0), ValueError, "batch_size must be greater than zero. Got 0."),
-        ((gatefuse.GRU(I, H, bidirectional=True), 1), ValueError, "layer must run in one direction: a stream's last step"),
+        (
+            (gatefuse.GRU(I, H, bidirectional=True), 1),
+            ValueError,
+            "layer must run in one direction: a stream's last step",
+        ),
         ((gatefuse.LSTM(I, H, proj_size=2), 1), ValueError, "layer must have no projection. Got proj_size 2."),
-        ((gatefuse.GRU(I, H), 2, torch.zeros(1, 3, H)), RuntimeError, r"state h must have shape \(1, 2, 20\). Got \(1, 3,"),
+        (
+            (gatefuse.GRU(I, H), 2, torch.zeros(1, 3, H)),
+            RuntimeError,
+            r"state h must have shape \(1, 2, 20\). Got \(1, 3,",
+        ),
     ],
 )
 def test_what_a_stepper_refuses(arguments, error, text):
@@ -150,7 +158,11 @@ def test_what_a_stepper_refuses(arguments, error, text):
         ([1.0], TypeError, "x must be a tensor. Got list."),
         (torch.zeros(B, I + 1), RuntimeError, r"x must have shape \(3, 5\). Got \(3, 6\)."),
         (torch.zeros(1, B, I), RuntimeError, r"x must have shape \(3, 5\). Got \(1, 3, 5\)."),
-        (torch.zeros(B, I, dtype=torch.float64), RuntimeError, "x must have the weights' dtype torch.float32. Got torch.float64."),
+        (
+            torch.zeros(B, I, dtype=torch.float64),
+            RuntimeError,
+            "x must have the weights' dtype torch.float32. Got torch.float64.",
+        ),
         (torch.zeros(B, I, device="meta"), RuntimeError, "x must be on the weights' device cpu. Got meta."),
     ],
 )
