@@ -69,8 +69,7 @@ class Cell:
             raise ValueError(f"init must name states of {self.name} ({', '.join(self.states)}). Got {unknown[0]}.")
         self.init = tuple(float(init.get(state, 0.0)) for state in self.states)
         self.__doc__ = equations.__doc__
-        self.__module__ = equations.__module__
-        self.__qualname__ = equations.__qualname__
+        self.__module__, self.__qualname__ = equations.__module__, equations.__qualname__
         self.made: dict[Any, Any] = {}
         self.serial = f"{self.name}-{next(_numbers)}"
         self._versions: tuple[Version, ...] = ()  # the latest first

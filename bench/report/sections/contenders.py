@@ -21,6 +21,7 @@ _WHAT = {
     "scratch article": "the LSTM by hand with two products, and the peepholes of a widely copied article",
     AUTO: "the driver that gatefuse picks by itself",
     PACKED: "a layer on input that is packed beforehand",
+    "gatefuse Stepper": "one step, on weights that were laid out once and in memory that is held",
     TORCH: "torch's own layer",
     "torch.nn padded": "the same over what lies beyond a sample's end too",
     "torch.compile step": "one step compiled by torch.compile, in a Python loop",

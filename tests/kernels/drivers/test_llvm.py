@@ -115,3 +115,21 @@ def test_every_level_of_processor(level):
 def test_a_level_that_there_is_not():
     with pytest.raises(ValueError, match=r"GATEFUSE_CPU must be one of avx512, avx2, baseline\. Got 'mmx'\."):
         this_processor("mmx")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_sample_s_bits_depend_on_neither_batch_nor_threads(nothing_deterministic, cell, dtype):
+    """Of more than 12 steps and samples; docs/cpu.md says so."""
+    layer = Recurrent(cell, 9, 70, driver="llvm", dtype=dtype)
+    x = torch.randn(14, 100, 9, dtype=dtype)
+    expected = layer(x)[0].detach()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            with torch.no_grad():
+                for B in (1, 2, 5, 17, 100):
+                    assert torch.equal(layer(x[:, :B].contiguous())[0], expected[:, :B])
+            assert torch.equal(layer(x)[0], expected)
+    finally:
+        torch.set_num_threads(1)
