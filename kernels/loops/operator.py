@@ -190,7 +190,9 @@ def _(
 
 @sequence_backward.register_fake
 def _(x, states, weight, bias, parameters, restarts, fresh, *rest):
-    input_weight, input_bias, wanted = rest[12:] or (None, None, True)
+    # of the last ones, those that are as by default may be left out
+    last: list[Any] = [*rest[12:], *[None, None, True][len(rest[12:]) :]]
+    input_weight, input_bias, wanted = last
     leaves = (x if wanted else None, states, weight, bias, parameters, fresh, input_weight, input_bias)
     return tuple(
         x.new_empty(0) if v is None else torch.empty_like(v, memory_format=torch.contiguous_format) for v in leaves

@@ -57,15 +57,23 @@ class Mathematics(Vectors):
             value = self.mul_add(value, x, self.number(factor))
         return value
 
-    def _reduced(self, x: Any) -> tuple[Any, Any]:
-        """n, as bits in the lowest places above a constant, and e^r - 1."""
-        round_off = self.number(1.5 * 2**self.kind.mantissa)  # the sum's last bit is worth 1
-        shifted = self.mul_add(x, self.number(1.4426950408889634), round_off)
+    def _reduced(self, x: Any, lag: float = 0.0) -> tuple[Any, Any]:
+        """n, as bits in the lowest places above a constant, and e^r - 1. With a lag n stays nearer to 0 by as much,
+        where a difference of 2^n e^r and 1 would cancel what is precise; r then reaches further."""
+        round_off, by = self.number(1.5 * 2**self.kind.mantissa), self.number(1.4426950408889634)
+        terms = self._precise.exp_terms
+        # the sum's last bit is worth 1
+        if lag:
+            terms += 3
+            shifted = self.mul_add(x, by, self.intrinsic("copysign", self.number(-lag), self.neg(x)))
+            shifted = self._b.fadd(shifted, round_off)
+        else:
+            shifted = self.mul_add(x, by, round_off)
         n = self._b.fsub(shifted, round_off)
         high, low = self._precise.ln2
         r = self.mul_add(n, self.number(-high), x)
         r = self.mul_add(n, self.number(-low), r)
-        rest = self._series(r, [1 / factorial(k) for k in range(self._precise.exp_terms, 1, -1)])
+        rest = self._series(r, [1 / factorial(k) for k in range(terms, 1, -1)])
         return self.as_bits(shifted), self.mul_add(self.mul(rest, r), r, r)
 
     def _power(self, n: Any, plus: int = 0) -> Any:
@@ -86,10 +94,10 @@ class Mathematics(Vectors):
         return self.mul(self.mul_add(first, e, first), self._power(self._b.sub(n, half)))
 
     def expm1(self, x: Any) -> Any:
-        n, e = self._reduced(self._clamped(x, -40.0, self._precise.ends[1]))
+        n, e = self._reduced(self._clamped(x, -40.0, self._precise.ends[1]), 0.4)
         half = self._power(n, -1)
         value = self.mul_add(half, e, self._b.fsub(half, self.number(0.5)))
-        return self.add(value, value)
+        return self.intrinsic("copysign", self.add(value, value), x)
 
     def sigmoid(self, x: Any) -> Any:
         """1 / (1 + e^-x)"""
@@ -107,14 +115,15 @@ class Mathematics(Vectors):
         power = self._power(n)
         far = self._b.fsub(one, self.div(two, self.mul_add(power, e, self._b.fadd(power, one))))
         near = self.mul_add(self.mul(self._series(square, self._precise.tanh), square), x, x)
-        return self.select(self.compare("<", y, self.number(0.625)), near, self.intrinsic("copysign", far, x))
+        value = self.select(self.compare("<", y, self.number(0.625)), near, far)
+        return self.intrinsic("copysign", value, x)
 
     def log(self, x: Any) -> Any:
         return self._log(x)
 
     def log1p(self, x: Any) -> Any:
         u = self._b.fadd(self.number(1.0), x)
-        return self._log(u, self._b.fsub(x, self._b.fsub(u, self.number(1.0))))
+        return self.intrinsic("copysign", self._log(u, self._b.fsub(x, self._b.fsub(u, self.number(1.0)))), x)
 
     def _log(self, x: Any, rest: Any = None) -> Any:
         """log(x + rest), where the sum can't be told from x."""
