@@ -35,8 +35,14 @@ class Pool(NamedTuple):
 
 
 def available() -> int:
-    """How many threads there are now."""
-    return 1 if _forked or pool() is None else torch.get_num_threads()
+    """How many threads there are now, of which each has a processor: those that wait for one another must not wait for
+    one."""
+    return 1 if _forked or pool() is None else min(torch.get_num_threads(), _processors())
+
+
+@cache
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(most: int) -> int:

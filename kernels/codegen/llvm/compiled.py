@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from threading import RLock
 from typing import Any, NamedTuple
 
 import torch
@@ -53,13 +54,13 @@ def forward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str =
     program, processor = cell.program, this_processor(level)
     columns = max((len(stage_columns(program, s + 1)) for s in range(program.stages)), default=1)
     blocks = blocking(columns, rows, H, processor.lanes(dtype.itemsize), processor)
-    return _compiled(cell, "forward", dtype.itemsize, blocks, level)
+    return _once(cell, "forward", dtype.itemsize, blocks, level)
 
 
 def backward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str = "") -> Compiled:
     """As forward_loop."""
     processor = this_processor(level)
-    return _compiled(
+    return _once(
         cell, "backward", dtype.itemsize, blocking(1, rows, H, processor.lanes(dtype.itemsize), processor), level
     )
 
@@ -72,6 +73,15 @@ def products_loop(what: str, dtype: torch.dtype, level: str = "") -> Compiled:
     make, fields = (weights_module, WEIGHTS_FIELDS) if what == "weights" else (input_module, INPUT_FIELDS)
     across = input_blocking(processor).units * kind.lanes
     return _loaded(MachineCode(make(kind, processor), processor), fields, across, across)
+
+
+# So that threads whose first calls come at once compile once. It may be taken again by one that has it.
+_lock = RLock()
+
+
+def _once(cell: Cell, *what: Any) -> Compiled:
+    with _lock:
+        return _compiled(cell, *what)
 
 
 @per_cell

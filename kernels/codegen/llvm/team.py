@@ -13,7 +13,9 @@ from gatefuse.kernels.codegen.llvm.packing import Share
 # How many threads there may be, and the addresses of GOMP_parallel and omp_get_num_threads, or 0; counts that begin at
 # 0, of threads that joined and of their meetings.
 TEAM = ("threads", "pool", "team", "joined", "arrived")
-_TURNS = 4096  # of waiting, after which a thread gives up its processor
+# Of waiting, some microseconds, after which a thread gives up its processor at each turn: there may be more threads
+# than processors, or others that want them.
+_TURNS = 256
 
 
 def define_run(
@@ -73,8 +75,7 @@ def meet(code: Code, fields: Fields, base: Number, times: Number, shares: Number
     b.position_at_end(again)
     if "x86_64" in code.module.triple:
         code.call("llvm.x86.sse2.pause", ir.VoidType())
-    # where there are more threads than processors, the others get theirs
-    with b.if_then(b.icmp_unsigned("==", b.and_(turns, I64(_TURNS - 1)), I64(_TURNS - 1))):
+    with b.if_then(b.icmp_unsigned(">", turns, I64(_TURNS))):
         code.call("sched_yield", I32)
     turns.add_incoming(b.add(turns, I64(1)), b.block)
     b.branch(wait)

@@ -74,7 +74,11 @@ def _traced(cell: Cell, outside: tuple[Reference, ...]) -> Known:
         program = trace(cell, still)
     except _ChangedError as name:
         return open_ended(cell, f"change {name}, which is outside of them")
-    except TranslationError as error:
+    except (TranslationError, RecursionError) as error:
+        if isinstance(error, RecursionError):
+            error = TranslationError(
+                "equations must be shorter to be made into code: of some hundreds of operations, each on the one before"
+            )
         text = "\n".join([form, *_code(cell.equations, outside)])
         return Known(None, str(error), outside, True, _digest(text))
     return Known(program, "", outside, True, _digest(f"{form}\n{program.text()}"))
