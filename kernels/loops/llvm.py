@@ -48,14 +48,14 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     )
     output, rest, fed = debug.empty(x, T, B, H), debug.empty(x, *rest_shape), debug.empty(x, *fed_shape)
     sums, finals = debug.empty(x, *sums_shape), debug.empty(x, *loop.states.shape)
-    addresses, _memory = _given(loop, memory, output, rest, finals)
+    addresses = _given(loop, output, rest, finals)
     addresses["sums"], addresses["fed"] = sums.data_ptr(), fed.data_ptr()
     addresses["x"], addresses["bias"] = x.data_ptr(), _address(loop.bias)
     addresses["input_weight"], addresses["input_bias"] = _address(weight), _address(loop.input_bias)
     place, step = finals.data_ptr(), B * H * x.element_size()
     for s in range(len(loop.cell.states)):
         addresses[f"final{s}"] = place + s * step
-    compiled.run(template.filled(addresses))
+    _run(compiled, template, addresses, memory, x.dtype)
     saved = saved_layout(sums, H) if save else sums.new_empty(0, T, B, H)
     return Forward(output, rest, finals, saved, fed)
 
@@ -103,7 +103,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = T
     whole, threads = loop.input_weight is not None, available()
     strides = x.stride(), saved.stride()
     compiled, template, memory, _ = _backward_plan(loop.cell, x.dtype, T, B, H, whole, loop.reverse, *strides, threads)
-    addresses, _memory = _given(loop, memory, kept.output, kept.rest, kept.finals)
+    addresses = _given(loop, kept.output, kept.rest, kept.finals)
     addresses["sums"], addresses["d_output"] = saved.data_ptr(), upstream.output.data_ptr()
     addresses["d_rest"], addresses["d_states"] = _address(upstream.rest), d.states.data_ptr()
     addresses["d_fresh"], addresses["d_parameters"] = _address(d.fresh), d.parameters.data_ptr()
@@ -113,7 +113,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = T
         at = saved, (len(loop.program.columns) + k) * saved.stride(0)
         tensor, numbers = at if whole else (x, slot.gate * H)
         addresses[f"x{k}"] = tensor.data_ptr() + numbers * x.element_size()
-    compiled.run(template.filled(addresses))
+    _run(compiled, template, addresses, memory, x.dtype)
     return gradients(loop, kept, d, wanted)
 
 
@@ -145,29 +145,34 @@ def _numbers(cell: Cell, T: int, B: int, H: int, size: int, reverse: bool, keep:
     return found | {f"step{s}": step if keep else 0 for s in range(1, len(cell.states))}
 
 
-def _given(
-    loop: Sequence, memory: dict[str, int], output: Tensor, rest: Tensor, finals: Tensor
-) -> tuple[dict[str, int], Tensor]:
-    """Addresses of both ways, and the memory of the call's own that is among them."""
-    block = scratch(sum(memory.values()), loop.x.dtype)
-    place, size = block.data_ptr(), block.element_size()
-    addresses = {"weight": loop.weight.data_ptr(), "live": _address(loop.live), "restarts": _address(loop.restarts)}
-    for name, numbers in memory.items():
-        addresses[name] = place
-        place += numbers * size
+def _given(loop: Sequence, output: Tensor, rest: Tensor, finals: Tensor) -> dict[str, int]:
+    """Addresses of both ways."""
     T, B, H, fresh = loop.T, loop.B, loop.H, loop.fresh
-    step, first, parameters = B * H * size, loop.states.data_ptr(), loop.parameters.data_ptr()
-    begins, others = _address(fresh), rest.data_ptr()
-    last = finals.data_ptr()
+    row = H * loop.x.element_size()
+    step, first, parameters = B * row, loop.states.data_ptr(), loop.parameters.data_ptr()
+    begins, others, last = _address(fresh), rest.data_ptr(), finals.data_ptr()
+    addresses = {"weight": loop.weight.data_ptr(), "live": _address(loop.live), "restarts": _address(loop.restarts)}
     for k in range(len(loop.cell.parameters)):
-        addresses[f"parameter{k}"] = parameters + k * H * size
+        addresses[f"parameter{k}"] = parameters + k * row
     addresses["out0"] = output.data_ptr()
     for s in range(len(loop.cell.states)):
         addresses[f"first{s}"] = first + s * step
         addresses[f"fresh{s}"] = begins and begins + s * step
         if s:
             addresses[f"out{s}"] = others + (s - 1) * T * step if rest.shape[0] else last + s * step
-    return addresses, block
+    return addresses
+
+
+def _run(
+    compiled: Compiled, template: Template, addresses: dict[str, int], memory: dict[str, int], dtype: torch.dtype
+) -> None:
+    """Run with these addresses, and memory of so many numbers by what it is for."""
+    with scratch(sum(memory.values()), dtype) as block:
+        place = block.data_ptr()
+        for name, numbers in memory.items():
+            addresses[name] = place
+            place += numbers * dtype.itemsize
+        compiled.run(template.filled(addresses))
 
 
 def _nothing(loop: Sequence, d: Backward, wanted: bool) -> Gradients:

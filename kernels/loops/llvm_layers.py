@@ -84,17 +84,17 @@ def layers(
     schedule = _schedule(version, *key)
     output = x.new_empty(T, B, form.directions * H)
     finals = [x.new_empty(s.shape) for s in states]
-    memory = scratch(schedule.bytes // x.element_size(), x.dtype)
     given = [_dense(w, shape, x) for w, shape in zip(weights, schedule.shapes, strict=True)]
     if fresh is None and resets is not None:
         fresh = [torch.full_like(s, first) for s, first in zip(states, cell.init, strict=True)]
-    blocks = [memory, x, output, *finals, *map(plain, states), *given, *masks, *map(plain, fresh or ())]
-    addresses = [block.data_ptr() for block in blocks]
-    for compiled, arguments, places in schedule.runs:
-        filled = type(arguments).from_buffer_copy(arguments)
-        for k, (block, offset) in places:
-            filled[k] = addresses[block] + offset
-        compiled.run(filled)
+    blocks = [x, output, *finals, *map(plain, states), *given, *masks, *map(plain, fresh or ())]
+    with scratch(schedule.bytes // x.element_size(), x.dtype) as memory:
+        addresses = [memory.data_ptr(), *[block.data_ptr() for block in blocks]]
+        for compiled, arguments, places in schedule.runs:
+            filled = type(arguments).from_buffer_copy(arguments)
+            for k, (block, offset) in places:
+                filled[k] = addresses[block] + offset
+            compiled.run(filled)
     return output, tuple(finals)
 
 

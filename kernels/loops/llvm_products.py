@@ -68,7 +68,6 @@ def _weights(
     size = d.element_size()
     workers = _workers(T * B * N * K, N)
     compiled = products_loop("weights", d.dtype)
-    pack = scratch(workers * _panels(compiled, K) * CHUNK, d.dtype)
     of_state = B * K * size * state
     values = team(workers) | {
         "T": T,
@@ -87,9 +86,8 @@ def _weights(
         "fresh": 0 if loop.fresh is None else loop.fresh.data_ptr() + of_state,
         "weight": weight.data_ptr(),
         "bias": 0 if bias is None else bias.data_ptr(),
-        "pack": pack.data_ptr(),
     }
-    compiled.run(compiled.fields.filled(values))
+    _run(compiled, values, workers * _panels(compiled, K) * CHUNK, d.dtype)
 
 
 def input_gradient(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
@@ -99,18 +97,22 @@ def input_gradient(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     workers = _workers(rows * N * K, rows)
     compiled = products_loop("input", d.dtype)
-    pack = scratch(_panels(compiled, K) * N, d.dtype)
     values = team(workers) | {
         "rows": rows,
         "N": N,
         "K": K,
         "d": d.data_ptr(),
         "weight": weight.data_ptr(),
-        "pack": pack.data_ptr(),
         "d_x": d_x.data_ptr(),
     }
-    compiled.run(compiled.fields.filled(values))
+    _run(compiled, values, _panels(compiled, K) * N, d.dtype)
     return d_x
+
+
+def _run(compiled: Compiled, values: dict[str, int], numbers: int, dtype: torch.dtype) -> None:
+    """Run with memory of so many numbers for panels."""
+    with scratch(numbers, dtype) as pack:
+        compiled.run(compiled.fields.filled(values | {"pack": pack.data_ptr()}))
 
 
 def _workers(work: int, parts: int) -> int:

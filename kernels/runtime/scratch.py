@@ -5,6 +5,8 @@ What is large the system would give and take in each call, page by page, which t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import local
 
 import torch
@@ -16,13 +18,17 @@ _MOST = 1 << 27  # bytes that a thread keeps
 _kept = local()
 
 
-def scratch(numbers: int, dtype: torch.dtype) -> Tensor:
-    """So many numbers, which hold anything, and are the caller's until it asks again in this thread."""
+@contextmanager
+def scratch(numbers: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    """So many numbers, which hold anything, for as long as the context lasts. Another call may begin within it in the
+    same thread, by a signal's handler for one, and has memory of its own."""
     if numbers * dtype.itemsize > _MOST or debug.on():
-        return debug.empty(torch.empty(0, dtype=dtype, device="cpu"), numbers)
+        yield debug.empty(torch.empty(0, dtype=dtype, device="cpu"), numbers)
+        return
+    held: dict[str, Tensor] = vars(_kept)
     name = str(dtype)
-    found: Tensor | None = getattr(_kept, name, None)
+    found = held.pop(name, None)
     if found is None or found.shape[0] < numbers:
         found = torch.empty(numbers, dtype=dtype, device="cpu")
-        setattr(_kept, name, found)
-    return found
+    yield found
+    held[name] = found

@@ -132,7 +132,7 @@ def _at_once(call: Call, form: Form) -> bool:
     if call.all_states or not call.T * call.B or (form.dropout and form.num_layers > 1):
         return False
     tensors = call.x, *call.states, *call.weights, *(call.fresh or ())
-    if watched(*tensors) or torch.jit.is_tracing():
+    if watched(*tensors, call.lengths, call.resets) or torch.jit.is_tracing():
         return False
     return not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors)
 

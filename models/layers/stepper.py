@@ -24,9 +24,10 @@ class Stepper:
     nothing dropped out. It is for one thread at a time.
 
     Args:
-        layer: a Recurrent, LSTM, GRU or RNN of one direction; its weights are read, and changed ones only by
-        ``refresh``. batch_size: samples B, each a stream of its own. state: the states to begin with, as the layer's:
-        (L, B, H) each; the cell's own first values where None.
+        layer: a Recurrent, LSTM, GRU or RNN of one direction; its weights and equations are read when the stepper is
+            made, and changed ones by ``refresh``.
+        batch_size: samples B, each a stream of its own.
+        state: the states to begin with, as the layer's, (L, B, H) each; the cell's own first values where None.
 
     Raises:
         TypeError: the layer is none of gatefuse's, or the batch size no int.
@@ -53,7 +54,10 @@ class Stepper:
         shape = layer.num_layers, batch_size, layer.hidden_size
         self._input_shape = torch.Size((batch_size, layer.input_size))
         self._dtype, self._device = weight.dtype, weight.device
-        self._states = [weight.new_full(shape, first, requires_grad=False) for first in layer.cell.init]
+        with torch.inference_mode(False):  # within which they could not be set afterwards
+            self._states = [
+                torch.full(shape, first, dtype=self._dtype, device=self._device) for first in layer.cell.init
+            ]
         if state is not None:
             self.state = state
         self._steps = self._compiled()
@@ -127,7 +131,12 @@ class Stepper:
                     own.copy_(torch.where(mask.to(own.device)[:, None], begin, own))
 
     def refresh(self) -> None:
-        """Read the layer's weights anew, after they have changed."""
+        """Read the layer's weights anew, after they have changed, and its equations as they are now; states take the
+        weights' dtype and device."""
+        weight = self.layer._flat()[0]
+        self._dtype, self._device = weight.dtype, weight.device
+        with torch.inference_mode(False), torch.no_grad():
+            self._states = [s.to(device=self._device, dtype=self._dtype) for s in self._states]
         self._steps = self._compiled()
 
     def _compiled(self) -> Any:
@@ -155,6 +164,14 @@ class Stepper:
         for own, new in zip(self._states, last if isinstance(last, tuple) else (last,), strict=True):
             own.copy_(new)
         return output.squeeze(1 if layer.batch_first else 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # compiled code is this process's
+        return {**self.__dict__, "_steps": None, "_states": [s.clone() for s in self._states]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.refresh()
 
     def __repr__(self) -> str:
         how = "compiled" if self._steps is not None else "by the layer"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
-from threading import Lock
+from threading import RLock
 
 from llvmlite import binding as llvm
 from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm.processor import Processor
 
-_lock = Lock()  # LLVM is asked by one thread at a time
+_lock = RLock()  # LLVM is asked by one thread at a time, which a signal's handler may lead here again
 
 
 class MachineCode:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from itertools import chain
@@ -9,6 +10,7 @@ from itertools import chain
 import pytest
 import torch
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map
 
 import gatefuse
 from gatefuse import Recurrent, cell
@@ -136,3 +138,46 @@ def test_other_numbers_of_threads_give_the_same_bits():
             found.append([layer(x)[0], stepper.step(x[0, :1]).clone()])
     torch.set_num_threads(1)
     assert all(torch.equal(a, b) for a, b in zip(chain(*found[1:]), chain(*found[:1] * 2), strict=True))
+
+
+def test_a_call_within_a_call_has_memory_of_its_own():
+    """By a signal's handler, between any two lines of the outer call."""
+    outer, inner = gatefuse.LSTM(16, 64), gatefuse.GRU(16, 64)
+    x, y = torch.randn(14, 1, 16), torch.randn(30, 1, 16)
+    with torch.no_grad():
+        expected, _ = outer(x)[0], inner(y)
+
+    def handler(number, frame):
+        with torch.no_grad():
+            inner(y)
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    try:
+        with torch.no_grad():
+            assert all(torch.equal(outer(x)[0], expected) for _ in range(3000))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_masks_without_memory_of_their_own():
+    class Held(torch.Tensor):
+        """A mask that wraps another."""
+
+        @staticmethod
+        def __new__(cls, held):
+            return torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype)
+
+        def __init__(self, held):
+            self.held = held
+
+        @classmethod
+        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+            args, kwargs = tree_map(lambda t: t.held if isinstance(t, Held) else t, (args, kwargs or {}))
+            return func(*args, **kwargs)
+
+    layer, oracle = pair()
+    x, resets = torch.randn(T, B, I), torch.rand(T, B) < 0.4
+    with torch.no_grad():
+        assert_close(layer(x, resets=Held(resets))[0], oracle(x, resets=resets)[0])

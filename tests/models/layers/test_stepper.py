@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -182,3 +185,28 @@ def test_what_a_step_refuses(x, error, text):
 def test_what_a_reset_refuses(mask, error, text):
     with pytest.raises(error, match=text):
         Stepper(gatefuse.GRU(I, H), B).reset(mask)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda stepper: pickle.loads(pickle.dumps(stepper))])
+def test_a_copy_goes_on_by_itself(copied):
+    stepper, x = Stepper(gatefuse.LSTM(I, H), B), torch.randn(T, B, I)
+    run(stepper, x[:2])
+    other = copied(stepper)
+    assert torch.equal(run(other, x[2:]), run(stepper, x[2:]))
+
+
+def test_a_stepper_made_in_inference_mode_can_be_reset_outside():
+    with torch.inference_mode():
+        stepper = Stepper(gatefuse.GRU(I, H), B)
+        stepper.step(torch.randn(B, I))
+    stepper.reset(torch.tensor([True, False, True]))
+    stepper.state = torch.zeros(1, B, H)
+
+
+def test_refresh_takes_another_dtype():
+    layer, x = gatefuse.GRU(I, H), torch.randn(T, B, I, dtype=torch.float64)
+    stepper = Stepper(layer, B)
+    layer.double()
+    stepper.refresh()
+    with torch.no_grad():
+        assert_close(run(stepper, x), layer(x)[0])
