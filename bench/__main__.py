@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     command.add_argument("--html", action="store_true", help="write one page of HTML too, with tables that sort")
     command = commands.add_parser("readme", help="write a CSV's summary into README.md")
     command.add_argument("csv", type=Path)
-    command = commands.add_parser("costs", help="take a GPU's rows into the table by which auto picks a driver")
+    command = commands.add_parser("costs", help="take a device's rows into the table by which auto picks a driver")
     command.add_argument("csv", nargs="+", type=Path)
     command = commands.add_parser(RESOURCES, help="compile the kernels for a GPU that need not be there, and report")
     command.add_argument("--arch", default="sm_90", help="sm_80, sm_86, sm_89, sm_90 (default) or sm_120")
