@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from gatefuse import Recurrent, find_cell
 from gatefuse.kernels.codegen.llvm.processor import LEVELS, SETTING, this_processor
 from gatefuse.kernels.drivers import llvm
+from gatefuse.kernels.runtime import threads as pool
 from gatefuse.kernels.runtime.threads import threads
 from tests.support.compiling import ROOT
 from tests.support.layers import flat
@@ -24,8 +25,9 @@ DIVIDED = {"samples": (6, 9, 64), "units of few": (8, 2, 128), "units": (2, 20, 
 
 
 @pytest.fixture(params=[2, 3, 5])
-def many(request):
-    """Threads, of which there may be more than cores."""
+def many(request, monkeypatch):
+    """Threads, also more than there are processors, which no call has by itself."""
+    monkeypatch.setattr(pool, "_processors", lambda: request.param)
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(1)
