@@ -9,7 +9,7 @@ import pytest
 
 # Children of one process, so that each begins with all of the imports and none of the calls.
 _PROGRAM = """
-import os, random, signal, sys, time, torch, gatefuse
+import os, signal, time, traceback, torch, gatefuse
 from torch import sigmoid, tanh
 
 torch.set_num_threads(1)
@@ -29,14 +29,14 @@ def call():
 
 def child(delay):
     signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, delay)
+    interrupted = False
     try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
         call()
+        # Inside: the signal may come once the call is over.
+        signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         interrupted = True
-    else:
-        interrupted = False
-    signal.setitimer(signal.ITIMER_REAL, 0)
     found = call()
     layer.driver = "eager"
     good = all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, call()))
@@ -48,6 +48,8 @@ def forked(delay):
         code = 9
         try:
             code = child(delay)
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
