@@ -43,7 +43,7 @@ class Session:
         without: names of contenders that are left out.
 
     Raises:
-        ValueError: no sweep or no contender has that name, or the file to resume can't be read.
+        ValueError: no sweep or no contender has that name, another run writes the file, or it can't be resumed.
     """
 
     key = pytest.StashKey["Session"]()
@@ -92,7 +92,7 @@ class Session:
                 config.getoption("--stop-after"),
                 config.getoption("--without"),
             )
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise pytest.UsageError(str(error)) from None
         config.stash[cls.key] = session
         if not any("--benchmark-columns" in argument for argument in config.invocation_params.args):

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..storage.results import Results
 from ..storage.sweep_table import read
+from ..storage.whole_file import write_whole
 from .document import html as page
 from .document import markdown
 from .document.blocks import Block, Heading, Picture
@@ -58,10 +59,10 @@ def write(csv: Path, against: Path | None = None, html: bool = False) -> Path:
         path.with_name(name).unlink(missing_ok=True)
     for block in blocks:
         if isinstance(block, Picture):
-            path.with_name(block.name).write_bytes(block.svg)
-    path.write_text(markdown.document(blocks), encoding="utf-8")
+            write_whole(path.with_name(block.name), block.svg)
+    write_whole(path, markdown.document(blocks))
     if html:
-        path.with_suffix(".html").write_text(page.document(blocks), encoding="utf-8")
+        write_whole(path.with_suffix(".html"), page.document(blocks))
     return path
 
 
