@@ -55,12 +55,12 @@ def write(csv: Path, against: Path | None = None, html: bool = False) -> Path:
     against = against or (again if again.exists() else None)
     blocks = list(render(results, load(against) if against else None))
     path = csv.with_suffix(".md")
-    for name in plots.names(csv.stem):
-        path.with_name(name).unlink(missing_ok=True)
-    for block in blocks:
-        if isinstance(block, Picture):
-            write_whole(path.with_name(block.name), block.svg)
+    drawn = {block.name: block.svg for block in blocks if isinstance(block, Picture)}
+    for name, svg in drawn.items():
+        write_whole(path.with_name(name), svg)
     write_whole(path, markdown.document(blocks))
+    for name in set(plots.names(csv.stem)) - set(drawn):  # last, so that a disk that is full costs none
+        path.with_name(name).unlink(missing_ok=True)
     if html:
         write_whole(path.with_suffix(".html"), page.document(blocks))
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gatefuse.bench.language.report import measure, measure_speed, report
+from gatefuse.bench.language.report import NUMBERS, measure, measure_speed, report
 from gatefuse.bench.language.runs import CHARACTERS, SCRATCH, WORDS
 from gatefuse.bench.report.document.drawing import drawn_by
 from gatefuse.bench.report.document.figures import times
@@ -54,10 +54,12 @@ def test_rows_and_page(measured, capsys):
 
 
 def test_rows_that_are_none(tmp_path, capsys):
+    each = dict.fromkeys(name for columns in NUMBERS.values() for some in columns for name in some)
     for content, message in (
         (None, "No such file or directory"),
-        ("", "rows must be a CSV that measure wrote. Got "),
-        ("a,b\n1,2\n", "rows must be those that measure wrote. Got others in "),
+        ("", "runs.csv must hold a header and rows. Got an empty file."),
+        ("a,b\n1,2\n", "runs.csv must have the columns tokens, vocabulary, "),
+        (",".join(each) + "\n", "rows must be those that measure wrote. Got others in "),
     ):
         if content is not None:
             (tmp_path / "rows").mkdir(exist_ok=True)

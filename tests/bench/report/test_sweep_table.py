@@ -154,6 +154,7 @@ def test_groups_of_different_fill_are_different(tmp_path):
         table.append([make_row("one", fill, group)])
     rows = read(table.path)
     assert rows["fill"].tolist() == rows["p50"].tolist() == [0.25, 1.0]
+    table.close()
     again = Table(table.path, make_stamp(), resume=True)
     assert again.holds(make_row("one", group=replace(SMALL, shape=replace(SMALL.shape, fill=0.25))))
     assert again.holds(make_row("one"))
