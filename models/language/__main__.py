@@ -129,7 +129,7 @@ def _train(given: argparse.Namespace) -> None:
     prefix = split_prefix(given.prefix, given.tokens)  # before anything takes long
     corpus = prepare(find_text(given.text, _allow), given.tokens, given.max_tokens, given.min_freq)
     if first:
-        all_ = "" if len(corpus.tokens) == corpus.total else "; --max-tokens -1 trains on all"
+        all_ = "" if len(corpus.tokens) >= corpus.total else "; --max-tokens -1 trains on all"
         print(f"text: {corpus.text.name}, {corpus.size}, vocabulary of {len(corpus.vocabulary)}{all_}", flush=True)
     trainer = Trainer(corpus, settings, device)
     path: Path = given.checkpoint

@@ -55,20 +55,20 @@ class Corpus:
         vocabulary: of the whole text, even where N tokens are less than it has.
         kind: of token, char or word.
         text: that they are of.
-        total: tokens of the whole text.
+        total: tokens of the whole text; 0 where nobody counted them.
     """
 
     tokens: Tensor
     vocabulary: Vocabulary
     kind: str
     text: Text
-    total: int
+    total: int = 0
 
     @property
     def size(self) -> str:
         """How many tokens these are: ``860 chars``, ``the first 10000 of 178979 chars``."""
         N = len(self.tokens)
-        return f"{N} {self.kind}s" if self.total == N else f"the first {N} of {self.total} {self.kind}s"
+        return f"{N} {self.kind}s" if self.total <= N else f"the first {N} of {self.total} {self.kind}s"
 
 
 def prepare(text: Text, kind: str = "char", max_tokens: int = -1, min_freq: int = 0) -> Corpus:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from gatefuse.bench.language.report import NUMBERS, measure, measure_speed, report
-from gatefuse.bench.language.runs import CHARACTERS, SCRATCH, WORDS
+from gatefuse.bench.language.runs import CHARACTERS, SCRATCH, WORDS, check
 from gatefuse.bench.report.document.drawing import drawn_by
 from gatefuse.bench.report.document.figures import times
 from gatefuse.models.language.__main__ import main
@@ -105,3 +105,8 @@ def test_the_committed_report_follows_from_its_rows(tmp_path):
     assert (tmp_path / "language.md").read_text() == (FOLDER / "language.md").read_text()
     if drawn_by() in (FOLDER / "language.svg").read_bytes():
         assert (tmp_path / "language.svg").read_bytes() == (FOLDER / "language.svg").read_bytes()
+
+
+def test_how_much_of_the_text_is_measured():
+    found = check(Text("the quick brown fox jumps over the lazy dog\n" * 1000, "a fox"), 1, 1)
+    assert found == ["the first 10000 of 43000 chars", "the first 5000 of 9000 words"]
