@@ -62,7 +62,7 @@ class Lock:
         real.parent.mkdir(parents=True, exist_ok=True)
         place = real.with_name(f"{real.name}.lock")
         while True:
-            file = place.open("a+b")
+            file = place.open("a+b", buffering=0)
             try:
                 free = take(file)
             except OSError as error:
@@ -77,12 +77,12 @@ class Lock:
             if _lies_at(file, place):
                 break
             file.close()  # the one before has just removed it
-        file.truncate(0)
-        since = time.strftime("%Y-%m-%d %H:%M")
-        file.write(f"process {os.getpid()} ({' '.join(sys.argv)[:200]}) since {since}".encode(errors="replace"))
-        file.flush()
         # Where nobody releases it: when the object goes, or the process ends in order.
         self._end = weakref.finalize(self, _remove, file, place, os.getpid())
+        since = time.strftime("%Y-%m-%d %H:%M")
+        with suppress(OSError):  # a full disk: it is held all the same
+            file.truncate(0)
+            file.write(f"process {os.getpid()} ({' '.join(sys.argv)[:200]}) since {since}".encode(errors="replace"))
 
     def release(self) -> None:
         """Let others write; once more does nothing."""

@@ -20,8 +20,8 @@ sys.stdin.readline()
 """
 
 
-def holder(path):
-    command = [sys.executable, "-c", HOLD, str(path)]
+def holder(path, before=""):
+    command = [sys.executable, "-c", before + HOLD, str(path)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     return process
@@ -58,6 +58,16 @@ def test_one_that_was_killed_holds_nothing(tmp_path):
         assert f"process {os.getpid()} " in (tmp_path / "rows.csv.lock").read_text()
         with pytest.raises(ValueError, match=f"Got process {os.getpid()} "):
             Lock(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_hinders_none(tmp_path):
+    path = tmp_path / "rows.csv"
+    process = holder(path, "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))")
+    with pytest.raises(ValueError, match="Got another process, which writes it now"):
+        Lock(path)
+    process.communicate("end\n")
+    assert process.returncode == 0
     assert list(tmp_path.iterdir()) == []
 
 
