@@ -109,7 +109,7 @@ def _gpu_name(device: torch.device) -> str:
 def _table() -> dict[tuple[str, ...], dict[tuple[int, int], float]]:
     """The measured costs by device, driver, cell, dtype and mode, and by H and B."""
     found: dict[tuple[str, ...], dict[tuple[int, int], float]] = {}
-    with MEASURED.open(newline="", encoding="utf-8") as file:
+    with MEASURED.open(newline="", encoding="utf-8-sig") as file:
         for row in csv.DictReader(file):
             kind = tuple(row[name] for name in COLUMNS[:5])
             found.setdefault(kind, {})[int(row["H"]), int(row["B"])] = float(row["us"])

@@ -23,6 +23,7 @@ from gatefuse.bench.measure.tolerance import error, worst
 from gatefuse.bench.report.document.blocks import Heading, Items, Table
 from gatefuse.bench.report.document.figures import digits
 from gatefuse.bench.report.document.markdown import document
+from gatefuse.bench.storage.whole_file import write_whole
 from gatefuse.models.accelerate import Exchange
 
 REPORT = Path(__file__).parents[1] / "reports" / "clients.md"
@@ -217,7 +218,7 @@ def main() -> None:
             )
         ),
     ]
-    REPORT.write_text(document(blocks))
+    write_whole(REPORT, document(blocks))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 
+from ..storage.whole_file import write_whole
+
 
 @dataclass(frozen=True)
 class Job:
@@ -129,9 +131,7 @@ class Record:
         held = {"commit": self.commit, "device": self.device}
         held["jobs"] = {name: asdict(entry) for name, entry in self.entries.items()}  # type: ignore[assignment]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_suffix(".new")
-        beside.write_text(json.dumps(held, indent=1), encoding="utf-8")
-        os.replace(beside, self.path)
+        write_whole(self.path, json.dumps(held, indent=1))
 
     def command(self, job: Job) -> tuple[str, ...]:
         """The job's command, without the tests that are over."""

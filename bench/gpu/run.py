@@ -12,6 +12,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from math import inf
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from gatefuse.bench.gpu.jobs import Entry, Finished, Job, Record, execute
 from gatefuse.bench.gpu.outcomes import broke, judge
 from gatefuse.bench.measure.race import LIMIT
 from gatefuse.bench.report import sweep
+from gatefuse.bench.storage.lock import Lock
 from gatefuse.bench.storage.tuning_log import NAME as TUNING
+from gatefuse.bench.storage.whole_file import write_whole
 from gatefuse.bench.suite.contenders import CONTENDERS, GRID
 
 # Below this many seconds nothing is begun: a process takes some to bring torch and to compile a first kernel.
@@ -171,11 +174,12 @@ def main(arguments: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
 
     def write() -> str:
-        for half in out.glob("*.new"):  # of a sweep that was killed while it wrote
-            half.unlink()
+        for name in SWEEPS:  # what a sweep that was killed has left of its lock
+            with suppress(ValueError):
+                Lock(out / f"{name}.csv").release()
         text = summary.summary(head, record.entries, {name: out / f"{name}.csv" for name in SWEEPS})
         # In one file: what is fetched from such a machine may be few files.
-        (out / "summary.txt").write_text(f"{text}\n{summary.tests(record.entries)}", encoding="utf-8")
+        write_whole(out / "summary.txt", f"{text}\n{summary.tests(record.entries)}")
         return text
 
     run(make_jobs(out.resolve()), record, found.budget - (time.monotonic() - began), after=write)

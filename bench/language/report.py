@@ -21,6 +21,8 @@ import torch
 
 from gatefuse.bench.language import speed
 from gatefuse.bench.language.runs import CHARACTERS, LAYERS, MAX_TOKENS, SCRATCH, WORDS, Run, check
+from gatefuse.bench.storage.csv_lines import in_words, read_lines, say_left_out, to_numbers
+from gatefuse.bench.storage.whole_file import write_whole
 from gatefuse.models.language.corpus import Text, prepare
 from gatefuse.models.language.model import generate
 from gatefuse.models.language.progress import Progress
@@ -32,6 +34,15 @@ if TYPE_CHECKING:
     from gatefuse.bench.report.document.blocks import Block
 
 PREFIX = "time traveller"
+# By file, the columns of whole numbers and of others.
+NUMBERS = {
+    "runs": (
+        ("tokens", "vocabulary", "epochs", "hidden", "layers", "embedding", "batch", "steps", "cores", "threads"),
+        ("perplexity", "lowest", "goal", "published", "lr", "clip"),
+    ),
+    "curve": (("epoch",), ("perplexity", "tokens_per_second")),
+    "speed": (("threads", "epoch", "cores"), ("tokens_per_second",)),
+}
 
 
 def measure(folder: Path, text: Text, epochs: int, word_epochs: int, seconds: float = float("inf")) -> None:
@@ -55,7 +66,8 @@ def measure(folder: Path, text: Text, epochs: int, word_epochs: int, seconds: fl
     curves = pd.concat([pd.DataFrame(trainer.curve).assign(name=run.name) for run, trainer in done.items()])
     runs = pd.DataFrame([_row(run, trainer) | stamp for run, trainer in done.items()])
     for name, frame in (("curve", curves[["name", "epoch", "perplexity", "tokens_per_second"]]), ("runs", runs)):
-        frame.to_csv(folder / "rows" / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        lines = frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        write_whole(folder / "rows" / f"{name}.csv", lines)
 
 
 def measure_speed(folder: Path, text: Text, epochs: int = 10, threads: Sequence[int] | None = None) -> None:
@@ -109,7 +121,7 @@ def report(folder: Path) -> Path:
         OSError: rows can't be read, or a file can't be written.
         ValueError: a file holds other rows.
     """
-    runs, curves, speeds = (_read(folder / "rows" / f"{name}.csv") for name in ("runs", "curve", "speed"))
+    runs, curves, speeds = (_read(folder / "rows" / f"{name}.csv", *NUMBERS[name]) for name in NUMBERS)
     from gatefuse.bench.report.document.blocks import Picture
     from gatefuse.bench.report.document.markdown import document
 
@@ -119,17 +131,17 @@ def report(folder: Path) -> Path:
         raise ValueError(f"rows must be those that measure wrote. Got others in {folder / 'rows'}: {error}") from None
     for block in blocks:
         if isinstance(block, Picture):
-            (folder / block.name).write_bytes(block.svg)
+            write_whole(folder / block.name, block.svg)
     path = folder / "language.md"
-    path.write_text(document(blocks), encoding="utf-8")
+    write_whole(path, document(blocks))
     return path
 
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"rows must be a CSV that measure wrote. Got {path}: {error}") from None
+def _read(path: Path, counts: Sequence[str], figures: Sequence[str]) -> pd.DataFrame:
+    frame, skipped = read_lines(path, (*counts, *figures))
+    frame = to_numbers(frame, skipped, counts, figures)
+    say_left_out(path, in_words(skipped))
+    return frame
 
 
 def _blocks(runs: pd.DataFrame, curves: pd.DataFrame, speeds: pd.DataFrame) -> Iterator[Block]:

@@ -48,11 +48,18 @@ WORDS = Run(
 )
 
 
-def check(text: Text, epochs: int, word_epochs: int) -> None:
-    """Raises ValueError: fewer than one epoch, or a text too short for one of the networks."""
+def check(text: Text, epochs: int, word_epochs: int) -> list[str]:
+    """What is trained on of the text, in words, by characters and by words.
+
+    Raises:
+        ValueError: fewer than one epoch, or a text too short for one of the networks.
+    """
     for name, count in (("epochs", epochs), ("word_epochs", word_epochs)):
         if count < 1:
             raise ValueError(f"{name} must be at least 1. Got {count}.")
+    found = []
     for run in (SCRATCH, WORDS):
-        tokens = prepare(text, run.kind, run.max_tokens).tokens
-        check_size(len(tokens), run.settings.batch, run.settings.steps)
+        corpus = prepare(text, run.kind, run.max_tokens)
+        check_size(len(corpus.tokens), run.settings.batch, run.settings.steps)
+        found.append(corpus.size)
+    return found

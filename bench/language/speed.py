@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
+from gatefuse.bench.storage.whole_file import write_whole
 from gatefuse.models.language.corpus import Corpus
 from gatefuse.models.language.training import Settings, Trainer
 
@@ -57,7 +58,8 @@ def measure(
     finally:
         torch.set_num_threads(before)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).assign(**stamp).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    frame = pd.DataFrame(rows).assign(**stamp)
+    write_whole(path, frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
 
 
 def section(rows: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> Iterator[Block]:

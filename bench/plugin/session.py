@@ -47,7 +47,7 @@ class Session:
         without: names of contenders that are left out.
 
     Raises:
-        ValueError: no sweep or no contender has that name, or the file to resume can't be read.
+        ValueError: no sweep or no contender has that name, another run writes the file, or it can't be resumed.
     """
 
     key = pytest.StashKey["Session"]()
@@ -99,7 +99,7 @@ class Session:
                 config.getoption("--stop-after"),
                 config.getoption("--without"),
             )
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise pytest.UsageError(str(error)) from None
         config.stash[cls.key] = session
         if not any("--benchmark-columns" in argument for argument in config.invocation_params.args):
@@ -195,6 +195,7 @@ class Session:
             self._progress.end()
         if self._whole and self._progress and (self._raced is not None or self.table.resumed):
             self._said = list(self._report(self._whole))
+        self.table.close()
 
     def _report(self, whole: Path) -> Iterator[str]:
         """Write the report of what there is; yields what is to be said of it."""

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..storage.results import AUTO, TORCH, Results, duels
 from ..storage.tuning_log import NAME as TUNING
+from ..storage.whole_file import write_whole
 from .document import markdown
 from .document.blocks import Block, Heading, Items, Table
 from .document.figures import mean, times
@@ -44,7 +45,7 @@ def write(reports: Path) -> Path:
         ValueError: a file holds no rows that can be used.
     """
     path = reports / "README.md"
-    path.write_text(markdown.document(index(reports)), encoding="utf-8")
+    write_whole(path, markdown.document(index(reports)))
     return path
 
 

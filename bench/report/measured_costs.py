@@ -7,7 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from ..storage import sweep_table
+from ..storage.csv_lines import in_words, read_lines, say_left_out, to_numbers
 from ..storage.results import Results
+from ..storage.whole_file import write_whole
 
 # The table itself; what imports torch is not imported here.
 MEASURED = Path(__file__).resolve().parents[2] / "kernels" / "measured.csv"
@@ -20,7 +22,7 @@ def write(csvs: list[Path], path: Path = MEASURED) -> Path:
     Raises:
         ValueError: a CSV can't be read, or none has a row that counts.
     """
-    found = pd.concat([costs(Results.of(sweep_table.read(csv), csv.stem).ok) for csv in csvs])
+    found = pd.concat([_costs(csv) for csv in csvs])
     if found.empty:
         raise ValueError(
             "rows must hold a driver of gatefuse's, on one layer, in one direction, on full samples. "
@@ -28,11 +30,19 @@ def write(csvs: list[Path], path: Path = MEASURED) -> Path:
         )
     # Of the same shape the longest sequence says most of a step; of the same length, the latest row.
     found = found.sort_values("T", kind="stable").drop_duplicates(_KIND, keep="last")
-    others = pd.read_csv(path)
+    others, skipped = read_lines(path, (*_KIND, "us"))
+    others = to_numbers(others, skipped, ("H", "B"), ("us",))
+    say_left_out(path, in_words(skipped))
     others = others[~others["device"].isin(found["device"])]
     whole = pd.concat([others, found[[*_KIND, "us"]]]) if len(others) else found[[*_KIND, "us"]]
-    whole.sort_values(_KIND).to_csv(path, index=False, lineterminator="\n")
+    write_whole(path, whole.sort_values(_KIND).to_csv(index=False, lineterminator="\n"))
     return path
+
+
+def _costs(csv: Path) -> pd.DataFrame:
+    results = Results.of(sweep_table.read(csv), csv.stem)
+    say_left_out(csv, results.skipped)  # the table can't
+    return costs(results.ok)
 
 
 def costs(rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from os.path import relpath
 from pathlib import Path
 
+from ..storage.csv_lines import say_left_out
 from ..storage.results import Results
 from . import index
 from .document import markdown, marks
@@ -27,6 +28,7 @@ def fill(readme: Path, csv: Path) -> Path:
         ValueError: the marks are not there, once each and in order, or a CSV holds no rows that can be used.
     """
     results = load(csv)
+    say_left_out(csv, results.skipped)  # which the page only counts
     reports = Path(relpath(csv.parent.parent, readme.parent)).as_posix()
     parts = {HEADLINE: _headline(results, csv, reports), REPORT: _report(results, csv, reports)}
     return marks.fill(readme, {name: markdown.document(blocks) for name, blocks in parts.items()})

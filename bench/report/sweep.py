@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..storage.results import Results
 from ..storage.sweep_table import read
+from ..storage.whole_file import write_whole
 from .document import html as page
 from .document import markdown
 from .document.blocks import Block, Heading, Picture
@@ -63,14 +64,15 @@ def write(csv: Path, against: Path | None = None, html: bool = False) -> Path:
     against = against or (again if again.exists() else None)
     blocks = list(render(results, load(against) if against else None))
     path = csv.with_suffix(".md")
-    for plot in drawn:
-        plot.unlink(missing_ok=True)
-    for block in blocks:
-        if isinstance(block, Picture):
-            path.with_name(block.name).write_bytes(block.svg)
-    path.write_text(markdown.document(blocks), encoding="utf-8")
+    pictures = {block.name: block.svg for block in blocks if isinstance(block, Picture)}
+    for name, svg in pictures.items():
+        write_whole(path.with_name(name), svg)
+    write_whole(path, markdown.document(blocks))
+    for plot in drawn:  # last, so that a disk that is full costs none
+        if plot.name not in pictures:
+            plot.unlink(missing_ok=True)
     if html:
-        path.with_suffix(".html").write_text(page.document(blocks), encoding="utf-8")
+        write_whole(path.with_suffix(".html"), page.document(blocks))
     return path
 
 

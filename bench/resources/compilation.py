@@ -23,6 +23,7 @@ from gatefuse.bench.resources import report
 from gatefuse.bench.resources.cases import INFERENCE_CELLS, Case, Cut, cases
 from gatefuse.bench.resources.sass import TimeLoop, Usage, matrix_instructions, time_loop, usage
 from gatefuse.bench.resources.ttgir import Held, held
+from gatefuse.bench.storage.whole_file import write_whole
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.loops.buffers import Upstream
 from gatefuse.kernels.loops.inputs import Sequence
@@ -93,7 +94,7 @@ def write(arch: str, folder: Path) -> Path:
     frame = pd.DataFrame(rows).drop_duplicates().assign(arch=arch, **{name: stamp[name] for name in report.STAMP})
     path = folder / f"{arch}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, lineterminator="\n")
+    write_whole(path, frame.to_csv(index=False, lineterminator="\n"))
     return report.write(path)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from ..report.document.markdown import markdown
-from ..storage.csv_lines import in_words, read_lines
+from ..storage.csv_lines import in_words, read_lines, to_numbers
+from ..storage.whole_file import write_whole
 
 STAMP = ("torch", "triton", "gatefuse", "commit", "tree", "date")
 _FIGURES = (
@@ -31,15 +32,12 @@ def read(path: Path) -> pd.DataFrame:
         ValueError: it is empty, lacks columns, or holds rows of several architectures, or none.
     """
     frame, skipped = read_lines(path, (*_TEXTS, *_FIGURES, *_FLAGS, *STAMP))
-    frame = frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in _FIGURES})
-    for name in _FIGURES:
-        skipped |= {int(line): f"{name} must be a number" for line in frame.index[frame[name].isna()]}
-    frame = frame.drop(index=[line for line in skipped if line in frame.index]).reset_index(drop=True)
+    frame = to_numbers(frame, skipped, counts=_FIGURES).reset_index(drop=True)
     if frame.empty:
         raise ValueError(f"{path} must hold at least one row. Got none.")
     if len(archs := frame["arch"].unique()) > 1:
         raise ValueError(f"{path} must hold rows of one architecture. Got {', '.join(sorted(archs))}.")
-    frame = frame.astype(dict.fromkeys(_FIGURES, int)).assign(**{name: frame[name] == "True" for name in _FLAGS})
+    frame = frame.assign(**{name: frame[name] == "True" for name in _FLAGS})
     frame.attrs["skipped"] = in_words(skipped)
     return frame
 
@@ -52,7 +50,7 @@ def write(csv: Path) -> Path:
         ValueError: the file has no rows that can be used; see read.
     """
     path = csv.with_suffix(".md")
-    path.write_text(render(read(csv)), encoding="utf-8")
+    write_whole(path, render(read(csv)))
     return path
 
 

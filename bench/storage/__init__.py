@@ -1,1 +1,1 @@
-"""Rows in files, written and read without torch."""
+"""Files written whole, locks on them, and rows in them, without torch."""

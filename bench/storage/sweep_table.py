@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .csv_lines import in_words, read_lines
+from .csv_lines import append, in_words, read_lines, say_left_out, to_numbers
+from .lock import Lock
+from .whole_file import write_whole
 
 COUNTS = ("I", "H", "B", "T", "layers", "samples", "cores", "threads")
 FIGURES = (
@@ -68,7 +69,7 @@ def read(path: Path) -> pd.DataFrame:
     lacking = {name: "1" if name == "fill" else "" for name in (*FIGURES, "floor_by") if name not in frame}
     for name, text in lacking.items():
         frame.insert(0, name, text)
-    frame = _numbers(frame, skipped)
+    frame = to_numbers(frame, skipped, COUNTS, FIGURES)
     if len(devices := frame["device"].unique()) > 1:
         raise ValueError(f"{path} must hold rows of one device. Got {', '.join(sorted(devices))}.")
     frame = frame.drop_duplicates([*GROUP, "contender"], keep="last", ignore_index=True)
@@ -76,25 +77,8 @@ def read(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _numbers(frame: pd.DataFrame, skipped: dict[int, str]) -> pd.DataFrame:
-    """The frame with numbers in its columns of numbers, without the rows that hold something else there."""
-    numbers = {}
-    for name in (*COUNTS, *FIGURES):
-        number = numbers[name] = pd.to_numeric(frame[name], errors="coerce").astype(float)
-        if name in COUNTS:
-            wrong = ~(number % 1 == 0)
-        else:
-            wrong = number.isna() & ~frame[name].str.lower().isin(["", "nan"])
-        for line in frame.index[wrong]:
-            what = "whole number" if name in COUNTS else "number"
-            skipped.setdefault(int(line), f"{name} must be a {what}. Got {frame.at[line, name]!r}")
-    keep = ~frame.index.isin(list(skipped))
-    frame = frame.assign(**numbers)[keep]
-    return frame.astype(dict.fromkeys(COUNTS, int))
-
-
 class Table:
-    """An append-only CSV of rows, each with its run's stamp.
+    """An append-only CSV of rows, each with its run's stamp. No other run may have one on the same file meanwhile.
 
     Args:
         path: made with its folder when the first row comes. A file that lies there is then replaced, unless
@@ -103,21 +87,33 @@ class Table:
         earlier: the file to resume from where there is none at path; it stays as it is.
 
     Raises:
-        ValueError: the path is a folder's, or the file to resume can't be read; see read.
+        OSError: the folder can't be made, or a lock not be written there.
+        ValueError: the path is a folder's, another run writes the file, or it can't be resumed; see read.
     """
 
     def __init__(self, path: Path, stamp: Mapping[str, Any], resume: bool = False, earlier: Path | None = None):
         if path.is_dir():
             raise ValueError(f"rows must go to a file. Got the folder {path}.")
         self.path, self.stamp = path, dict(stamp)
+        # Two runs that both resumed would each replace the other's rows by what lay there when it began.
+        self._lock = Lock(path, "give this one another file (--rows=FILE or --reports=DIR)")
         self._old: pd.DataFrame | None = pd.DataFrame()
         found = path if earlier is None or path.exists() else earlier
         if resume and stamp["commit"] != "unknown" and found.exists() and found.stat().st_size:
-            old = read(found)
+            try:
+                old = read(found)
+            except BaseException:
+                self.close()
+                raise
+            say_left_out(found, old.attrs["skipped"])  # as the first rows of this run replace the file
             self._old = old[(old["commit"] == stamp["commit"]) & (old["device"] == stamp["device"])]
         assert self._old is not None
         # Without a reference nobody was measured: another process may have the memory for it.
         self._done = {_key(row) for row in self._old.to_dict("records") if not row["note"].startswith(UNCHECKED)}
+
+    def close(self) -> None:
+        """Let other runs write the file; it is closed too where the table goes, or the process ends."""
+        self._lock.release()
 
     @property
     def resumed(self) -> bool:
@@ -136,17 +132,13 @@ class Table:
         frame = pd.DataFrame([{**row, **self.stamp} for row in rows])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self._old is None:
-            # One write, so that a run that is cut off leaves no half of a group.
-            with self.path.open("a", encoding="utf-8", newline="") as file:
-                file.write(_text(frame, header=False))
+            append(self.path, _text(frame, header=False), _text(frame[:0], header=True))
             return
         new = {_key(row) for row in rows}
         old = self._old[[_key(row) not in new for row in self._old.to_dict("records")]]
         whole = pd.concat([old, frame])[list(frame)] if len(old) else frame
         # In its place at once: a run that is killed here has lost no row that it resumed from.
-        beside = self.path.with_suffix(".new")
-        beside.write_text(_text(whole, header=True), encoding="utf-8", newline="")
-        os.replace(beside, self.path)
+        write_whole(self.path, _text(whole, header=True))
         self._old = None
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .csv_lines import in_words, read_lines
+from .csv_lines import append, in_words, read_lines, to_numbers
 
 NAME = "tuning.csv"  # beside the sweeps of its device
 KEY = ("variant", "cell", "H", "B", "dtype", "way")
@@ -33,9 +33,10 @@ def read(path: Path) -> pd.DataFrame:
     frame, skipped = read_lines(path, (*OWN, "device", "commit", "tree", "date"))
     if len(devices := frame["device"].unique()) > 1:
         raise ValueError(f"{path} must hold rows of one device. Got {', '.join(sorted(devices))}.")
-    frame = frame.assign(**{name: pd.to_numeric(frame[name], errors="coerce") for name in FIGURES})
+    frame = to_numbers(frame, skipped, figures=FIGURES)
+    frame = frame.reset_index(drop=True)
     frame.attrs["skipped"] = in_words(skipped)
-    return frame.reset_index(drop=True)
+    return frame
 
 
 def latest(frame: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +62,7 @@ class Log:
         old = read(path)
         if len(old) and (device := old["device"].iloc[0]) != stamp["device"]:
             raise ValueError(f"{path} must hold rows of one device. It has {device}, and this is {stamp['device']}.")
-        header = path.read_text(encoding="utf-8").split("\n", 1)[0].split(",")
+        header = old.columns.tolist()
         if header != [*OWN, *stamp]:
             raise ValueError(f"{path} must have the columns of this version. Got {', '.join(header)}.")
         self._done = {_key(row) for row in old[old["commit"] == stamp["commit"]].to_dict("records")}
@@ -73,18 +74,16 @@ class Log:
     def append(self, row: Mapping[str, Any]) -> None:
         """Write a row at once."""
         whole = {**{name: row.get(name, "") for name in OWN}, **self.stamp}
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(whole), lineterminator="\n")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        old = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        if not old:
-            writer.writeheader()
-        elif not old.endswith("\n"):  # a run that was killed while it wrote
-            text.write("\n")
-        writer.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in whole.items()})
-        with self.path.open("a", encoding="utf-8", newline="") as file:
-            file.write(text.getvalue())
+        values = [f"{value:.6g}" if isinstance(value, float) else value for value in whole.values()]
+        append(self.path, _line(values), header=_line(whole))
         self._done.add(_key(row))
+
+
+def _line(values: Iterable[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
 
 
 def _key(row: Mapping[Any, Any]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from gatefuse.bench.measure.stamp import take_stamp
 from gatefuse.bench.resources import compilation
 from gatefuse.bench.resources.cases import LOOPS, Case
 from gatefuse.bench.resources.report import STAMP
+from gatefuse.bench.storage.whole_file import write_whole
 from gatefuse.bench.tuning import report
 from gatefuse.bench.tuning.variant import Place, Trial, Variant
 from gatefuse.bench.tuning.variants import ruled_out, trials
@@ -45,7 +46,7 @@ def write(arch: str, folder: Path, chosen: Iterable[Trial] = (), jobs: int = 1) 
     frame = pd.DataFrame(rows).assign(arch=arch, **{name: stamp[name] for name in STAMP})
     path = folder / f"{report.COMPILED}{arch}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False, lineterminator="\n")
+    write_whole(path, frame.to_csv(index=False, lineterminator="\n"))
     return report.write_compiled(path)
 
 

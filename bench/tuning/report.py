@@ -16,7 +16,8 @@ from ..report.document.figures import digits, number
 from ..report.document.markdown import document
 from ..resources import report
 from ..storage import tuning_log
-from ..storage.csv_lines import read_lines
+from ..storage.csv_lines import in_words, read_lines, to_numbers
+from ..storage.whole_file import write_whole
 
 COMPILED = "variants_"  # begins the name of a file of compiled variants, which ends in the architecture
 # Figures of the unchanged pass that stand beside the variant's.
@@ -40,29 +41,24 @@ def is_compiled(csv: Path) -> bool:
 
 
 def read_compiled(path: Path) -> pd.DataFrame:
-    """The rows of compiled variants, figures as whole numbers.
+    """The rows of compiled variants, figures as whole numbers; ``attrs["skipped"]`` names lines that can't be used.
 
     Raises:
         OSError: it can't be read.
-        ValueError: it is empty, lacks columns, has text for a number, or holds rows of several architectures, or none.
+        ValueError: it is empty, lacks columns, or holds rows of several architectures, or none.
     """
     frame, skipped = read_lines(path, ("variant", "change", "refused", *_PLACE, *_NUMBERS, "arch", *report.STAMP))
-    if skipped:
-        raise ValueError(
-            f"{path} must hold whole lines; it is written at once. Got {number(len(skipped), 'line')} not."
-        )
+    frame = to_numbers(frame, skipped, counts=_NUMBERS).reset_index(drop=True)
     if len(archs := frame["arch"].unique()) != 1:
         raise ValueError(f"{path} must hold rows of one architecture. Got {', '.join(sorted(archs)) or 'none'}.")
-    try:
-        return frame.astype(dict.fromkeys(_NUMBERS, int)).reset_index(drop=True)
-    except ValueError as error:
-        raise ValueError(f"{path} must have numbers for figures. Got {error}.") from None
+    frame.attrs["skipped"] = in_words(skipped)
+    return frame
 
 
 def write_compiled(csv: Path) -> Path:
     """Write the page of compiled variants beside its CSV; see read_compiled for errors."""
     path = csv.with_suffix(".md")
-    path.write_text(document(_compiled(read_compiled(csv))), encoding="utf-8")
+    write_whole(path, document(_compiled(read_compiled(csv))))
     return path
 
 
@@ -94,6 +90,7 @@ def _compiled(rows: pd.DataFrame) -> Iterator[Block]:
     if len(refused):
         yield Heading("Refused")
         yield Items(tuple(f"{row['variant']}, {title(row)}: {row['refused']}" for row in refused.to_dict("records")))
+    yield from _skipped(rows)
     yield Heading("Compiled with")
     last = rows.iloc[-1]
     yield Items(tuple(f"{name}: {last[name]}" for name in report.STAMP))
@@ -120,7 +117,7 @@ def arrow(before: int, after: int) -> str:
 def write_measured(csv: Path) -> Path:
     """Write the page of a device's measured variants beside its CSV; see tuning_log.read for errors."""
     path = csv.with_suffix(".md")
-    path.write_text(document(_measured(tuning_log.read(csv))), encoding="utf-8")
+    write_whole(path, document(_measured(tuning_log.read(csv))))
     return path
 
 
@@ -153,13 +150,17 @@ def _measured(rows: pd.DataFrame) -> Iterator[Block]:
     if odd:
         yield Heading("Not measured")
         yield Items(tuple(f"{row['variant']}, {title(row)}: {row['status']}: {row['note']}" for row in odd))
-    if rows.attrs["skipped"]:
-        yield Heading("Skipped")
-        yield Items(tuple(rows.attrs["skipped"]))
+    yield from _skipped(rows)
     yield Heading("Measured with")
     yield Items(
         tuple(f"{name}: {last[name]}" for name in ("gpu", "gpu_driver", "gpu_clocks", "torch", "triton", "date"))
     )
+
+
+def _skipped(rows: pd.DataFrame) -> Iterator[Block]:
+    if rows.attrs["skipped"]:
+        yield Heading("Skipped")
+        yield Items(tuple(rows.attrs["skipped"]))
 
 
 def _commit(row: dict) -> str:

@@ -10,13 +10,14 @@ import importlib
 import math
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from gatefuse.models.language import checkpoint as checkpoints
-from gatefuse.models.language.corpus import find_text, prepare
+from gatefuse.models.language.corpus import announce, find_text, prepare
 from gatefuse.models.language.model import generate, network_names, split_prefix, stream, unknown_tokens
 from gatefuse.models.language.progress import Progress
 from gatefuse.models.language.text import KINDS, ORDERS, UNKNOWN, Vocabulary, join
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
     _text(train)
     train.add_argument("--tokens", choices=KINDS, default="char")
-    train.add_argument("--max-tokens", type=int, default=10_000, metavar="N", help="of the text; -1 for all")
+    train.add_argument("--max-tokens", type=int, default=10_000, metavar="N", help="from its beginning; -1 for all")
     train.add_argument("--min-freq", type=int, default=0, metavar="N", help="rarer tokens become <unk>")
     train.add_argument("--network", default=DEFAULTS.network, help=f"one of {', '.join(network_names())}")
     train.add_argument("--hidden", type=int, default=DEFAULTS.hidden, metavar="H", help="units")
@@ -113,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _text(parser: argparse.ArgumentParser) -> None:
-    what = "a file, or time-machine, python or auto: the first of these two that can be had"
+    what = "a file, or time-machine, python or auto: the first of these two that can be had. A file and python ask no "
+    what += "network; it is said before the network is asked, and in a terminal one may say no"
     parser.add_argument("--text", default="auto", metavar="FILE", help=what)
 
 
@@ -125,31 +127,36 @@ def _train(given: argparse.Namespace) -> None:
     names = ("network", "hidden", "layers", "embedding", "batch", "steps", "lr", "clip", "order", "seed", "driver")
     settings = Settings(**{name: getattr(given, name) for name in names})
     prefix = split_prefix(given.prefix, given.tokens)  # before anything takes long
-    corpus = prepare(find_text(given.text), given.tokens, given.max_tokens, given.min_freq)
+    corpus = prepare(find_text(given.text, _allow), given.tokens, given.max_tokens, given.min_freq)
     if first:
-        size = f"{len(corpus.tokens)} {corpus.kind}s, vocabulary of {len(corpus.vocabulary)}"
-        print(f"text: {corpus.text.name}, {size}", flush=True)
-    path: Path = given.checkpoint
-    before = checkpoints.load(path) if path.exists() else None
+        all_ = "" if len(corpus.tokens) >= corpus.total else "; --max-tokens -1 trains on all"
+        print(f"text: {corpus.text.name}, {corpus.size}, vocabulary of {len(corpus.vocabulary)}{all_}", flush=True)
     trainer = Trainer(corpus, settings, device)
-    if before:
-        checkpoints.resume(trainer, before, path)
-        if first:
-            print(f"{path}: goes on after epoch {len(trainer.curve)}", flush=True)
-    if first:
-        _say_unknown(prefix, corpus.vocabulary)
-        checkpoints.check_place(path)
-    with Progress(len(trainer.curve), given.epochs, quiet=not first) as progress:
-        while len(trainer.curve) < given.epochs:
-            progress.show(_epoch(trainer))
+    path: Path = given.checkpoint
+    # Before it is looked at, so that nobody else trains on from it meanwhile.
+    with checkpoints.claim(path) if first else nullcontext():
+        if path.exists():
+            checkpoints.resume(trainer, checkpoints.load(path), path)
             if first:
-                checkpoints.save(path, trainer)
+                print(f"{path}: goes on after epoch {len(trainer.curve)}", flush=True)
+        if first:
+            _say_read(given.prefix, prefix, corpus.vocabulary)
+        _run(trainer, given, first)
     if first:
         print(_ending(trainer.curve[-1]))
         trainer.model.eval()
         print(generate(trainer.model, corpus.vocabulary, given.prefix, 50, corpus.kind))
     if dist.is_initialized():
         dist.barrier()  # a process that leaves while another still talks takes the other's call down with it
+
+
+def _run(trainer: Trainer, given: argparse.Namespace, first: bool) -> None:
+    """The epochs that are left; the first process writes the checkpoint after each."""
+    with Progress(len(trainer.curve), given.epochs, quiet=not first) as progress:
+        while len(trainer.curve) < given.epochs:
+            progress.show(_epoch(trainer))
+            if first:
+                checkpoints.save(given.checkpoint, trainer)
 
 
 def _epoch(trainer: Trainer) -> Point:
@@ -194,7 +201,7 @@ def _generate(given: argparse.Namespace) -> None:
     found = checkpoints.load(given.checkpoint)
     tokens = split_prefix(given.prefix, found.kind)
     check_seed(given.seed)
-    _say_unknown(tokens, found.vocabulary)
+    _say_read(given.prefix, tokens, found.vocabulary)
     generator = torch.Generator().manual_seed(given.seed)
     new = stream(found.model(), found.vocabulary, tokens, given.count, given.temperature, generator)
     known = found.vocabulary.decode(found.vocabulary.encode(tokens))
@@ -204,17 +211,36 @@ def _generate(given: argparse.Namespace) -> None:
     print()
 
 
-def _say_unknown(prefix: list[str], vocabulary: Vocabulary) -> None:
-    if unknown := unknown_tokens(prefix, vocabulary):
-        print(f"{NAME}: read as {UNKNOWN}, since the vocabulary lacks them: {' '.join(unknown)}", file=sys.stderr)
+def _say_read(prefix: str, tokens: list[str], vocabulary: Vocabulary) -> None:
+    """Name what of the prefix the model doesn't read as it is written."""
+    said = {
+        "of the prefix, read in lower case": [letter for letter in dict.fromkeys(prefix) if letter != letter.lower()],
+        f"of the prefix, read as {UNKNOWN}, since the vocabulary lacks them": unknown_tokens(tokens, vocabulary),
+    }
+    for how, which in said.items():
+        if which:
+            shown = [token if token.isprintable() and token.strip() else repr(token) for token in which]
+            print(f"{NAME}: {how}: {' '.join(shown)}", file=sys.stderr)
+
+
+def _allow(what: str) -> bool:
+    """Say what the network is to be asked for; a person at a terminal may forbid it."""
+    announce(f"{what}. --text FILE and --text python ask no network.")
+    if "LOCAL_RANK" in os.environ or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    print("Ask for it? [Y/n] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    return answer.endswith("\n") and answer.strip().lower() in ("", "y", "yes")
 
 
 def _measure(given: argparse.Namespace) -> None:
     from gatefuse.bench.language.report import measure, measure_speed, report
     from gatefuse.bench.language.runs import check
 
-    text = find_text(given.text)
-    check(text, given.epochs, given.word_epochs)  # before the speeds of the last measurement are written over
+    text = find_text(given.text, _allow)
+    # Before the speeds of the last measurement are written over.
+    sizes = check(text, given.epochs, given.word_epochs)
+    print(f"text: {text.name}, {' and '.join(sizes)}", flush=True)
     measure_speed(given.reports, text)
     if not given.speed:
         measure(given.reports, text, given.epochs, given.word_epochs, given.seconds)

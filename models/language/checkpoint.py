@@ -5,15 +5,15 @@ A checkpoint is a dictionary of numbers, texts and tensors, which torch loads wi
 
 from __future__ import annotations
 
-import os
 import zipfile
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from gatefuse.bench.storage.lock import Lock
+from gatefuse.bench.storage.whole_file import check_writable, write_whole
 from gatefuse.models.language.model import LanguageModel
 from gatefuse.models.language.text import KINDS, UNKNOWN, Vocabulary
 from gatefuse.models.language.training import Point, Settings, Trainer, build
@@ -75,34 +75,26 @@ def save(path: Path, trainer: Trainer) -> None:
         "weights": trainer.model.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
     }
-    part = _part(path)
     try:
-        with part.open("wb") as file:
-            torch.save(contents, file)
-            file.flush()
-            os.fsync(file.fileno())  # or a machine that goes down could keep the new name and the old nothing
-        part.replace(path)
+        write_whole(path, lambda file: torch.save(contents, file))
     except RuntimeError as error:  # torch's, where the disk is full
         raise OSError(f"{path} could not be written: {error}") from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
-def check_place(path: Path) -> None:
-    """Find out whether a checkpoint can be written there, before an epoch is trained for nothing.
+def claim(path: Path) -> Lock:
+    """The right to train into a checkpoint, for as long as the run lasts; its folder is made. Loading needs none.
 
     Raises:
-        OSError: it can't.
+        OSError: it can't be written there, which is better known before an epoch is trained.
+        ValueError: another run trains into it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = _part(path)
-    part.open("wb").close()
-    part.unlink()
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + ".part")
+    lock = Lock(path, "give --checkpoint another file")
+    try:
+        check_writable(path)
+    except BaseException:
+        lock.release()
+        raise
+    return lock
 
 
 def load(path: Path) -> Checkpoint:

@@ -60,7 +60,7 @@ def test_lines_that_can_t_be_used_are_named(tmp_path):
     rows = report.read(csv)
     assert rows["H"].tolist() == [64]
     text = report.render(rows)
-    assert "- line 3: registers must be a number\n- line 4: it is cut off" in text
+    assert "- line 3: registers must be a whole number. Got 'many'\n- line 4: it is cut off" in text
 
 
 def test_a_file_of_no_rows_or_of_two_architectures_is_refused(tmp_path):

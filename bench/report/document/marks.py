@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...storage.whole_file import write_whole
+
 # A mark that a part begins with, and the one that it ends with.
 Marks = tuple[str, str]
 
@@ -29,5 +31,5 @@ def fill(page: Path, parts: Mapping[str, str]) -> Path:
         if not found or not ended or start in rest or end in after:
             raise ValueError(f"{page.name} must hold {start} and {end} once each, in this order.")
         text = f"{before}{start}\n{part.rstrip()}\n{end}{after}"
-    page.write_text(text, encoding="utf-8")
+    write_whole(page, text)
     return page

@@ -121,6 +121,7 @@ def test_the_row_of_the_guilty_alone_is_written_and_stays(device, monkeypatch, t
     assert (row["contender"], row["status"]) == ("guilty", "failed")
     assert row["note"] == "RuntimeError: CUDA error: an illegal memory access was encountered"
     device.broken = False
+    first.table.close()
     Session("smoke", tmp_path, resume=True, rows=rows, without=["guilty"]).raced(group.title)
     found = read(rows).set_index("contender")
     assert found.loc["guilty", "note"] == row["note"]
@@ -138,6 +139,7 @@ def test_a_group_without_a_reference_is_measured_anew(monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(race.networks, "make_oracle", fails)
         row, _ = first.raced(group.title)["torch.nn"]
+    first.table.close()
     again = Session("smoke", tmp_path, resume=True, rows=rows)
     assert not again.table.holds(row.columns())
     again.raced(group.title)

@@ -1,6 +1,7 @@
 """The benchmark: what is swept, how samples are taken, how contenders are judged, and a whole run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from gatefuse.bench.measure import race
 from gatefuse.bench.measure.clocks import CpuClock
 from gatefuse.bench.plugin.replay import Replay
 from gatefuse.bench.plugin.session import Session
+from gatefuse.bench.storage.lock import Lock
 from gatefuse.bench.storage.sweep_table import read
 from gatefuse.bench.suite import contenders as who
 from gatefuse.bench.suite import networks
@@ -217,3 +219,16 @@ def test_a_run_of_a_part_leaves_the_whole_report_as_it_is(tmp_path):
     assert (dates == 1).all()
     assert len(dates) == 4
     assert not plot.exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_a_second_run_on_the_same_rows_is_refused(tmp_path, more):
+    """Else each would replace the other's rows by those that lay there when it began."""
+    rows = tmp_path / "rows.csv"
+    command = [sys.executable, "-m", "pytest", "--benchmark", "--sweep=smoke", f"--rows={rows}", *more]
+    with Lock(rows):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"{rows} must be written by one run at a time. Got process {os.getpid()} (" in done.stderr
+    assert "or give this one another file (--rows=FILE or --reports=DIR)." in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gatefuse.bench.language.report import measure, measure_speed, report
-from gatefuse.bench.language.runs import CHARACTERS, SCRATCH, WORDS
+from gatefuse.bench.language.report import NUMBERS, measure, measure_speed, report
+from gatefuse.bench.language.runs import CHARACTERS, SCRATCH, WORDS, check
 from gatefuse.bench.report.document.drawing import drawn_by
 from gatefuse.bench.report.document.figures import times
 from gatefuse.models.language.__main__ import main
@@ -54,10 +54,12 @@ def test_rows_and_page(measured, capsys):
 
 
 def test_rows_that_are_none(tmp_path, capsys):
+    each = dict.fromkeys(name for columns in NUMBERS.values() for some in columns for name in some)
     for content, message in (
         (None, "No such file or directory"),
-        ("", "rows must be a CSV that measure wrote. Got "),
-        ("a,b\n1,2\n", "rows must be those that measure wrote. Got others in "),
+        ("", "runs.csv must hold a header and rows. Got an empty file."),
+        ("a,b\n1,2\n", "runs.csv must have the columns tokens, vocabulary, "),
+        (",".join(each) + "\n", "rows must be those that measure wrote. Got others in "),
     ):
         if content is not None:
             (tmp_path / "rows").mkdir(exist_ok=True)
@@ -103,3 +105,8 @@ def test_the_committed_report_follows_from_its_rows(tmp_path):
     assert (tmp_path / "language.md").read_text() == (FOLDER / "language.md").read_text()
     if drawn_by() in (FOLDER / "language.svg").read_bytes():
         assert (tmp_path / "language.svg").read_bytes() == (FOLDER / "language.svg").read_bytes()
+
+
+def test_how_much_of_the_text_is_measured():
+    found = check(Text("the quick brown fox jumps over the lazy dog\n" * 1000, "a fox"), 1, 1)
+    assert found == ["the first 10000 of 43000 chars", "the first 5000 of 9000 words"]

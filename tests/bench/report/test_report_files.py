@@ -149,6 +149,15 @@ def test_half_a_line_is_skipped_counted_and_named(tmp_path):
     assert re.search(r"^- line 97: it is cut off$", text, flags=re.MULTILINE)
 
 
+def test_a_readme_names_on_the_terminal_what_its_figures_leave_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    csv = write(make_rows(), Path("reports/some-gpu/quick.csv"))
+    csv.write_text(csv.read_text()[:-200])
+    Path("README.md").write_text(MARKS)
+    main(["readme", str(csv)])
+    assert capsys.readouterr().err == f"gatefuse.bench: {csv}, left out: line 97: it is cut off\n"
+
+
 def test_a_sweep_that_nobody_knows_is_reported_under_its_name(tmp_path):
     rows = make_rows(contenders={"a stranger": ("", 1.0, 0.0)}, baseline="someone else", speedup=float("nan"))
     text = sweep.write(write(rows, tmp_path / "some-gpu" / "odd.csv")).read_text()

@@ -94,6 +94,32 @@ def test_rows_are_appended_with_their_stamp(tmp_path):
     assert rows["note"].tolist() == ["", ""]
 
 
+def test_rows_go_to_a_file_with_a_header_whatever_becomes_of_it(tmp_path):
+    table = Table(tmp_path / "a.csv", make_stamp())
+    table.append([make_row("one")])
+    for content in (None, ""):
+        table.path.unlink()
+        if content is not None:
+            table.path.write_text(content)
+        table.append([make_row("two")])
+        assert read(table.path)["contender"].tolist() == ["two"]
+
+
+def test_one_table_at_a_time_has_a_file(path):
+    table = Table(path, make_stamp(), resume=True)
+    for resume in (True, False):
+        with pytest.raises(ValueError, match=r"a.csv must be written by one run at a time. Got process \d+ "):
+            Table(path, make_stamp(), resume=resume)
+    table.close()
+    path.write_text("")
+    Table(path, make_stamp(), resume=True).close()
+    path.write_text("a,b\n")
+    for _ in range(2):  # one that can't be made holds nothing
+        with pytest.raises(ValueError, match="must have the columns"):
+            Table(path, make_stamp(), resume=True)
+    assert [place.name for place in path.parent.iterdir()] == ["a.csv"]
+
+
 def test_a_new_run_replaces_the_file_with_its_first_rows(tmp_path):
     path = tmp_path / "a.csv"
     Table(path, make_stamp()).append([make_row("old", 0.1)])
@@ -154,6 +180,7 @@ def test_groups_of_different_fill_are_different(tmp_path):
         table.append([make_row("one", fill, group)])
     rows = read(table.path)
     assert rows["fill"].tolist() == rows["p50"].tolist() == [0.25, 1.0]
+    table.close()
     again = Table(table.path, make_stamp(), resume=True)
     assert again.holds(make_row("one", group=replace(SMALL, shape=replace(SMALL.shape, fill=0.25))))
     assert again.holds(make_row("one"))

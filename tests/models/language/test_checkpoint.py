@@ -1,13 +1,19 @@
 """A language model's checkpoint: damaged, of something else, of another run, or in no place; nothing is lost by it."""
 
+import resource
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 
 from gatefuse.models.language import checkpoint as checkpoints
+from gatefuse.models.language.__main__ import main
+from gatefuse.models.language.corpus import find_text, prepare
+from gatefuse.models.language.training import Settings, Trainer
 from tests.support import language_commands
-from tests.support.language_commands import SMALL, refused, train
+from tests.support.language_commands import SMALL, finals, refused, run, train
 
 folder = language_commands.folder
 
@@ -26,7 +32,7 @@ def test_who_is_stopped_while_writing_keeps_the_checkpoint_before(monkeypatch, e
         train(epochs=4)
     assert stop.value.code == (130 if isinstance(error, KeyboardInterrupt) else 2)
     assert Path("language.pt").read_bytes() == before
-    assert not Path("language.pt.part").exists()
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["language.pt", "text.txt"]
 
 
 def test_a_damaged_checkpoint_is_refused_and_kept(capsys):
@@ -107,7 +113,69 @@ def test_a_flipped_bit_is_found(capsys):
 
 
 def test_a_place_that_cant_be_written_is_found_before_the_first_epoch(capsys):
-    name = "x" * 252  # with .part it is longer than a file's name may be
+    name = "x" * 252  # with .lock it is longer than a file's name may be
     assert "name too long" in refused(capsys, "train", "--text", "text.txt", *SMALL, "--checkpoint", name)
     assert "File exists" in refused(capsys, "train", "--text", "text.txt", *SMALL, "--checkpoint", "text.txt/x.pt")
     assert [path.name for path in Path.cwd().iterdir()] == ["text.txt"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_before():
+    train(epochs=1)
+    before = Path("language.pt").read_bytes()
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - 1, len(before) - 1))
+
+    process = run("train", "--text", "text.txt", *SMALL, "--epochs", "2", preexec_fn=limit)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    last = said.splitlines()[-1]
+    assert last.startswith("gatefuse.models.language: ")
+    assert "language.pt" in last
+    assert Path("language.pt").read_bytes() == before
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["language.pt", "text.txt"]
+
+
+def test_two_savers_and_one_who_looks_whether_it_can_be_written_break_no_load():
+    trainer = Trainer(prepare(find_text("text.txt")), Settings("gru", hidden=64, batch=4, steps=6))
+    path, failed = Path("language.pt"), []
+
+    def work(task):
+        try:
+            for _ in range(30):
+                task()
+        except BaseException as error:
+            failed.append(error)
+
+    checkpoints.save(path, trainer)
+    tasks = [lambda: checkpoints.save(path, trainer)] * 2 + [lambda: checkpoints.check_writable(path)]
+    workers = [Thread(target=work, args=[task]) for task in tasks]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        checkpoints.load(path)
+    for worker in workers:
+        worker.join()
+    assert not failed
+
+
+def test_a_second_training_into_one_checkpoint_is_refused(capsys):
+    process = run("train", "--text", "text.txt", *SMALL, "--epochs", "100000")
+    try:
+        until = time.monotonic() + 60
+        while not Path("language.pt").exists() and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.05)
+        said = refused(capsys, "train", "--text", "text.txt", *SMALL)
+        assert f"language.pt must be written by one run at a time. Got process {process.pid} (" in said
+        assert said.endswith("wait for its end, stop it, or give --checkpoint another file.")
+        train("--checkpoint", "other.pt", epochs=1)
+        main(["generate", "--count", "3"])  # who reads is not locked out
+        before = len(finals()[0])
+        while len(finals()[0]) == before and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert process.poll() is None  # nor is the first harmed
+    finally:
+        process.kill()
+        process.communicate()
+    train(epochs=len(finals()[0]) + 1)
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["language.pt", "other.pt", "text.txt"]

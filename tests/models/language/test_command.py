@@ -1,6 +1,8 @@
 """The language model's command line: training, stopping, going on, writing, and all that can be wrong with a call."""
 
+import io
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch.distributed as dist
 
 from gatefuse.models.language import checkpoint as checkpoints
 from gatefuse.models.language.__main__ import main
+from gatefuse.models.language.corpus import URL
 from gatefuse.models.language.training import Trainer
 from tests.support import language_commands
 from tests.support.language_commands import SMALL, finals, refused, run, train
@@ -25,6 +28,7 @@ def test_trains_and_writes(capsys):
     assert "epoch 1 of 3: perplexity" in said.err
     main(["generate", "--prefix", "The 7", "--count", "9"])
     said = capsys.readouterr()
+    assert said.err.startswith("gatefuse.models.language: of the prefix, read in lower case: T\n")
     assert re.fullmatch(r"the <unk>[a-z <>]{9,}\n", said.out)
     assert said.err.endswith("read as <unk>, since the vocabulary lacks them: 7\n")
     drawn = []
@@ -32,6 +36,61 @@ def test_trains_and_writes(capsys):
         main(["generate", "--temperature", "1", "--seed", seed])
         drawn.append(capsys.readouterr().out)
     assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_what_is_left_out_of_a_prefix_is_named(capsys):
+    left = (
+        "gatefuse.models.language: of the prefix, read in lower case: T M\n"
+        "gatefuse.models.language: of the prefix, read as <unk>, since the vocabulary lacks them: '\\t' 1 8 9 5 !\n"
+    )
+    train("--prefix", "The\tTime Machine 1895!", epochs=1)
+    assert left in capsys.readouterr().err
+    main(["generate", "--prefix", "The\tTime Machine 1895!"])
+    assert capsys.readouterr().err == left
+    main(["generate", "--prefix", "the quick"])
+    assert capsys.readouterr().err == ""
+
+
+def test_how_much_of_the_text_is_trained_on(capsys):
+    train("--max-tokens", "200", "--checkpoint", "part.pt", epochs=1)
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "text: text.txt, the first 200 of 860 chars, vocabulary of 28; --max-tokens -1 trains on all\n"
+    )
+    train("--max-tokens", "-1", "--checkpoint", "all.pt", epochs=1)
+    assert capsys.readouterr().out.startswith("text: text.txt, 860 chars, vocabulary of 28\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "asked"), [("\n", True), ("y\n", True), ("n\n", False), ("no\n", False), ("", False), (None, True)]
+)
+def test_the_network_is_asked_after_it_was_said(capsys, monkeypatch, answer, asked):
+    """In a terminal a person may say no; a program, whose answer is None here, isn't asked."""
+    said = []
+
+    def urlopen(url, timeout):
+        said.append(capsys.readouterr().err)
+        raise OSError("no route to host")
+
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: answer is not None)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: answer is not None)
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    main(["train", *SMALL, "--epochs", "1", "--max-tokens", "300"])
+    whole = capsys.readouterr()
+    before = said[0] if asked else whole.err
+    assert before.startswith(f"gatefuse.models.language: asks the network for The Time Machine, about 180 kB, at {URL}")
+    assert ("Ask for it? [Y/n]" in before) == (answer is not None)
+    assert len(said) == asked
+    why = "no route to host" if asked else "the network may not be asked"
+    assert f"for want of The Time Machine (The Time Machine must be at {URL}" in whole.out
+    assert why in whole.out
+
+
+def test_a_file_needs_no_network(capsys):
+    train(epochs=1)
+    assert "network" not in capsys.readouterr().err
 
 
 def test_words_are_joined_by_blanks(capsys):
@@ -170,7 +229,10 @@ def test_the_program_without_a_network():
     process = run("train", "--text", "time-machine")
     out, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert said.startswith("gatefuse.models.language: The Time Machine must be at https:"), said
+    asked, last = said.splitlines()
+    assert asked.startswith("gatefuse.models.language: asks the network for The Time Machine, about 180 kB, at https:")
+    assert asked.endswith("timemachine.txt. --text FILE and --text python ask no network.")
+    assert last.startswith("gatefuse.models.language: The Time Machine must be at https:"), said
     assert not out
 
 
