@@ -101,7 +101,7 @@ def _section(cell: Cell) -> Iterator[str]:
 
 def operators_list() -> str:
     """The operators that kernels can be made of, by their names in ATen."""
-    return _names(tuple(operators.names()))
+    return _names(tuple(operators.operator_names()))
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -14,6 +14,7 @@ import torch
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.program import Program
 from gatefuse.kernels.equations.tracing.outside import OutsideError, Reference, references
+from gatefuse.kernels.equations.tracing.place import beginning
 from gatefuse.kernels.equations.tracing.thread import apart
 from gatefuse.kernels.equations.tracing.trace import trace
 
@@ -54,7 +55,9 @@ def known(cell: Cell) -> Known:
 
 def open_ended(cell: Cell, why: str) -> Known:
     """What is known of equations whose results nobody can foresee; no fingerprint is theirs but by this process."""
-    return Known(None, f"the equations of {cell.name} {why}", (), False, f"open-{cell.serial}")
+    return Known(
+        None, f"the equations of {cell.name} {why}{beginning(cell.equations)}", (), False, f"open-{cell.serial}"
+    )
 
 
 def _traced(cell: Cell, outside: tuple[Reference, ...]) -> Known:
