@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from functools import partial
 
 import pytest
@@ -133,6 +134,33 @@ def test_what_equations_return(equations, error, text):
     with pytest.raises(error, match=rf"{re.escape(text)}{where}\.$"):
         Recurrent(unit, I, H)(torch.randn(5, B, I))
     assert re.search(f"{re.escape(text)}{where}$", unit.refusal)
+
+
+def test_a_gate_that_nothing_uses_is_told_of():
+    """Its rows of the weights would be there, and do nothing: another name was meant, most likely."""
+    unit = cell(gates="i f")(lambda x, R, h: tanh(x.i + R.i(h)) + 0 * h)
+    line = inspect.getsourcelines(unit.equations)[1]
+    message = (
+        "each gate of <lambda> should be used, as x.f or R.f(v). Got f in no new state, so that rows of the weights do "
+        f"nothing ({__file__}, line {line})."
+    )
+    with pytest.warns(UserWarning, match=f"^{re.escape(message)}$"):
+        assert unit.refusal == ""
+
+
+@pytest.mark.parametrize(
+    "equations",
+    [
+        lambda x, R, h: tanh(x.i + R.i(h)) * torch.sigmoid(x.f),
+        lambda x, R, h: tanh(x.i + R.i(h)) * torch.sigmoid(R.f(h)),
+        lambda x, R, h: tanh(x.i + R.i(torch.sigmoid(R.f(h)))),
+    ],
+    ids=["its x alone", "its product alone", "in what a product multiplies"],
+)
+def test_a_gate_that_is_used_in_part_is_not(equations):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert cell(gates="i f")(equations).refusal == ""
 
 
 def test_one_unit_is_no_state():
