@@ -15,7 +15,16 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 
-class Gates:
+class Given:
+    """What equations are given, and leave as it is: a gate that was set would be another for those who ask by order."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(f"a gate must stay as it is; give a new value a name of its own. Got {name} set.")
+        object.__setattr__(self, name, value)
+
+
+class Gates(Given):
     """Values by gate: ``a.f`` is gate f's, ``i, f, g, o = a`` unpacks them, ``x + R(h)`` adds gate by gate, and so does
     any function of torch's: ``sigmoid(a)`` has the gates of a.
 
@@ -88,6 +97,29 @@ class Gates:
     def __neg__(self) -> Gates:
         return by_gate(operator.neg, (self,), {})
 
+    def __lt__(self, other: Any) -> Gates:
+        return by_gate(operator.lt, (self, other), {})
+
+    def __le__(self, other: Any) -> Gates:
+        return by_gate(operator.le, (self, other), {})
+
+    def __gt__(self, other: Any) -> Gates:
+        return by_gate(operator.gt, (self, other), {})
+
+    def __ge__(self, other: Any) -> Gates:
+        return by_gate(operator.ge, (self, other), {})
+
+    def __eq__(self, other: Any) -> Gates:  # type: ignore[override]
+        return by_gate(operator.eq, (self, other), {})
+
+    def __ne__(self, other: Any) -> Gates:  # type: ignore[override]
+        return by_gate(operator.ne, (self, other), {})
+
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise TypeError("a condition must not be of all gates at once; torch.where selects for each. Got one.")
+
 
 def has_gates(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a function's arguments hold values by gate."""
@@ -141,7 +173,7 @@ def _of(value: Any, name: str) -> Any:
     return type(value)([_of(each, name) for each in value]) if type(value) in (tuple, list) else value
 
 
-class Uncalled:
+class Uncalled(Given):
     """What must be called with a vector, and is no value itself: R, or R of a gate. torch asks it before it computes
     with it."""
 

@@ -85,6 +85,32 @@ def test_functions_that_are_refused(packed):
         a(v)
 
 
+@PACKED
+def test_comparisons_select_by_gate(packed):
+    a, v = gates(packed), torch.rand(B, H) + 0.5
+    for op in (operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne):
+        for other in (1, v, a):
+            part = other.f if isinstance(other, Gates) else other
+            assert torch.equal(op(a, other).f, op(a.f, part))
+            assert torch.equal(op(other, a).f, op(part, a.f))
+    message = "^a condition must not be of all gates at once; torch.where selects for each. Got one.$"
+    with pytest.raises(TypeError, match=message):
+        _ = v if a > 0 else -v
+    agree(cell(gates="a b")(lambda x, R, h: where(x + R(h) > 0, tanh(x), 0.5 * x).a + x.b))
+
+
+def test_what_is_given_stays():
+    """Else `a.f` would be another than f of `i, f, g = a`."""
+    a, R = gates(True), Recurrence(NAMES, torch.rand(15, H), None)
+    message = "^a gate must stay as it is; give a new value a name of its own. Got f set.$"
+    for given in (a, R):
+        with pytest.raises(AttributeError, match=message):
+            given.f = torch.zeros(B, H)
+    with pytest.raises(AttributeError, match=message):
+        a.f += 1
+    assert torch.equal(a.f, tuple(a)[1])
+
+
 def test_what_r_is_not():
     R = Recurrence(NAMES, torch.rand(15, H), None)
     v = torch.rand(B, H)
