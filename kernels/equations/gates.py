@@ -34,10 +34,15 @@ class Gates(Given):
         parts: in its place, G tensors of shape (..., H).
     """
 
+    _names: Sequence[str]
+    _packed: Tensor | None
+    _parts: Sequence[Tensor] | None
+
     def __init__(self, names: Sequence[str], packed: Tensor | None = None, parts: Sequence[Tensor] | None = None):
-        self._names = names
-        self._packed = packed
-        self._parts = parts
+        own = self.__dict__  # one is made in each step, and __setattr__ costs as much as the rest
+        own["_names"] = names
+        own["_packed"] = packed
+        own["_parts"] = parts
 
     def __iter__(self):
         if self._parts is None:
@@ -231,13 +236,16 @@ def check_gate(name: str, names: Sequence[str]) -> None:
 
 def _product(vector: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """In the weights' dtype, whatever the vector was made of: (h > 0).float(), for one."""
-    if not isinstance(vector, Tensor):
-        raise TypeError(f"what R multiplies must be a tensor. Got {type(vector).__name__}.")
-    if vector.shape[-1:] != weight.shape[1:]:
-        raise ValueError(
-            f"what R multiplies must have a state's shape, (..., {weight.shape[1]}). Got {tuple(vector.shape)}."
-        )
-    return linear(vector if vector.dtype == weight.dtype else vector.to(weight.dtype), weight, bias)
+    try:
+        return linear(vector if vector.dtype == weight.dtype else vector.to(weight.dtype), weight, bias)
+    except (AttributeError, RuntimeError):
+        if not isinstance(vector, Tensor):
+            raise TypeError(f"what R multiplies must be a tensor. Got {type(vector).__name__}.") from None
+        if vector.shape[-1:] != weight.shape[1:]:
+            raise ValueError(
+                f"what R multiplies must have a state's shape, (..., {weight.shape[1]}). Got {tuple(vector.shape)}."
+            ) from None
+        raise
 
 
 def _cut(values: Tensor, G: int, dim: int, grad: bool = True) -> tuple[Tensor, ...]:
