@@ -50,6 +50,7 @@ check: $(READY)
 
 # The variable is the theme's, which else says at each build that mkdocs will be followed by something else.
 docs: $(DOCS)
+	$(BIN)/python docs/tables.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo site/index.html
 

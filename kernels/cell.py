@@ -27,7 +27,15 @@ from torch import Tensor
 
 from gatefuse.kernels.equations.gates import Gates, Recurrence
 from gatefuse.kernels.equations.operators import TranslationError
-from gatefuse.kernels.equations.signature import check_names, formed, read_signature
+from gatefuse.kernels.equations.signature import (
+    check_function,
+    check_names,
+    formed,
+    one_for_each,
+    read_gates,
+    read_init,
+    read_signature,
+)
 from gatefuse.kernels.equations.tracing.known import Known, known, open_ended
 
 if TYPE_CHECKING:
@@ -59,15 +67,13 @@ class Cell:
         gates: Sequence[str],
         init: Mapping[str, float] | None = None,
     ):
+        check_function(equations)
         self.equations = equations
         self.name = equations.__name__
         self.gates = tuple(gates)
         self.states, self.parameters = read_signature(equations)
         check_names(self)
-        init = dict(init or {})
-        if unknown := sorted(init.keys() - set(self.states)):
-            raise ValueError(f"init must name states of {self.name} ({', '.join(self.states)}). Got {unknown[0]}.")
-        self.init = tuple(float(init.get(state, 0.0)) for state in self.states)
+        self.init = read_init(self.name, self.states, init)
         self.__doc__ = equations.__doc__
         self.__module__, self.__qualname__ = equations.__module__, equations.__qualname__
         self.made: dict[Any, Any] = {}
@@ -158,23 +164,10 @@ class Cell:
         Raises:
             TypeError, ValueError: they return too few or too many states, what is no tensor, or another shape.
         """
-        out = self.returned(x, R, states, parameters)
+        out = one_for_each(self, self.equations(x, R, *states, **parameters))
         for new, old in zip(out, states, strict=True):
             if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
                 return tuple([formed(self, *each) for each in zip(self.states, out, states, strict=True)])
-        return out
-
-    def returned(
-        self, x: Gates, R: Recurrence, states: Sequence[Tensor], parameters: Mapping[str, Tensor]
-    ) -> tuple[Any, ...]:
-        """What the equations return, one for each state."""
-        out = self.equations(x, R, *states, **parameters)
-        out = out if isinstance(out, tuple) else (out,)
-        if len(out) != len(self.states):
-            raise ValueError(
-                f"{self.name} must return its {len(self.states)} states ({', '.join(self.states)}). "
-                f"Got {len(out)} values."
-            )
         return out
 
     def __repr__(self) -> str:
@@ -294,7 +287,9 @@ def cell(gates: str, init: Mapping[str, float] | None = None) -> Callable[[Calla
         A decorator that makes the Cell.
 
     Raises:
-        TypeError: the signature is not ``(x, R, state, ..., *, parameter, ...)``.
+        TypeError: ``gates`` is no text, ``init`` gives no numbers by state, or the signature is not
+            ``(x, R, state, ..., *, parameter, ...)``.
         ValueError: a gate is named twice or is not a name; ``init`` names no state.
     """
-    return lambda equations: Cell(equations, gates.split(), init)
+    names = read_gates(gates)
+    return lambda equations: Cell(equations, names, init)

@@ -1,12 +1,13 @@
 """What equations are given beside their states: x and R, each value of them by gate.
 
-``x.f`` is gate f's, ``R(v)`` the recurrent product for all gates and ``R.f(v)`` for gate f alone.
+``x.f`` is gate f's, ``R(v)`` the recurrent product for all gates and ``R.f(v)`` for gate f alone. Operators and torch's
+functions take all gates at once too, and do to each what they would do to it alone.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,18 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 
-class Gates:
-    """Values by gate: ``a.f`` is gate f's, ``i, f, g, o = a`` unpacks them, ``x + R(h)`` adds gate by gate.
+class Given:
+    """What equations are given, and leave as it is: a gate that was set would be another for those who ask by order."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            raise AttributeError(f"a gate must stay as it is; give a new value a name of its own. Got {name} set.")
+        object.__setattr__(self, name, value)
+
+
+class Gates(Given):
+    """Values by gate: ``a.f`` is gate f's, ``i, f, g, o = a`` unpacks them, ``x + R(h)`` adds gate by gate, and so does
+    any function of torch's: ``sigmoid(a)`` has the gates of a.
 
     Args:
         names: the G gates.
@@ -23,10 +34,15 @@ class Gates:
         parts: in its place, G tensors of shape (..., H).
     """
 
+    _names: Sequence[str]
+    _packed: Tensor | None
+    _parts: Sequence[Tensor] | None
+
     def __init__(self, names: Sequence[str], packed: Tensor | None = None, parts: Sequence[Tensor] | None = None):
-        self._names = names
-        self._packed = packed
-        self._parts = parts
+        own = self.__dict__  # one is made in each step, and __setattr__ costs as much as the rest
+        own["_names"] = names
+        own["_packed"] = packed
+        own["_parts"] = parts
 
     def __iter__(self):
         if self._parts is None:
@@ -36,15 +52,25 @@ class Gates:
 
     def __getattr__(self, name: str) -> Tensor:
         if name not in self._names:
-            raise AttributeError(f"a gate must be one of {', '.join(self._names)}. Got {name}.")
+            form = f"; of all gates it is torch.{name}(a)" if callable(getattr(torch, name, None)) else ""
+            raise AttributeError(f"a gate must be one of {', '.join(self._names)}{form}. Got {name}.")
         return tuple(self)[self._names.index(name)]
 
+    def __getitem__(self, key: Any) -> Tensor:
+        raise TypeError(f"a gate must be asked for by its name, as a.{self._names[0]}. Got a[{key!r}].")
+
+    def __call__(self, *_: Any) -> Gates:
+        raise TypeError(f"a gate must be asked for by its name, as x.{self._names[0]}; R alone is called. Got a call.")
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Gates:
+        """A function of torch's, done to each gate alone: nothing mixes what belongs to different gates."""
+        return by_gate(func, args, kwargs or {})
+
     def _with(self, other: Any, op: Callable[[Any, Any], Any]) -> Gates:
-        if isinstance(other, Gates):
-            if self._packed is not None and other._packed is not None:
-                return Gates(self._names, op(self._packed, other._packed))
-            return Gates(self._names, parts=[op(a, b) for a, b in zip(self, other, strict=True)])
-        return Gates(self._names, parts=[op(a, other) for a in self])
+        if self._packed is not None and isinstance(other, Gates) and other._packed is not None:
+            return Gates(self._names, op(self._packed, other._packed))
+        return by_gate(op, (self, other), {})
 
     def __add__(self, other: Any) -> Gates:
         return self._with(other, operator.add)
@@ -55,14 +81,126 @@ class Gates:
     def __mul__(self, other: Any) -> Gates:
         return self._with(other, operator.mul)
 
+    def __truediv__(self, other: Any) -> Gates:
+        return self._with(other, operator.truediv)
+
+    def __pow__(self, other: Any) -> Gates:
+        return self._with(other, operator.pow)
+
     def __radd__(self, other: Any) -> Gates:
-        return self._with(other, operator.add)
+        return by_gate(operator.add, (other, self), {})
+
+    def __rsub__(self, other: Any) -> Gates:
+        return by_gate(operator.sub, (other, self), {})
 
     def __rmul__(self, other: Any) -> Gates:
-        return self._with(other, operator.mul)
+        return by_gate(operator.mul, (other, self), {})
+
+    def __rtruediv__(self, other: Any) -> Gates:
+        return by_gate(operator.truediv, (other, self), {})
+
+    def __neg__(self) -> Gates:
+        return by_gate(operator.neg, (self,), {})
+
+    def __lt__(self, other: Any) -> Gates:
+        return by_gate(operator.lt, (self, other), {})
+
+    def __le__(self, other: Any) -> Gates:
+        return by_gate(operator.le, (self, other), {})
+
+    def __gt__(self, other: Any) -> Gates:
+        return by_gate(operator.gt, (self, other), {})
+
+    def __ge__(self, other: Any) -> Gates:
+        return by_gate(operator.ge, (self, other), {})
+
+    def __eq__(self, other: Any) -> Gates:  # type: ignore[override]
+        return by_gate(operator.eq, (self, other), {})
+
+    def __ne__(self, other: Any) -> Gates:  # type: ignore[override]
+        return by_gate(operator.ne, (self, other), {})
+
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        raise TypeError("a condition must not be of all gates at once; torch.where selects for each. Got one.")
 
 
-class Recurrence:
+def has_gates(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a function's arguments hold values by gate."""
+    return next(_found((*args, *kwargs.values())), None) is not None
+
+
+def by_gate(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Gates:
+    """A function's results for each gate, of its arguments with that gate's values in the place of all gates'.
+
+    Raises:
+        TypeError: it changes a tensor in place, or its result for a gate is no tensor.
+    """
+    # torch's compiler can't follow a look at names
+    if not torch.compiler.is_compiling() and (_changes(_name(func)) or kwargs.get("out") is not None):
+        raise TypeError(f"a function of all gates must change no tensor in place. Got {_name(func)}.")
+    found = list(_found((*args, *kwargs.values())))
+    names = found[0]._names
+    results = []
+    for name in names:
+        result = func(*[_of(a, name) for a in args], **{k: _of(a, name) for k, a in kwargs.items()})
+        if not isinstance(result, Tensor):
+            got = f"{type(result).__name__} by {_name(func)}"
+            raise TypeError(f"a function of all gates must give a tensor for each of them. Got {got}.")
+        results.append(result)
+    return Gates(names, parts=results)
+
+
+def _name(func: Callable[..., Any]) -> str:
+    return getattr(func, "__name__", "a function")
+
+
+def _changes(name: str) -> bool:
+    """Whether a function of that name changes what it is given: add_, ``+=`` or ``v[0] = ``."""
+    special = name.startswith("__") and name.endswith("__")
+    operators = name in ("__set__", "__setitem__") or name[2:-2] in ("iadd", "isub", "imul", "itruediv", "ipow")
+    return operators if special else name.endswith("_")
+
+
+def _found(values: Iterable[Any]) -> Iterator[Gates]:
+    for value in values:
+        if isinstance(value, Gates):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _found(value)
+
+
+def _of(value: Any, name: str) -> Any:
+    """A gate's part of an argument."""
+    if isinstance(value, Gates):
+        return getattr(value, name)
+    return type(value)([_of(each, name) for each in value]) if type(value) in (tuple, list) else value
+
+
+class Uncalled(Given):
+    """What must be called with a vector, and is no value itself: R, or R of a gate. torch asks it before it computes
+    with it."""
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # no TypeError, of which Tensor's operators make one of their own
+        raise ValueError(
+            f"R must be called with a vector, as R(h), or R.f(h) for gate f. Got R itself in {_name(func)}."
+        )
+
+
+class OfGate(Uncalled):
+    """The recurrent product for one gate, of a function that computes it."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        self._function = function
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        return self._function(vector)
+
+
+class Recurrence(Uncalled):
     """The product with the recurrent weights: ``R(v)`` for all gates, ``R.f(v)`` for gate f.
 
     Args:
@@ -81,19 +219,33 @@ class Recurrence:
         return Gates(self._names, _product(vector, self._weight, self._bias))
 
     def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
-        if name not in self._names:
-            raise AttributeError(f"a gate of R must be one of {', '.join(self._names)}. Got {name}.")
+        check_gate(name, self._names)
         k, G = self._names.index(name), len(self._names)
         weight = _cut(self._weight, G, 0, self._grad)[k]
         bias = None if self._bias is None else _cut(self._bias, G, 0, self._grad)[k]
-        product = lambda vector: _product(vector, weight, bias)  # noqa: E731
+        product = OfGate(lambda vector: _product(vector, weight, bias))
         self.__dict__[name] = product  # cut once a sequence, not once a step
         return product
 
 
+def check_gate(name: str, names: Sequence[str]) -> None:
+    """Raises AttributeError: R was asked for what is no gate."""
+    if name not in names:
+        raise AttributeError(f"a gate of R must be one of {', '.join(names)}. Got {name}.")
+
+
 def _product(vector: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """In the weights' dtype, whatever the vector was made of: (h > 0).float(), for one."""
-    return linear(vector if vector.dtype == weight.dtype else vector.to(weight.dtype), weight, bias)
+    try:
+        return linear(vector if vector.dtype == weight.dtype else vector.to(weight.dtype), weight, bias)
+    except (AttributeError, RuntimeError):
+        if not isinstance(vector, Tensor):
+            raise TypeError(f"what R multiplies must be a tensor. Got {type(vector).__name__}.") from None
+        if vector.shape[-1:] != weight.shape[1:]:
+            raise ValueError(
+                f"what R multiplies must have a state's shape, (..., {weight.shape[1]}). Got {tuple(vector.shape)}."
+            ) from None
+        raise
 
 
 def _cut(values: Tensor, G: int, dim: int, grad: bool = True) -> tuple[Tensor, ...]:

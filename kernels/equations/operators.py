@@ -74,23 +74,24 @@ PRIMITIVES: dict[str, Primitive] = {
 }
 
 
-def translate(graph: Graph, aten: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The expression of a call of the ATen operator of that name (without overload).
+def translate(graph: Graph, aten: str, args: tuple[Any, ...], kwargs: dict[str, Any], written: str = "") -> Any:
+    """The expression of a call of the ATen operator of that name (without overload), which somebody wrote by another.
 
     Raises:
-        TranslationError: the operator has no pointwise translation; the message lists those that have.
+        TranslationError: the operator has no pointwise translation.
     """
     if aten not in _ATEN:
         raise TranslationError(
-            f"an operator in a cell must be one of {', '.join(names())}. Got {aten}, which can't be translated"
+            f"an operator in a cell must be one that gatefuse.operator_names() lists. "
+            f"Got {written or aten}, which can't be translated"
         )
     if aten not in _OF_TRUTHS:  # where a truth is a number, it is 1 or 0
         args = tuple([_number(graph.make, a) for a in args])
     return _ATEN[aten](graph.make, *args, **kwargs)
 
 
-def names() -> list[str]:
-    """The ATen operators that can be translated, without those that only a backward pass makes."""
+def operator_names() -> list[str]:
+    """The operators of torch that equations may use and still be made into kernels, by their names in ATen."""
     return sorted(n for n in _ATEN if not n.endswith(("_backward", "_")) and n not in _PLUMBING)
 
 

@@ -219,6 +219,12 @@ def find_phases(slots: tuple[Slot, ...], products: list[Product]) -> tuple[Phase
     return tuple(phases)
 
 
+def unused_gates(program: Program) -> list[str]:
+    """Gates of which neither x nor a product reaches a new state."""
+    used = {slot.gate for slot in program.slots} | set(program.columns)
+    return [gate for k, gate in enumerate(program.cell.gates) if k not in used]
+
+
 def computed(program: Program, stage: int) -> list[int]:
     """Indices of the products of a stage whose vector must be computed."""
     return [k for k in program.stage_products(stage) if program.products[k].computed]

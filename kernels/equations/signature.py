@@ -3,13 +3,61 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gatefuse.kernels.equations.tracing.place import beginning
+
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
+
+
+def read_gates(gates: Any) -> tuple[str, ...]:
+    """The gates' names in the text that names them.
+
+    Raises:
+        TypeError: it is no text: the function to decorate, for one, or a list.
+        ValueError: it names none.
+    """
+    if callable(gates):
+        name = getattr(gates, "__name__", type(gates).__name__)
+        raise TypeError(f'gatefuse.cell must be given the gates, as @gatefuse.cell(gates="i f"). Got {name} alone.')
+    if not isinstance(gates, str):
+        raise TypeError(f'gates must be names in one text, separated by blanks, such as "i f". Got {gates!r}.')
+    return tuple(gates.split())
+
+
+def check_function(equations: Any) -> None:
+    """Raises TypeError: what is to be made a cell is no function that returns values."""
+    rule = "what gatefuse.cell makes a cell of must be a function f(x, R, state, ..., *, parameter, ...)"
+    if isinstance(equations, type) or not callable(equations) or not hasattr(equations, "__name__"):
+        kind = f"the class {equations.__name__}" if isinstance(equations, type) else type(equations).__name__
+        raise TypeError(f"{rule}. Got {kind}.")
+    if inspect.iscoroutinefunction(equations) or inspect.isgeneratorfunction(equations):
+        kind = "a generator" if inspect.isgeneratorfunction(equations) else "async"
+        raise TypeError(f"{rule} that returns the new states. Got {equations.__name__}, which is {kind}.")
+
+
+def read_init(name: str, states: tuple[str, ...], init: Any) -> tuple[float, ...]:
+    """The first value of each state of the cell of that name.
+
+    Raises:
+        TypeError: they are not given by the states' names, or are no numbers.
+        ValueError: there is no such state.
+    """
+    if init is not None and not isinstance(init, Mapping):
+        raise TypeError(f'init must be numbers by state, such as {{"{states[-1]}": 1.0}}. Got {init!r}.')
+    given = dict(init or {})
+    if unknown := [state for state in given if state not in states]:
+        raise ValueError(f"init must name states of {name} ({', '.join(states)}). Got {unknown[0]}.")
+    for state, value in given.items():
+        try:
+            given[state] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"init of {state} must be a number. Got {value!r}.") from None
+    return tuple([given.get(state, 0.0) for state in states])
 
 
 def read_signature(equations: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -21,6 +69,9 @@ def read_signature(equations: Callable[..., Any]) -> tuple[tuple[str, ...], tupl
         raise TypeError(f"{rule}. Got {inspect.signature(equations)}.")
     if len(positional) < 3:
         raise TypeError(f"{rule} with at least one state. Got {inspect.signature(equations)}.")
+    names = [p.name for p in params]
+    if ("R" in names and names.index("R") != 1) or names[1] == "x":
+        raise TypeError(f"{rule}, with x first and R second. Got {inspect.signature(equations)}.")
     if any(p.default is not p.empty for p in params):
         raise TypeError(f"{rule} without defaults. Got {inspect.signature(equations)}.")
     return tuple(p.name for p in positional[2:]), tuple(p.name for p in named)
@@ -30,6 +81,8 @@ def check_names(cell: Cell) -> None:
     if not cell.gates:
         raise ValueError(f"gates must name at least one gate of {cell.name}. Got none.")
     for gate in cell.gates:
+        if "," in gate:
+            raise ValueError(f"the gates of {cell.name} must be separated by blanks alone. Got {gate!r}.")
         if not gate.isidentifier() or gate.startswith("_"):
             raise ValueError(f"a gate of {cell.name} must be a name without a leading underscore. Got {gate!r}.")
     if len(set(cell.gates)) != len(cell.gates):
@@ -43,12 +96,32 @@ def check_names(cell: Cell) -> None:
             )
 
 
+def one_for_each(cell: Cell, returned: Any) -> tuple[Any, ...]:
+    """What equations return, as a tuple of as many values as there are states.
+
+    Raises:
+        TypeError: a list or a dict, which no cell returns.
+        ValueError: too few or too many.
+    """
+    S, names = len(cell.states), ", ".join(cell.states)
+    form = f"a tuple of its new states ({names})" if S > 1 else f"its new state {names}, a tensor"
+    if isinstance(returned, (list, dict)):
+        raise TypeError(f"{cell.name} must return {form}. Got a {type(returned).__name__}{beginning(cell.equations)}.")
+    values = returned if isinstance(returned, tuple) else (returned,)
+    if len(values) != S:
+        got = f"{len(values)} value{'s' if len(values) != 1 else ''}{beginning(cell.equations)}"
+        raise ValueError(f"{cell.name} must return {form}. Got {got}.")
+    return values
+
+
 def formed(cell: Cell, name: str, new: Any, old: Tensor) -> Tensor:
     """A new state in the form of the old: of parameters alone, (H,), it is the same for all samples."""
     if not isinstance(new, Tensor):
-        raise TypeError(f"the new state {name} of {cell.name} must be a tensor. Got {type(new).__name__}.")
+        got = f"{type(new).__name__}{beginning(cell.equations)}"
+        raise TypeError(f"the new state {name} of {cell.name} must be a tensor. Got {got}.")
     if new.shape not in (old.shape, old.shape[-1:]):
         raise ValueError(
-            f"the new state {name} of {cell.name} must have shape {tuple(old.shape)}. Got {tuple(new.shape)}."
+            f"the new state {name} of {cell.name} must have shape {tuple(old.shape)}. "
+            f"Got {tuple(new.shape)}{beginning(cell.equations)}."
         )
     return new.to(old.dtype).expand_as(old)

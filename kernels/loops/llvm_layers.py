@@ -75,7 +75,7 @@ def layers(
     schedule = _schedule(version, *key)
     output = x.new_empty(T, B, form.directions * H)
     finals = [x.new_empty(s.shape) for s in states]
-    given = [dense(w, shape, x) for w, shape in zip(weights, schedule.shapes, strict=True)]
+    given = dense(cell, form, weights, schedule.shapes, x)
     if fresh is None and resets is not None:
         fresh = [torch.full_like(s, first) for s, first in zip(states, cell.init, strict=True)]
     blocks = [x, output, *finals, *map(plain, states), *given, *masks, *map(plain, fresh or ())]
@@ -187,7 +187,7 @@ class Steps:
         sizes = like.dtype, (1, B, I), (B * I, I, 1), H, self._form
         schedule = _schedule(self._cell, *sizes, False, False, LAID_OUT, self._threads, True)
         memory = like.new_empty(schedule.bytes // like.element_size())
-        given = [dense(w, each, like) for w, each in zip(self._weights, schedule.shapes, strict=True)]
+        given = dense(self._cell, self._form, self._weights, schedule.shapes, like)
         # the final states go where the first ones were
         self._held = [memory, like, self._output, *self._states, *self._states, *given]
         addresses = [block.data_ptr() for block in self._held]

@@ -54,17 +54,31 @@ class Memory:
         return place
 
 
-def dense(weight: Tensor, shape: tuple[int, ...], x: Tensor) -> Tensor:
-    """A weight as compiled code reads it.
+def dense(
+    cell: Cell, form: Form, weights: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], x: Tensor
+) -> list[Tensor]:
+    """The weights of each layer and direction in turn, as compiled code reads them.
 
     Raises:
-        RuntimeError: it has another shape, dtype or device.
+        ValueError: one has another shape.
+        RuntimeError: one has another dtype or device.
     """
-    if weight.shape != shape:
-        raise RuntimeError(f"a weight must have shape {shape} here. Got {tuple(weight.shape)}.")
-    if weight.dtype != x.dtype or not weight.is_cpu:
-        raise RuntimeError(f"a weight must be {x.dtype} on x's device cpu. Got {weight.dtype} on {weight.device}.")
-    return plain(weight)
+    found = []
+    for k, (weight, shape) in enumerate(zip(weights, shapes, strict=True)):
+        if weight.shape != shape:
+            raise ValueError(f"{_name(cell, form, k)} must have shape {shape}. Got {tuple(weight.shape)}.")
+        if weight.dtype != x.dtype or not weight.is_cpu:
+            what, here = f"{weight.dtype} on {weight.device}", f"{x.dtype} on {x.device}"
+            raise RuntimeError(f"{_name(cell, form, k)} must be {here}, as x is. Got {what}.")
+        found.append(plain(weight))
+    return found
+
+
+def _name(cell: Cell, form: Form, k: int) -> str:
+    """What weight number k is called."""
+    linear = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][: form.each]
+    names = [*linear, *(f"parameter {name}" for name in cell.parameters)]
+    return names[k % len(names)]
 
 
 def weight_shapes(cell: Cell, form: Form, I: int, H: int) -> tuple[tuple[int, ...], ...]:

@@ -76,7 +76,7 @@ class _Layers(torch.autograd.Function):
         finals = [x.new_empty(s.shape) for s in states]
         blocks = [
             kept, x_now, *finals, *map(plain, states),
-            *[dense(w, shape, x) for w, shape in zip(weights, schedule.shapes, strict=True)], mask, *map(plain, fresh),
+            *dense(cell, form, weights, schedule.shapes, x), mask, *map(plain, fresh),
         ]  # fmt: skip
         run_all(schedule.forward, schedule.bytes[0], blocks, x)
         # What the caller gets shares no memory with what the backward reads, so that it may be changed in place.

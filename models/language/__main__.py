@@ -18,10 +18,18 @@ import torch.distributed as dist
 
 from gatefuse.models.language import checkpoint as checkpoints
 from gatefuse.models.language.corpus import announce, find_text, prepare
-from gatefuse.models.language.model import generate, network_names, split_prefix, stream, unknown_tokens
+from gatefuse.models.language.model import (
+    check_network,
+    generate,
+    network_names,
+    split_prefix,
+    stream,
+    unknown_tokens,
+)
 from gatefuse.models.language.progress import Progress
 from gatefuse.models.language.text import KINDS, ORDERS, UNKNOWN, Vocabulary, join
 from gatefuse.models.language.training import Point, Settings, Trainer, check_seed
+from gatefuse.models.layers.arguments import check_driver
 
 NAME = "gatefuse.models.language"
 DEFAULTS = Settings()
@@ -122,6 +130,8 @@ def _text(parser: argparse.ArgumentParser) -> None:
 def _train(given: argparse.Namespace) -> None:
     if given.epochs < 1:
         raise ValueError(f"epochs must be at least 1. Got {given.epochs}.")
+    check_network(given.network)  # before the text is sought
+    check_driver(given.driver)
     device = _connect(given.device)
     first = not dist.is_initialized() or dist.get_rank() == 0
     names = ("network", "hidden", "layers", "embedding", "batch", "steps", "lr", "clip", "order", "seed", "driver")
@@ -198,6 +208,11 @@ def _connect(device: str | None) -> torch.device:
 
 
 def _generate(given: argparse.Namespace) -> None:
+    if not given.checkpoint.exists():
+        raise ValueError(
+            "checkpoint must be a file that train wrote: train a model first, or name another with --checkpoint. "
+            f"Got {given.checkpoint}, which isn't there."
+        )
     found = checkpoints.load(given.checkpoint)
     tokens = split_prefix(given.prefix, found.kind)
     check_seed(given.seed)

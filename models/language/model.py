@@ -35,6 +35,12 @@ def network_names() -> list[str]:
     return [*cell_names(), *_SCRATCH]
 
 
+def check_network(name: str | Cell) -> None:
+    """Raises ValueError: no network has that name."""
+    if isinstance(name, str) and name not in network_names():
+        raise ValueError(f"network must be one of {', '.join(network_names())}. Got {name!r}.")
+
+
 def make_network(name: str | Cell, inputs: int, hidden: int, layers: int = 1, driver: str = "auto") -> nn.Module:
     """A layer of a cell, or a scratch network.
 
@@ -48,10 +54,11 @@ def make_network(name: str | Cell, inputs: int, hidden: int, layers: int = 1, dr
     Raises:
         ValueError: an unknown name, or more of a scratch network than it has.
     """
+    check_network(name)
     if not isinstance(name, str) or name not in _SCRATCH:
         return Recurrent(name, inputs, hidden, layers, driver=driver)
     if layers != 1 or driver != "auto":
-        raise ValueError(f"{name} must have one layer and no driver. Got {layers} and {driver}.")
+        raise ValueError(f"{name} must have one layer and the driver auto. Got {layers} and {driver}.")
     return _SCRATCH[name](inputs, hidden)
 
 

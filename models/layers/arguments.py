@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,21 @@ def check_driver(driver: str) -> str:
     if driver != "auto" and driver not in DRIVERS:
         raise ValueError(f"driver must be one of auto, {', '.join(DRIVERS)}. Got {driver!r}.")
     return driver
+
+
+# What torch.nn raises for arguments that it can't use; the first two by accident, from within.
+REFUSALS = (AttributeError, IndexError, RuntimeError, TypeError, ValueError)
+
+
+def in_words(error: Exception, check: Callable[[], Any]) -> Exception:
+    """The error of a check of the arguments in the place of torch.nn's, which may say little; torch.nn's own where the
+    check finds nothing or would raise what torch.nn doesn't mean."""
+    try:
+        check()
+    except (RuntimeError, TypeError, ValueError) as found:
+        if type(found) is type(error) or isinstance(error, REFUSALS[:2]):
+            return found
+    return error
 
 
 def check_layer(
@@ -50,6 +65,8 @@ def check_layer(
         raise ValueError(f"dropout must be a number from 0 to 1. Got {dropout!r}.")
     if dropout > 0 and num_layers == 1:
         warnings.warn(f"dropout acts between layers. Got dropout {dropout} for one layer.", stacklevel=3)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype must be a torch.dtype. Got {dtype!r}.")
     if dtype is not None and not dtype.is_floating_point:
         raise RuntimeError(f"dtype must be a floating type. Got {dtype}.")
 

@@ -29,6 +29,7 @@ class Stack:
     order input, recurrent, both biases if there are any, per-unit parameters.
     """
 
+    _state = "state"  # what forward calls the states that are given
     cell: Cell
     input_size: int
     hidden_size: int
@@ -62,7 +63,7 @@ class Stack:
             lengths = check_lengths(lengths, T, B, x.device)
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
         shape = (n, B, H) if batched else (n, H)
-        states = first_states(self.cell, x, n, B, H) if state is None else self._states(state, shape, x, "state")
+        states = first_states(self.cell, x, n, B, H) if state is None else self._states(state, shape, x, self._state)
         fresh = None
         if reset_state is not None:
             if resets is None:
@@ -99,7 +100,7 @@ class Stack:
         if state is None:
             states = first_states(self.cell, x.data, n, B, H)
         else:
-            states = reorder(self._states(state, (n, B, H), x.data, "state"), x.sorted_indices)
+            states = reorder(self._states(state, (n, B, H), x.data, self._state), x.sorted_indices)
         return packing, Call(
             x.data, states, weights, lengths, None, None, all_states, T, B, True, given=state is not None
         )

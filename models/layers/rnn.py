@@ -24,7 +24,7 @@ from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import plan_of
 from gatefuse.models.execution.context import transforming
 from gatefuse.models.execution.symbolic import proxy_among, recorded
-from gatefuse.models.layers.arguments import check_driver, check_packed, check_state
+from gatefuse.models.layers.arguments import REFUSALS, check_driver, check_input, check_packed, check_state, in_words
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.flat_weights import FlatWeights
 
@@ -32,6 +32,7 @@ from gatefuse.models.layers.flat_weights import FlatWeights
 class _Layer(FlatWeights, Stack):
     # a class attribute, so that an instance of torch.nn's class can become one of these
     driver = "auto"
+    _state = "hx"
     proj_size: int
 
     def __init__(self, *args: Any, driver: str = "auto", **kwargs: Any):
@@ -75,13 +76,18 @@ class _Layer(FlatWeights, Stack):
             if proxy is not None:
                 given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
                 return recorded(proxy, self, input, hx, **given)
+        if not isinstance(input, (Tensor, PackedSequence)):
+            raise TypeError(f"input must be a tensor or a PackedSequence. Got {type(input).__name__}.")
         if not torch.compiler.is_compiling() and compiler_around() is not None:
             given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
             return torch.compiler.disable(_Layer.forward)(self, input, hx, **given)
         if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
             if self.cell is lstm and isinstance(input, PackedSequence):
                 self._check_packed(input, hx)
-            output, state = super().forward(input, hx)
+            try:
+                output, state = super().forward(input, hx)
+            except REFUSALS as error:
+                raise in_words(error, lambda: self._check(input, hx)) from None
             self._differentiable_twice(input, hx, output, state)
             return output, state
         self._refuse_projection()
@@ -127,12 +133,24 @@ class _Layer(FlatWeights, Stack):
 
     def _check_packed(self, input: PackedSequence, hx: Any) -> None:
         """torch.nn.LSTM checks nothing of it, and reads and writes beyond the memory of weights and states."""
-        check_packed(input, self.input_size, self._flat_weights[0])  # type: ignore[arg-type]
         # of a lower rank torch refuses them, by an error of another type
-        if hx is not None and all(s.dim() > 2 for s in hx if isinstance(s, Tensor)):
+        ranks = () if hx is None else [s.dim() for s in hx if isinstance(s, Tensor)]
+        self._check(input, hx if all(rank > 2 for rank in ranks) else None)
+
+    def _check(self, input: Tensor | PackedSequence, hx: Any) -> None:
+        """Check what torch's own loop is given."""
+        weight: Any = self._flat_weights[0]
+        if isinstance(input, PackedSequence):
+            check_packed(input, self.input_size, weight)
+        else:
+            check_input(input, self.input_size, weight)
+        if hx is not None:
             rows, H = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
-            shape = rows, int(input.batch_sizes[0]), H
-            check_state(self.cell, hx, shape, input.data, sizes=(self.proj_size or H, H))
+            _, B = self._steps(input)
+            batched = isinstance(input, PackedSequence) or input.dim() == 3
+            data = input.data if isinstance(input, PackedSequence) else input
+            sizes = (self.proj_size or H, H) if self.cell is lstm else ()
+            check_state(self.cell, hx, (rows, B, H) if batched else (rows, H), data, self._state, sizes)
 
     def _changes_form(self, input: Tensor | PackedSequence, hx: Any) -> bool:
         return hx is not None if isinstance(input, PackedSequence) else input.dim() == 2

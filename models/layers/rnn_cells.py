@@ -21,7 +21,7 @@ from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
 from gatefuse.models.execution.symbolic import proxy_among, recorded
-from gatefuse.models.layers.arguments import check_driver, check_input, check_state
+from gatefuse.models.layers.arguments import REFUSALS, check_driver, check_input, check_state, in_words
 
 # Multiplications with recurrent weights, of two samples or more, from which on a step by compiled code is faster than
 # torch's, which costs the host half as much: on an AMD EPYC, one thread, torch's took 1.0 of the time at a million of
@@ -65,7 +65,10 @@ class _Step(nn.RNNCellBase):
         if (hx is not None or isinstance(input, Proxy)) and (proxy := proxy_among(input, hx)) is not None:
             return recorded(proxy, self, input, hx)
         if self.driver in ("auto", "vendor") and not transforming() and not self._gains(input, hx):
-            return super().forward(input, hx)
+            try:
+                return super().forward(input, hx)
+            except REFUSALS as error:
+                raise in_words(error, lambda: self._prepare(input, hx)) from None
         call = self._prepare(input, hx)
         how = plan_of(request_of(self.cell, call), self.driver)
         _, finals = lowered(call, lambda lower: self._one_step(how.driver, lower))
@@ -118,7 +121,7 @@ class _Step(nn.RNNCellBase):
             for state in given:
                 if isinstance(state, Tensor) and state.dim() not in (1, 2):
                     raise ValueError(f"a cell's state must have the shape (H,), or (B, H). Got {tuple(state.shape)}.")
-            states = check_state(self.cell, hx, (B, H) if batched else (H,), x)
+            states = check_state(self.cell, hx, (B, H) if batched else (H,), x, "hx")
             states = tuple([s.contiguous().view(1, B, H) for s in states])
         return Call(x, states, weights, None, None, None, False, 1, B, batched, given=hx is not None)
 

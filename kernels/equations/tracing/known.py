@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextvars import copy_context
 from functools import partial
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from gatefuse.kernels.equations.operators import TranslationError
-from gatefuse.kernels.equations.program import Program
+from gatefuse.kernels.equations.program import Program, unused_gates
 from gatefuse.kernels.equations.tracing.outside import OutsideError, Reference, references
+from gatefuse.kernels.equations.tracing.place import beginning
 from gatefuse.kernels.equations.tracing.thread import apart
 from gatefuse.kernels.equations.tracing.trace import trace
 
@@ -47,6 +49,13 @@ def known(cell: Cell) -> Known:
             return open_ended(cell, str(refusal))
         found = apart(partial(copy_context().run, _traced, cell, outside))
         if not found.closed or all(r.holds() for r in outside):
+            if found.program is not None and (unused := unused_gates(found.program)):
+                warnings.warn(
+                    f"each gate of {cell.name} should be used, as x.{unused[0]} or R.{unused[0]}(v). Got "
+                    f"{', '.join(unused)} in no new state, so that rows of the weights do nothing"
+                    f"{beginning(cell.equations)}.",
+                    stacklevel=2,
+                )
             return found
     changed = next((r.text for r in outside if not r.holds()), "a value")
     return open_ended(cell, f"use {changed} from outside, which changes all the time")
@@ -54,7 +63,9 @@ def known(cell: Cell) -> Known:
 
 def open_ended(cell: Cell, why: str) -> Known:
     """What is known of equations whose results nobody can foresee; no fingerprint is theirs but by this process."""
-    return Known(None, f"the equations of {cell.name} {why}", (), False, f"open-{cell.serial}")
+    return Known(
+        None, f"the equations of {cell.name} {why}{beginning(cell.equations)}", (), False, f"open-{cell.serial}"
+    )
 
 
 def _traced(cell: Cell, outside: tuple[Reference, ...]) -> Known:

@@ -6,14 +6,18 @@ stop of the gradient. Here each question is seen, and is refused where the answe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from gatefuse.kernels.equations.gates import by_gate, has_gates
 from gatefuse.kernels.equations.operators import TranslationError
+from gatefuse.kernels.equations.tracing.place import running
+
+if TYPE_CHECKING:
+    from gatefuse.kernels.equations.tracing.record import Record
 
 # What is the same of all that equations compute with.
 _SAME = frozenset(("is_floating_point", "is_complex"))
@@ -39,21 +43,24 @@ class Watch(TorchFunctionMode):
 
     Args:
         name: of the cell, for messages.
-        stopped: called with each tensor whose gradient ends there.
+        record: is told what the equations call, and where gradients end.
 
     Attributes:
         asked_dtype: the dtype was asked for, or values were converted; the trace is good if that made no difference.
         refused: for the first question that was.
     """
 
-    def __init__(self, name: str, stopped: Callable[[Tensor], None]):
+    def __init__(self, name: str, record: Record):
         super().__init__()
         self.asked_dtype = False
         self.refused: TranslationError | None = None
-        self._name, self._stopped = name, stopped
+        self._name, self._record = name, record
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if has_gates(args, kwargs):
+            with self:  # each gate's call is looked at
+                return by_gate(func, args, kwargs)
         name = func.__name__
         if name == "__get__":
             name = func.__self__.__name__
@@ -74,7 +81,9 @@ class Watch(TorchFunctionMode):
                 f"must not ask for a size, which a trace would keep; give a number from outside. Got {name.strip('_')}"
             )
             return func(*args, **kwargs)
+        self._record.written = name.strip("_")
         found = func(*args, **kwargs)
+        self._record.written = ""
         if name == "dtype" or name in _CONVERSIONS:
             self.asked_dtype = True
             if not isinstance(found, Tensor):
@@ -86,11 +95,11 @@ class Watch(TorchFunctionMode):
             raise self._refuse(f"must not depend on what a trace can't see. Got {name.strip('_')} of a tensor")
         if name in _STOPS or not torch.is_grad_enabled():
             for result in results:
-                self._stopped(result)
+                self._record.stop(result)
         return found
 
     def _refuse(self, why: str) -> TranslationError:
         """Kept too, since equations may catch what is raised in them."""
-        error = TranslationError(f"the equations of {self._name} {why}")
+        error = TranslationError(f"the equations of {self._name} {why}{running()}")
         self.refused = self.refused or error
         return error

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gatefuse.kernels.equations.expression import CONSTANT, Expr, Graph
 from gatefuse.kernels.equations.operators import TRUTHS, TranslationError, translate
+from gatefuse.kernels.equations.tracing.place import running
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
@@ -31,6 +32,7 @@ class Record(TorchDispatchMode):
         self._alive: list[Tensor] = []  # so that no other has its identity
         self.in_equations = True
         self.computed_numbers = False
+        self.written = ""  # the function of torch's that the equations call now
         self.refused: TranslationError | None = None  # for the first operator that can't be translated
 
     @classmethod
@@ -46,7 +48,7 @@ class Record(TorchDispatchMode):
             self._record(func, name, args, kwargs, results)
         except TranslationError as error:
             # The equations go on: what they do next may be the better reason.
-            self.refused = self.refused or error
+            self.refused = self.refused or TranslationError(f"{error}{running()}")
             for result in results:
                 self._note(result, self._graph.input("?"))
         return found
@@ -61,11 +63,12 @@ class Record(TorchDispatchMode):
             # of the states' dtype, in which others are rounded otherwise
             self.computed_numbers |= name not in _NUMBERS and any(t.numel() > 1 for t in results)
         else:
-            given = tuple([self._argument(a) for a in args]), {k: self._argument(v) for k, v in kwargs.items()}
-            made = translate(self._graph, name, given[0], {k: v for k, v in given[1].items() if k not in _PLUMBING})
+            given = tuple([self._argument(a) for a in args])
+            named = {k: self._argument(v) for k, v in kwargs.items() if k not in _PLUMBING}
+            made = translate(self._graph, name, given, named, self.written)
             expressions = list(made) if isinstance(made, tuple) else [made]
         for result, expression in zip(results, expressions, strict=False):
-            self._check(name, result, expression)
+            self._check(self.written or name, result, expression)
             self._note(result, expression)
 
     def input(self, name: str, tensor: Tensor) -> Tensor:

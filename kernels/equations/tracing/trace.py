@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
 from gatefuse.kernels.equations.expression import Expr, Graph, input_names
-from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.gates import Gates, OfGate, Uncalled, check_gate
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.program import Product, Program, find_phases, find_products, find_slots, find_sums
+from gatefuse.kernels.equations.signature import one_for_each
+from gatefuse.kernels.equations.tracing.place import beginning, raised, run_equations, running
 from gatefuse.kernels.equations.tracing.questions import Watch
 from gatefuse.kernels.equations.tracing.record import SHAPE, Record
 
@@ -44,7 +46,7 @@ def trace(cell: Cell, still: Callable[[], None] = lambda: None) -> Program:
             if _trace(cell, dtype, still)[0].text() != text:
                 raise TranslationError(
                     f"the equations of {cell.name} must be the same in every dtype. "
-                    f"Got others in {dtype} than in float64"
+                    f"Got others in {dtype} than in float64{beginning(cell.equations)}"
                 )
     return program
 
@@ -98,7 +100,7 @@ def _check_steps(cell: Cell, new_states: Sequence[Expr], vectors: Sequence[Expr]
         if names and names <= set(cell.parameters):
             raise TranslationError(
                 f"new states of {cell.name} and what R multiplies must not come of parameters alone. "
-                f"Got one of {', '.join(sorted(names))}"
+                f"Got one of {', '.join(sorted(names))}{beginning(cell.equations)}"
             )
 
 
@@ -144,28 +146,32 @@ class _Run:
     def _forward(self) -> tuple[list[Tensor], list[Tensor], Record, Watch]:
         cell = self.cell
         record = Record(cell, self.graph, self.dtype)
-        watch = Watch(cell.name, record.stop)
+        watch = Watch(cell.name, record)
         inputs = [record.input(name, _example(self.dtype).requires_grad_()) for name in self.names]
         by_name = dict(zip(self.names, inputs, strict=True))
         self.asked = []
         vectors: list[Tensor] = []
-        R = _Asked(self, vectors, [by_name[f"r_{g}"] for g in cell.gates])
+        R = _Recurrence(self, vectors, [by_name[f"r_{g}"] for g in cell.gates])
         x = Gates(cell.gates, parts=[by_name[f"x_{g}"] for g in cell.gates])
         parameters = {p: by_name[p] for p in cell.parameters}
         with record, watch:
             try:
-                new = cell.returned(x, R, [by_name[s] for s in cell.states], parameters)  # type: ignore[arg-type]
+                returned = run_equations(cell, x, R, [by_name[s] for s in cell.states], parameters)
             except TranslationError:
                 raise
             except Exception as error:
                 raise TranslationError(
                     f"the equations of {cell.name} must run on states of shape {SHAPE} as on any other. "
-                    f"Got {type(error).__name__}: {error}"
+                    f"Got {type(error).__name__}: {str(error).rstrip('.')}{raised(error)}"
                 ) from error
         if refused := record.refused or watch.refused or self.refused:
             raise refused  # also where the equations caught it
+        try:
+            new = one_for_each(cell, returned)
+        except (TypeError, ValueError) as error:
+            raise TranslationError(str(error).rstrip(".")) from None
         for state, value in zip(cell.states, new, strict=True):
-            _check_shape(cell, f"new state {state}", value)
+            _check_shape(cell, f"new state {state}", value, beginning(cell.equations))
         return [*new, *vectors], inputs, record, watch
 
 
@@ -174,7 +180,7 @@ def _example(dtype: torch.dtype) -> Tensor:
     return torch.linspace(0.1, 0.9, SHAPE[0] * SHAPE[1], dtype=dtype, device="cpu").view(SHAPE)
 
 
-class _Asked:
+class _Recurrence(Uncalled):
     """Stands for R while tracing."""
 
     def __init__(self, run: _Run, vectors: list[Tensor], r: Sequence[Tensor]):
@@ -186,16 +192,16 @@ class _Asked:
 
     def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
         gates = self._run.cell.gates
-        if name not in gates:
-            raise AttributeError(f"a gate of R must be one of {', '.join(gates)}. Got {name}.")
-        return lambda vector: self._ask([gates.index(name)], vector)[0]
+        check_gate(name, gates)
+        return OfGate(lambda vector: self._ask([gates.index(name)], vector)[0])
 
     def _ask(self, gates: Iterable[int], vector: Tensor) -> list[Tensor]:
         try:
             return self._given(gates, vector)
         except TranslationError as error:
-            self._run.refused = self._run.refused or error
-            raise
+            located = TranslationError(f"{error}{running()}")
+            self._run.refused = self._run.refused or located
+            raise located from None
 
     def _given(self, gates: Iterable[int], vector: Tensor) -> list[Tensor]:
         cell, found = self._run.cell, []
@@ -211,13 +217,13 @@ class _Asked:
         return found
 
 
-def _check_shape(cell: Cell, what: str, value: Any) -> None:
+def _check_shape(cell: Cell, what: str, value: Any, where: str = "") -> None:
     if not isinstance(value, Tensor):
-        raise TranslationError(f"{what} of {cell.name} must be a tensor. Got {type(value).__name__}")
+        raise TranslationError(f"{what} of {cell.name} must be a tensor. Got {type(value).__name__}{where}")
     with torch._C.DisableTorchFunction():
         shape = tuple(value.shape)
     if shape != SHAPE:
         raise TranslationError(
             f"{what} of {cell.name} must have a state's shape, since equations are pointwise. "
-            f"Got {shape} for states of {SHAPE}"
+            f"Got {shape} for states of {SHAPE}{where}"
         )

@@ -53,6 +53,8 @@ def test_parameters_have_their_shape_at_every_length():
     for T in STEPS:
         with pytest.raises(ValueError, match=r"^parameter.* must have shape \(.*5,?\)\. Got \("):
             layer(torch.randn(T, B, I))
+        with torch.no_grad(), pytest.raises(ValueError, match=r"^parameter.* must have shape \(.*5,?\)\. Got \("):
+            layer(torch.randn(T, B, I))
     assert "must not ask for a size" in cell(gates="a")(parameter_rank).refusal
 
 

@@ -163,7 +163,7 @@ def test_a_killed_run_loses_no_epoch():
         (["--seed", "-1"], "seed must be from 0 to 4294967295. Got -1."),
         (["--seed", "99999999999999999999999"], "seed must be from 0 to 4294967295. Got 9999"),
         (["--prefix", ""], "prefix must have at least one token. Got ''."),
-        (["--network", "nothing"], "cell must be one of "),
+        (["--network", "nothing"], "network must be one of "),
         (["--lr", "1e38", "--clip", "1e38"], "loss and weights must stay finite. Got a loss of "),
         (["--device", "nothing"], "device must be one that torch has here. Got nothing"),
         (["--device", "meta"], "device must be one that torch has here. Got meta"),
@@ -180,8 +180,15 @@ def test_bad_input_ends_in_a_message(capsys, options, message):
     assert set(Path.cwd().iterdir()) == before
 
 
+@pytest.mark.parametrize(("option", "name"), [("--network", "transformer"), ("--driver", "fast")])
+def test_names_are_refused_before_the_text_is_sought(capsys, option, name):
+    said = refused(capsys, "train", "--text", "missing.txt", *SMALL, option, name)
+    assert re.search(rf": {option[2:]} must be one of .*\. Got '{name}'\.$", said.strip())
+
+
 def test_what_generate_refuses(capsys):
-    assert "No such file or directory: 'language.pt'" in refused(capsys, "generate")
+    rule = "checkpoint must be a file that train wrote: train a model first, or name another with --checkpoint."
+    assert f"{rule} Got language.pt, which isn't there." in refused(capsys, "generate")
     train(epochs=1)
     capsys.readouterr()
     assert "prefix must have at least one token. Got ''." in refused(capsys, "generate", "--prefix", "")

@@ -92,8 +92,16 @@ def test_embeddings_take_the_place_of_one_hot_tokens():
         (lambda: LanguageModel(nn.LSTMCell(9, 9), 9), TypeError, "network must be a recurrent layer .* Got LSTMCell"),
         (lambda: LanguageModel(nn.LSTM(8, 9), 9), ValueError, "network must take 9 inputs, .* Got 8"),
         (lambda: LanguageModel(D2LLSTM(9, 16, 8), 9), ValueError, "network must have 9 outputs, .* Got 8"),
-        (lambda: make_network("nothing", 9, 16), ValueError, "cell must be one of .* Got 'nothing'"),
-        (lambda: make_network("scratch-d2l-gru", 9, 16, 2), ValueError, "must have one layer and no driver. Got 2"),
+        (
+            lambda: make_network("nothing", 9, 16),
+            ValueError,
+            "network must be one of .*, scratch-.* Got 'nothing'",
+        ),
+        (
+            lambda: make_network("scratch-d2l-gru", 9, 16, 2),
+            ValueError,
+            "must have one layer and the driver auto. Got 2",
+        ),
         (lambda: Settings(hidden=0), ValueError, "hidden must be at least 1. Got 0"),
         (lambda: Settings(lr=0), ValueError, "lr must be above 0. Got 0"),
         (lambda: Settings(clip=math.nan), ValueError, "clip must be above 0. Got nan"),

@@ -48,6 +48,7 @@ CONSTRUCTORS = {
     "bidirectional": (lambda: layer(bidirectional=2), TypeError, "bidirectional must be a bool. Got int."),
     "dropout": (lambda: layer(dropout=1.5), ValueError, "dropout must be a number from 0 to 1. Got 1.5."),
     "dropout type": (lambda: layer(dropout=True), ValueError, "dropout must be a number from 0 to 1. Got True."),
+    "dtype's name": (lambda: layer(dtype="float32"), TypeError, "dtype must be a torch.dtype. Got 'float32'."),
     "dtype": (lambda: layer(dtype=torch.int32), RuntimeError, "dtype must be a floating type. Got torch.int32."),
 }
 
@@ -205,7 +206,7 @@ CALLS = {
     "LSTM by a driver": (
         lambda: LSTM(I, H, driver="eager")(x(), (x(1, 2, H), x(1, B, H))),
         RuntimeError,
-        "state h must have shape (1, 3, 6). Got (1, 2, 6).",
+        "hx h must have shape (1, 3, 6). Got (1, 2, 6).",
     ),
     "LSTMCell rank": (
         lambda: LSTMCell(I, H, driver="eager")(x()),
@@ -230,7 +231,7 @@ CALLS = {
     "LSTMCell state": (
         lambda: LSTMCell(I, H, driver="eager")(x(B, I), (x(2, H), x(B, H))),
         RuntimeError,
-        "state h must have shape (3, 6). Got (2, 6).",
+        "hx h must have shape (3, 6). Got (2, 6).",
     ),
 }
 

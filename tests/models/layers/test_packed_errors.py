@@ -46,10 +46,10 @@ def test_another_feature_size(full, build, driver, size, steps):
 @pytest.mark.parametrize(
     ("h", "c", "text"),
     [
-        ((1, 1, H), (1, B, H), "state h must have shape (1, 2, 4). Got (1, 1, 4)."),
-        ((1, B, H), (1, 1, H), "state c must have shape (1, 2, 4). Got (1, 1, 4)."),
-        ((2, B, H), (2, B, H), "state h must have shape (1, 2, 4). Got (2, 2, 4)."),
-        ((1, B, I), (1, B, H), "state h must have shape (1, 2, 4). Got (1, 2, 3)."),
+        ((1, 1, H), (1, B, H), "hx h must have shape (1, 2, 4). Got (1, 1, 4)."),
+        ((1, B, H), (1, 1, H), "hx c must have shape (1, 2, 4). Got (1, 1, 4)."),
+        ((2, B, H), (2, B, H), "hx h must have shape (1, 2, 4). Got (2, 2, 4)."),
+        ((1, B, I), (1, B, H), "hx h must have shape (1, 2, 4). Got (1, 2, 3)."),
     ],
 )
 @pytest.mark.parametrize("full", [True, False])
@@ -64,8 +64,8 @@ def test_with_a_projection(driver):
     x = pack_padded_sequence(torch.randn(T, B, I, dtype=torch.float64), [T, T])
     h, c = (torch.randn(1, B, size, dtype=torch.float64) for size in (2, H))
     assert layer(x, (h, c))[1][0].shape == (1, B, 2)
-    refused(layer, (x, (c, c)), "state h must have shape (1, 2, 2). Got (1, 2, 4).")
-    refused(layer, (x, (h, h)), "state c must have shape (1, 2, 4). Got (1, 2, 2).")
+    refused(layer, (x, (c, c)), "hx h must have shape (1, 2, 2). Got (1, 2, 4).")
+    refused(layer, (x, (h, h)), "hx c must have shape (1, 2, 4). Got (1, 2, 2).")
 
 
 def test_data_of_another_rank():

@@ -1,4 +1,9 @@
-"""Hook of mkdocs: what docs say of cells is read off the cells, and who can run them is what the drivers answer."""
+"""What pages say of cells and operators, read off these; who can run a cell is what the drivers answer.
+
+    python docs/tables.py
+
+writes it between its marks, as `make docs` does before it builds the site; a test compares.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,12 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 from unittest import mock
 
 import torch
 
+from gatefuse.bench.report.document.marks import fill, marks
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.kernels.drivers import DRIVERS, driver
@@ -25,18 +31,24 @@ CPU, GPU = (torch.device("cpu"), torch.float32), (torch.device("cuda", 0), torch
 ARCH = "sm_90"
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put what is generated in the place of its marks, in any page."""
-    for mark, make in MARKS.items():
-        if mark in markdown:
-            markdown = markdown.replace(mark, make())
-    return markdown
+def parts(page: Path) -> dict[str, str]:
+    """What is generated for a page, by the names of the marks that it holds."""
+    text = page.read_text(encoding="utf-8")
+    # a blank line, without which a comment's line and what follows are one paragraph for some readers
+    return {name: f"\n{make()}\n\n" for name, make in PARTS.items() if marks(name)[0] in text}
+
+
+def write(folder: Path) -> list[Path]:
+    """Write what is generated into the pages of a folder that hold marks for it."""
+    return [fill(page, parts(page)) for page in sorted(folder.rglob("*.md")) if parts(page)]
 
 
 @contextmanager
 def made_up_gpu() -> Iterator[None]:
-    """Drivers are asked as on a machine with that GPU and Triton, its interpreter off, whatever this one has."""
+    """Drivers are asked as on a machine with that GPU and Triton, its interpreter off, whatever this one has, and with
+    a CPU that nobody has measured."""
     with (
+        mock.patch("gatefuse.kernels.costs.cpu_name", return_value="a CPU"),
         mock.patch("gatefuse.kernels.runtime.device._read", return_value=of_arch(ARCH)),
         mock.patch("gatefuse.kernels.drivers.common._HAS_TRITON", True),
         mock.patch("gatefuse.kernels.drivers.common.interpreted", return_value=False),
@@ -90,9 +102,9 @@ def details() -> str:
 
 
 def _section(cell: Cell) -> Iterator[str]:
-    yield f"### {cell.name} {{ #{cell.name} }}"
+    yield f"### {cell.name}"
     yield f"{cell.__doc__}."
-    yield f"```{{.python .generated}}\n{inspect.getsource(cell.equations).strip()}\n```"
+    yield f"```py\n{inspect.getsource(cell.equations).strip()}\n```"
     about = inspect.getdoc(sys.modules[cell.__module__]) or ""
     yield f"*Source*: {' '.join(about.partition('Source: ')[2].split())}"
     asked = refusals(cell, GPU) | refusals(cell, CPU)
@@ -101,16 +113,20 @@ def _section(cell: Cell) -> Iterator[str]:
 
 def operators_list() -> str:
     """The operators that kernels can be made of, by their names in ATen."""
-    return _names(tuple(operators.names()))
+    return _names(tuple(operators.operator_names()))
 
 
 def _names(names: tuple[str, ...]) -> str:
     return " ".join(f"`{name}`" for name in names) or "none"
 
 
-MARKS: dict[str, Callable[[], str]] = {
-    "<!-- cells: table -->": table,
-    "<!-- cells: refusals -->": everywhere,
-    "<!-- cells: details -->": details,
-    "<!-- cells: operators -->": operators_list,
+PARTS: dict[str, Callable[[], str]] = {
+    "cells": table,
+    "refusals": everywhere,
+    "equations": details,
+    "operators": operators_list,
 }
+
+if __name__ == "__main__":
+    for page in write(Path(__file__).parent):
+        print(page)
