@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,15 +39,16 @@ def load(path: str | Path, trust: bool = False) -> Any:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"model must be a file. Got {str(path)!r}.")
-    cells = [(find_cell(name), f"{find_cell(name).__module__}.{name}") for name in cell_names()]
+    cells: list[Any] = [(find_cell(name), f"{find_cell(name).__module__}.{name}") for name in cell_names()]
     with torch.serialization.safe_globals([*KNOWN, nn.Sequential, nn.ModuleList, *cells]):
         try:
             model = torch.load(path, map_location="cpu", weights_only=not trust)
         except Exception as error:  # of as many types as a broken file has places
-            reason = " ".join(str(error).split())
+            found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+            reason = f"with {found[1]}" if found else f": {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise ValueError(
-                f"model must be what torch.save(model, path) wrote of classes that can be exported; a file with others, "
-                f"which can run any code, is read with --trust. Got {str(path)!r}: {reason[:300]}"
+                "model must be what torch.save(model, path) wrote, of classes that can be exported; a file with "
+                f"others, which can run any code, is read with --trust. Got {str(path)!r} {reason}."
             ) from error
     for module in model if isinstance(model, (list, tuple)) else [model]:
         if not isinstance(module, nn.Module):
@@ -62,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Export by these arguments of the command line; the code that the process ends with."""
     parser = argparse.ArgumentParser(prog="python -m gatefuse.export", description=__doc__)
     parser.add_argument("model", nargs="?", help="a file that torch.save(model, path) wrote")
-    parser.add_argument(
-        "object", nargs="?", help="the object file, such as vad.o; vad.h and vad_check.c come beside it"
-    )
+    parser.add_argument("object", nargs="?", help="the object, such as vad.o; vad.h and vad_check.c come beside it")
     parser.add_argument("--target", default="host", help="a name that --targets lists, or a triple of LLVM's")
     parser.add_argument("--cpu", default="", help="with a triple, the processor as LLVM names it")
     parser.add_argument("--name", help="what all names in C begin with (default: the object's name)")

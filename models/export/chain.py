@@ -17,13 +17,16 @@ from gatefuse.models.export.activations import ACTIVATIONS, activation_cell
 from gatefuse.models.layers.recurrent import Recurrent
 from gatefuse.models.layers.rnn import GRU, LSTM, RNN
 
-_OURS = (Recurrent, LSTM, GRU, RNN)
+_OURS: tuple[type[nn.Module], ...] = (Recurrent, LSTM, GRU, RNN)
 _THEIRS = {theirs: ours for theirs, ours in PAIRS if ours in _OURS}
 _DROPOUTS = (nn.Dropout, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # The modules that can be exported, of these very classes.
 KNOWN: tuple[type[nn.Module], ...] = (
-    *(*_OURS, *_THEIRS, nn.Linear, nn.Embedding, nn.Identity),
-    *(*_DROPOUTS, *ACTIVATIONS),
+    *_OURS,
+    *_THEIRS,
+    *(nn.Linear, nn.Embedding, nn.Identity),
+    *_DROPOUTS,
+    *ACTIVATIONS,
 )
 
 
@@ -117,9 +120,10 @@ def _modules(model: Any, where: str) -> Iterator[tuple[str, nn.Module]]:
 def _check(where: str, module: nn.Module) -> None:
     kind = type_before_parametrizations(module)
     if kind not in KNOWN:
+        names = ", ".join(dict.fromkeys(k.__name__ for k in KNOWN))
         raise TypeError(
-            f"{where} must be one of {', '.join(k for k in dict.fromkeys(k.__name__ for k in KNOWN))}. Got {kind.__name__}: give "
-            "the modules that it runs as a list, [model.rnn, model.head], where it runs them one after the other."
+            f"{where} must be one of {names}. Got {kind.__name__}: give the modules that it runs as a list, as "
+            "[model.rnn, model.head], where it runs them one after the other."
         )
     _check_hooks(where, module)
     if getattr(module, "training", False):

@@ -44,18 +44,20 @@ def recording(given: list[Operation], meant: list[Operation], inputs: int) -> Re
     Raises:
         ValueError: its output is not finite.
     """
-    errors = []
-    for seed in range(_TRIES, -1, -1):
-        x = _input(given[0], inputs, seed)
-        y = outputs(meant, x, torch.float64)
-        if not y.isfinite().all():
-            raise ValueError("model must give finite numbers for input of unit variance. Got others.")
-        moved = (
-            x if not x.is_floating_point() else x * (1 + torch.finfo(torch.float32).eps * (2 * torch.rand(x.shape) - 1))
-        )
-        errors += [error(outputs(meant, each, torch.float32).double(), y) for each in (x, moved)]
-    before = outputs(given, x, torch.float64)
-    return Recording(x, y, allowed(worst(errors), torch.finfo(torch.float32).eps), error(y, before))
+    eps, errors = torch.finfo(torch.float32).eps, []
+    with torch.autocast("cpu", enabled=False):
+        for seed in range(_TRIES, -1, -1):
+            g = torch.Generator("cpu").manual_seed(seed)
+            x = _input(given[0], inputs, g)
+            y = outputs(meant, x, torch.float64)
+            if not y.isfinite().all():
+                raise ValueError("model must give finite numbers for input of unit variance. Got others.")
+            errors.append(error(outputs(meant, x, torch.float32).double(), y))
+            if x.is_floating_point():
+                moved = x * (1 + eps * (2 * torch.rand(x.shape, generator=g, device="cpu", dtype=x.dtype) - 1))
+                errors.append(error(outputs(meant, moved, torch.float32).double(), y))
+        before = outputs(given, x, torch.float64)
+    return Recording(x, y, allowed(worst(errors), eps), error(y, before))
 
 
 def outputs(operations: list[Operation], x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -77,8 +79,7 @@ def outputs(operations: list[Operation], x: Tensor, dtype: torch.dtype) -> Tenso
     return x
 
 
-def _input(first: Operation, inputs: int, seed: int) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
+def _input(first: Operation, inputs: int, g: torch.Generator) -> Tensor:
     if isinstance(first, Lookup):
-        return torch.randint(len(first.table), (STEPS, 1), generator=g)
-    return torch.randn(STEPS, inputs, generator=g)
+        return torch.randint(len(first.table), (STEPS, 1), generator=g, device="cpu")
+    return torch.randn(STEPS, inputs, generator=g, device="cpu", dtype=torch.float32)

@@ -137,7 +137,9 @@ class Code:
         found = self.module.globals.get(name)
         if found is None:
             found = ir.Function(self.module, ir.FunctionType(result, [v.type for v in values]), name)
-        return self.builder.call(found, values)
+            if not name.startswith("llvm."):
+                found.calling_convention = getattr(self.module, "convention", "")
+        return self.builder.call(found, values, cconv=found.calling_convention)
 
     def run(self, function: ir.Function, *values: Number) -> None:
         """A call of a function that takes numbers and returns nothing."""
