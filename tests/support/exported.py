@@ -45,9 +45,9 @@ class Machine(NamedTuple):
         return ", ".join(tool for tool in tools if shutil.which(tool) is None)
 
 
-def _cortex(cpu: str, fpu: str) -> Machine:
+def _cortex(cpu: str, floats: str) -> Machine:
     # the emulator runs programs for Linux, on a processor with an M's instructions and others
-    options = f"-O1 -fomit-frame-pointer -mcpu={cpu} -mthumb -mfloat-abi=hard -mfpu={fpu} -nostartfiles"
+    options = f"-O1 -fomit-frame-pointer -mcpu={cpu} -mthumb {floats} -nostartfiles"
     compiler = "arm-none-eabi-gcc", *options.split(), "--specs=nosys.specs"
     return Machine(compiler, ("qemu-arm", "-cpu", "max"), True)
 
@@ -56,15 +56,17 @@ MACHINES = {
     "host": Machine(("gcc",)),
     "aarch64": Machine(("aarch64-linux-gnu-gcc",), ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")),
     "riscv64": Machine(("riscv64-linux-gnu-gcc",), ("qemu-riscv64", "-L", "/usr/riscv64-linux-gnu")),
-    "cortex-m4": _cortex("cortex-m4", "fpv4-sp-d16"),
-    "cortex-m7": _cortex("cortex-m7", "fpv5-d16"),
+    "cortex-m4": _cortex("cortex-m4", "-mfloat-abi=hard -mfpu=fpv4-sp-d16"),
+    "cortex-m7": _cortex("cortex-m7", "-mfloat-abi=hard -mfpu=fpv5-d16"),
     "wasm32": Machine(("wasm-ld",), ("node",)),
 }
+# Known by a triple alone.
+_OTHERS = {"cortex-m0": _cortex("cortex-m0", "-mfloat-abi=soft")}
 
 
 def run_check(folder: Path, name: str, target: str) -> subprocess.CompletedProcess[str]:
     """Make the check program beside <folder>/<name>.o and run it; skips where a tool is missing."""
-    machine = MACHINES[target]
+    machine = (MACHINES | _OTHERS)[target]
     if missing := machine.missing():
         pytest.skip(f"programs for {target} need {missing}, which is not installed")
     if target == "wasm32":

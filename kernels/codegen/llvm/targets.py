@@ -109,6 +109,8 @@ def _processor(family: str, triple: str, cpu: str) -> Processor:
     if family == "x86_64" and cpu in _LEVELS:
         return _LEVELS[cpu]._replace(triple=triple)
     size, registers, fused, bits = _FAMILIES[family]
+    if triple.endswith("-eabi"):  # by whose names LLVM calls the compiler's library where it takes the system for Linux
+        triple = f"{triple.split('-')[0]}-unknown-linux-gnueabi"
     if triple.endswith("eabihf") and cpu.startswith("cortex-"):  # with a unit for floats, as the convention needs
         registers, fused = 32, True
     return Processor(triple, cpu, "", size, registers, fused, bits)
