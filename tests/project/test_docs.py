@@ -21,8 +21,8 @@ IDS = [page.relative_to(DOCS).as_posix() for page in PAGES]
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if programs(p)], ids=lambda page: page.name)
-def test_programs_run_and_print_what_they_say(page, monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_programs_run_and_print_what_they_say(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path if page.name == "export.md" else ROOT)  # one page writes files, others read ours
     run(page)
 
 

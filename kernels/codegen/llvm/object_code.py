@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
@@ -72,22 +70,6 @@ def object_code(module: Module, target: Target) -> ObjectCode:
         if elf.is_elf(data) and (not needs or p.triple.endswith("hf")):
             data = elf.with_float_arguments(data, elf.BY_REGISTER if needs else elf.BY_NEITHER)
         return ObjectCode(data, sum(size for _, size in _sections(data)), tuple(sorted(needs)))
-
-
-def knows(triple: str, cpu: str) -> bool:
-    """Whether LLVM knows the CPU; of one that it doesn't it says so to stderr alone, so that a process is asked.
-
-    Raises:
-        ValueError: LLVM doesn't know the triple.
-    """
-    program = (
-        "import sys; from llvmlite import binding as b; b.initialize_all_targets(); "
-        "b.Target.from_triple(sys.argv[1]).create_target_machine(cpu=sys.argv[2])"
-    )
-    done = subprocess.run([sys.executable, "-c", program, triple, cpu], capture_output=True, text=True)
-    if "No available targets" in done.stderr:
-        raise ValueError(f"target must be a triple that LLVM knows. Got {triple!r}.")
-    return done.returncode == 0 and "not a recognized processor" not in done.stderr
 
 
 def _sections(data: bytes) -> Iterator[tuple[str, int]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import NamedTuple
 
 from gatefuse.kernels.codegen.llvm.processor import Processor, this_processor
@@ -102,9 +105,7 @@ def find_target(name: str, cpu: str = "") -> Target:
 
 
 def _processor(family: str, triple: str, cpu: str) -> Processor:
-    from gatefuse.kernels.codegen.llvm.object_code import knows
-
-    if not knows(triple, cpu):
+    if not _known(triple, cpu):
         raise ValueError(f"cpu must be one that LLVM knows for {triple}. Got {cpu!r}.")
     if family == "x86_64" and cpu in _LEVELS:
         return _LEVELS[cpu]._replace(triple=triple)
@@ -114,3 +115,25 @@ def _processor(family: str, triple: str, cpu: str) -> Processor:
     if triple.endswith("eabihf") and cpu.startswith("cortex-"):  # with a unit for floats, as the convention needs
         registers, fused = 32, True
     return Processor(triple, cpu, "", size, registers, fused, bits)
+
+
+_ASK = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from llvmlite import binding as llvm; "
+    "llvm.initialize_all_targets(); llvm.Target.from_triple(sys.argv[2]).create_target_machine(cpu=sys.argv[3])"
+)
+
+
+def _known(triple: str, cpu: str) -> bool:
+    """Whether LLVM knows the CPU; of one that it doesn't it speaks to stderr alone, so that a process is asked.
+
+    Raises:
+        ValueError: LLVM doesn't know the triple.
+        RuntimeError: it can't be asked.
+    """
+    command = [sys.executable, "-c", _ASK, json.dumps(sys.path), triple, cpu]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if "No available targets" in done.stderr:
+        raise ValueError(f"target must be a triple that LLVM knows. Got {triple!r}.")
+    if done.returncode:
+        raise RuntimeError(f"LLVM must say whether it knows the CPU {cpu}. It said: {done.stderr.strip()[-300:]}")
+    return "not a recognized processor" not in done.stderr
