@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gatefuse._version import __version__
-from gatefuse.models.export.layout import Field
 
 _WORDS = """
 alignas alignof and and_eq asm atomic_cancel atomic_commit atomic_noexcept auto bitand bitor bool break case catch char
@@ -17,6 +16,15 @@ synchronized template this thread_local throw true try typedef typeid typename t
 virtual void volatile wchar_t while xor xor_eq
 """
 _RESERVED = frozenset(_WORDS.split())
+
+
+class Field(NamedTuple):
+    """A member of the struct: an array of so many numbers, of which ``used`` mean something."""
+
+    name: str
+    numbers: int
+    used: int
+    what: str
 
 
 class Face(NamedTuple):

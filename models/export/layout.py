@@ -9,6 +9,7 @@ from gatefuse.kernels.codegen.llvm.stored import Stored
 from gatefuse.kernels.codegen.llvm.stream import Blocks, work_rows
 from gatefuse.kernels.codegen.llvm.stream_weights import floats_and_weights, table_bytes
 from gatefuse.models.export.chain import Layer, Lookup, Operation
+from gatefuse.models.export.header import Field
 
 
 class Place(NamedTuple):
@@ -19,15 +20,6 @@ class Place(NamedTuple):
     weights: int
     states: int
     blocks: Blocks
-
-
-class Field(NamedTuple):
-    """A member of the struct: an array of so many numbers, of which ``used`` mean something."""
-
-    name: str
-    numbers: int
-    used: int
-    what: str
 
 
 class Layout(NamedTuple):
