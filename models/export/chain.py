@@ -14,6 +14,7 @@ from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.task import Weights
 from gatefuse.models.accelerate import PAIRS
 from gatefuse.models.export.activations import ACTIVATIONS, activation_cell
+from gatefuse.models.export.followed import check_followed, followed
 from gatefuse.models.layers.recurrent import Recurrent
 from gatefuse.models.layers.rnn import GRU, LSTM, RNN
 
@@ -83,8 +84,8 @@ def chain(model: Any) -> list[Operation]:
     """The operations of a model, with its weights as they are now.
 
     Args:
-        model: a layer, an nn.Sequential, or a list or tuple of modules, which run one after the other. Of a recurrent
-            layer the next module takes the output alone.
+        model: a layer, an nn.Sequential, or a list or tuple of modules, which run one after the other; or a model that
+            runs such modules itself (followed.py). Of a recurrent layer the next module takes the output alone.
 
     Raises:
         TypeError: a module, named in the message, is none that can be exported.
@@ -108,8 +109,11 @@ def _modules(model: Any, where: str) -> Iterator[tuple[str, nn.Module]]:
     elif type(model) in (nn.Sequential, nn.ModuleList):
         _check_hooks(where, model)
         parts = list(model)
-    elif isinstance(model, nn.Module):
+    elif isinstance(model, nn.Module) and (isinstance(model, KNOWN) or type(model).__module__.startswith("torch.")):
         yield where, model
+        return
+    elif isinstance(model, nn.Module):
+        yield from _own(model, where)
         return
     else:
         raise TypeError(f"{where} must be a layer, an nn.Sequential or a list of modules. Got {type(model).__name__}.")
@@ -117,13 +121,20 @@ def _modules(model: Any, where: str) -> Iterator[tuple[str, nn.Module]]:
         yield from _modules(part, f"{where}[{k}]")
 
 
+def _own(model: nn.Module, where: str) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of a class of one's own, which is run beside them once they are known to be of use."""
+    _check_hooks(where, model)
+    parts = [each for place, part in followed(where, model) for each in _modules(part, place)]
+    yield from parts
+    check_followed(where, model, [part for _, part in parts])
+
+
 def _check(where: str, module: nn.Module) -> None:
     kind = type_before_parametrizations(module)
     if kind not in KNOWN:
         names = ", ".join(dict.fromkeys(k.__name__ for k in KNOWN))
         raise TypeError(
-            f"{where} must be one of {names}. Got {kind.__name__}: give the modules that it runs as a list, as "
-            "[model.rnn, model.head], where it runs them one after the other."
+            f"{where} must be one of {names}, or of a class of one's own that runs these. Got {kind.__name__}."
         )
     _check_hooks(where, module)
     if getattr(module, "training", False):

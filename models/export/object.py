@@ -76,7 +76,8 @@ def export_object(
     Args:
         model: a Recurrent, LSTM, GRU or RNN, of gatefuse's or of torch.nn's, in one direction; or an nn.Sequential or
             a list of such layers, Linear, Embedding (first) and pointwise activations, that run one after the other: of
-            a recurrent layer the next takes the output alone. In float32, and where there is dropout in eval mode.
+            a recurrent layer the next takes the output alone; or a model of a class whose forward runs such modules so,
+            and is run beside them to see that it does. In float32, and where there is dropout in eval mode.
         path: of the object, which ends in .o or .obj. Files of these names are replaced.
         target: a name of ``gatefuse.export.targets()``, or one of LLVM's triples, with ``cpu``.
         name: what all names in C begin with; the file's where None.
