@@ -33,7 +33,7 @@ class Plain(Base):
 
 class Inner(Base):
     def forward(self, x):
-        return self.rnn(torch.silu(self.inner(x)) if hasattr(torch, "silu") else F.silu(self.inner(x)))
+        return self.rnn(F.silu(self.inner(x)))
 
 
 class Nested(nn.Module):
@@ -150,9 +150,7 @@ class Whole(Base):
     ],
 )
 def test_what_can_not_be_followed_is_said(kind, text, tmp_path):
-    with pytest.raises(
-        TypeError, match=rf"model must run modules one after the other; .*Got {kind.__name__}, which {text}"
-    ):
+    with pytest.raises(TypeError, match=rf"model must run modules one .*Got {kind.__name__}, which {text}"):
         export_object(kind().eval(), tmp_path / "net.o")
     assert not list(tmp_path.iterdir())
 
