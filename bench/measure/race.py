@@ -93,7 +93,7 @@ def race(
         row.take(samples)
         if row.status == "failed" and entered[name].optional and not row.error > WRONG[group.dtype]:
             row.status = "left out"
-    compare(list(rows.values()), who.baseline(group, device))
+    compare(list(rows.values()), who.baseline(group))
     if limits:
         begins(LIMIT)
         try:

@@ -34,6 +34,7 @@ class Row:
         first_call_seconds: the first call in this process at this shape, compilation included.
         compile_seconds: what the calls before the first sample took beyond as many calls of p50: compiling, loading,
             and what else is done once. See Samples.
+        others: cores that other programs took while the group was measured; NaN where that isn't known.
         floor: the least time that a call could take, and what it follows from.
     """
 
@@ -54,6 +55,7 @@ class Row:
     peak_memory_bytes: float = NAN
     first_call_seconds: float = NAN
     compile_seconds: float = NAN
+    others: float = NAN
     floor: Floor = UNKNOWN
 
     @property
@@ -81,6 +83,7 @@ class Row:
         self.p20, self.p50, self.p80 = pd.Series(samples.seconds).quantile([0.2, 0.5, 0.8])
         self.wall_p50, self.graph_p50 = _median(samples.wall), _median(samples.graph)
         self.compile_seconds = samples.compiling
+        self.others = samples.others
         self.peak_memory_bytes = samples.peak_memory
 
     def columns(self) -> dict[str, Any]:

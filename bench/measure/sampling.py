@@ -13,6 +13,7 @@ from statistics import median
 
 from gatefuse.bench.measure.broken_device import blame
 from gatefuse.bench.measure.clocks import Call, Clock
+from gatefuse.bench.measure.machine import Others
 
 # A call shorter than this runs once unmeasured before each sample: what the contender before it left in the caches and
 # in the thread pool would count for more than a few per cent.
@@ -39,6 +40,7 @@ class Samples:
         graph: seconds of a call replayed from a CUDA graph; empty where it was not captured.
         compiling: what the first call and those of the warm-up took beyond as many calls of the median, zero at least.
             It holds compiling and loading, at whichever of these calls they come, and what else is done once.
+        others: cores that other programs took meanwhile; NaN where that isn't known.
         failure: what was raised, "" if nothing was; the seconds are then incomplete.
     """
 
@@ -48,6 +50,7 @@ class Samples:
     wall: list[float] = field(default_factory=list)
     graph: list[float] = field(default_factory=list)
     compiling: float = float("nan")
+    others: float = float("nan")
     failure: str = ""
 
 
@@ -107,12 +110,15 @@ def measure(
             found[name].graph.clear()
 
     with _no_collection():
+        others = Others()
         _take_turns(found, sample, begins, calls, budget, rounds, least)
         close = _closest(found)
         more = min(rounds, ENOUGH) - max((len(found[name].seconds) for name in close), default=0)
         if len(close) > 1:
             _take_turns(found, sample, begins, close, 2 * budget, more, 0)
+        taken = others.cores()
         for name, samples in found.items():
+            samples.others = taken
             if samples.seconds and not samples.failure:
                 steady = median(samples.seconds)
                 samples.compiling = sum(max(0.0, s - steady) for s in (samples.first_call, *warm[name]))

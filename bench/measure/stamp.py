@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from gatefuse._version import __version__
+from gatefuse.kernels.costs import device_of_cpu
 from gatefuse.kernels.runtime.cpu import cpu_name
 from gatefuse.kernels.runtime.settings import tf32_allowed
 
@@ -22,6 +23,7 @@ class Stamp:
     """Where and with what a row was measured; the same for all rows of a run.
 
     Attributes:
+        device: the folder of its reports: a GPU, or a CPU with a number of threads.
         kind: ``cpu`` or ``cuda``.
         threads: that torch computes with on the CPU.
         load: of the machine when the run began, the mean number of programs that wanted a core in the minute before.
@@ -58,7 +60,7 @@ def take_stamp(device: torch.device) -> Stamp:
     commit, tree = _commit()
     tf32 = f"matmul {torch.backends.cuda.matmul.fp32_precision}, layers {tf32_allowed()}"
     return Stamp(
-        device=slug(gpu) if on_gpu else device.type,
+        device=slug(gpu or device_of_cpu(cpu_name(), torch.get_num_threads())),
         kind=device.type,
         cpu=cpu_name(),
         cores=os.cpu_count() or 0,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from functools import partial
 from math import inf
@@ -15,6 +16,7 @@ import torch
 
 from gatefuse.bench.measure.broken_device import BrokenError
 from gatefuse.bench.measure.clocks import make_clock
+from gatefuse.bench.measure.machine import words_on_load
 from gatefuse.bench.measure.peaks import Limits
 from gatefuse.bench.measure.race import race
 from gatefuse.bench.measure.row import Row
@@ -23,6 +25,7 @@ from gatefuse.bench.measure.stamp import take_stamp
 from gatefuse.bench.plugin.progress import Progress
 from gatefuse.bench.plugin.replay import Replay
 from gatefuse.bench.report import sweep as report
+from gatefuse.bench.report.sections import plots
 from gatefuse.bench.storage.sweep_table import Table
 from gatefuse.bench.suite.contenders import CONTENDERS, GRID, contenders
 from gatefuse.bench.suite.sweeps import Group, groups
@@ -36,8 +39,9 @@ class Session:
 
     Args:
         sweep: a name out of sweeps.SWEEPS.
-        reports: the folder that gets ``<device>/<sweep>.csv`` and its report.
-        resume: skip groups that the file already has, measured by this commit on this device.
+        reports: the folder that gets ``<device>/<sweep>.csv`` and its report once every group is measured; until then
+            rows and report are ``<sweep>.partial``'s, and what lay there before stays.
+        resume: skip groups that an earlier run has measured, by this commit on this device.
         rows: the file that gets the rows in place of that; no report is then written.
         seconds: after so many no new group begins.
         without: names of contenders that are left out.
@@ -64,14 +68,17 @@ class Session:
         self.groups = groups(sweep, self.device.type)
         self._titled = {group.title: group for group in self.groups}
         self.stamp = take_stamp(self.device)
-        self.table = Table(rows or reports / self.stamp.device / f"{sweep}.csv", asdict(self.stamp), resume)
         self._sweep = sweep
-        self._reports = rows is None
+        self._whole = None if rows else reports / self.stamp.device / f"{sweep}.csv"
+        part = reports / self.stamp.device / f"{sweep}{report.PARTIAL}.csv"
+        stamp = {**asdict(self.stamp), "groups": len(self.groups)}
+        self.table = Table(rows or part, stamp, resume, earlier=self._whole)
         self._until = time.monotonic() + seconds
         self._without = frozenset(without)
         self._limits: Limits | None = None
         self._raced: tuple[Group, dict[str, tuple[Row, Samples]]] | None = None
-        self._wrote: Path | None = None
+        self._measured: set[str] = set()
+        self._said: list[str] = []
         self._progress: Progress | None = None
 
     @classmethod
@@ -121,6 +128,7 @@ class Session:
                 raise
             self.table.append([row.columns() for row, _ in found.values()])
             self._raced = group, found
+            self._measured.add(title)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         return self._raced[1]
@@ -132,6 +140,7 @@ class Session:
         for group in self.groups:
             found = contenders(group)
             if all(self.table.holds(Row(group, contender.name).columns()) for contender in found):
+                self._measured.add(group.title)
                 continue
             for contender in found:
                 # One that declares it can't is a row of the report, not a test.
@@ -152,6 +161,8 @@ class Session:
             order = {test: group for test, group in order.items() if group in self._titled}
             self._progress = Progress(reporter, order)
             reporter.showfspath = False  # the progress line stands for it, and for the dots
+            if warning := words_on_load(self.stamp.load, self.stamp.cores):
+                reporter.write_line(warning, yellow=True)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
@@ -182,9 +193,32 @@ class Session:
     def pytest_sessionfinish(self) -> None:
         if self._progress:
             self._progress.end()
-        if self._reports and self._progress and (self._raced is not None or self.table.resumed):
-            self._wrote = report.write(self.table.path)
+        if self._whole and self._progress and (self._raced is not None or self.table.resumed):
+            self._said = list(self._report(self._whole))
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self._wrote:
-            terminalreporter.write_line(f"report: {self._wrote} (rows: {self.table.path})")
+    def _report(self, whole: Path) -> Iterator[str]:
+        """Write the report of what there is; yields what is to be said of it."""
+        rows = self.table.path
+        if len(self._measured) == len(self.groups):
+            if rows.exists():  # else all was measured before
+                os.replace(rows, whole)
+            for name in (rows.with_suffix(".md").name, *plots.names(rows.stem)):
+                rows.with_name(name).unlink(missing_ok=True)
+            rows = whole
+        else:
+            kept = f"; {whole} is as it was" if whole.exists() else ""
+            yield f"{len(self._measured)} of {len(self.groups)} groups are measured{kept}. --resume goes on."
+            if not rows.exists():
+                return
+        try:
+            yield f"report: {report.write(rows)} (rows: {rows})"
+        except ModuleNotFoundError as error:
+            yield f"rows: {rows}. {error}"
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        """Say where the report is, after everything that pytest says."""
+        reporter = config.pluginmanager.get_plugin("terminalreporter")
+        if reporter:
+            for line in self._said:
+                reporter.write_line(line)

@@ -20,6 +20,8 @@ from .sections import contenders, drivers, method, plots, rerun, speedups
 
 # A second run of a sweep that lies beside it goes into its report.
 AGAIN = ".again.csv"
+# Ends the name of a sweep of which a run has not measured all.
+PARTIAL = ".partial"
 # A machine is noisy if half of its intervals are wider than this part of the median.
 NOISY = 0.1
 
@@ -48,14 +50,21 @@ def write(csv: Path, against: Path | None = None, html: bool = False) -> Path:
     Raises:
         OSError: a file can't be read or written.
         ValueError: a file holds no rows that can be used, or the other run is of another device.
+        ModuleNotFoundError: plots lie there, and there is no matplotlib to draw them anew; nothing is written.
     """
     results = load(csv)
+    drawn = [path for name in plots.names(csv.stem) if (path := csv.with_name(name)).exists()]
+    if drawn and not plots.can_draw():
+        raise ModuleNotFoundError(
+            f"matplotlib must be installed to draw {drawn[0]} anew: pip install 'gatefuse[report]'. It is not; the "
+            "report and its plots stay as they are."
+        )
     again = csv.with_suffix(AGAIN)
     against = against or (again if again.exists() else None)
     blocks = list(render(results, load(against) if against else None))
     path = csv.with_suffix(".md")
-    for name in plots.names(csv.stem):
-        path.with_name(name).unlink(missing_ok=True)
+    for plot in drawn:
+        plot.unlink(missing_ok=True)
     for block in blocks:
         if isinstance(block, Picture):
             path.with_name(block.name).write_bytes(block.svg)
@@ -66,8 +75,11 @@ def write(csv: Path, against: Path | None = None, html: bool = False) -> Path:
 
 
 def render(results: Results, earlier: Results | None = None) -> Iterator[Block]:
-    """The report: the answer first, then the driver for each shape, the tables, why to believe it, what is missing."""
+    """The report: whether it is whole, the answer, then the driver for each shape, the tables, why to believe it, what
+    is missing."""
     yield Heading(f"{results.sweep}, on {results.where}", 1)
+    if results.lacks:
+        yield partial(results)
     yield opening(results)
     yield from speedups.verdict(results)
     yield from drivers.verdict(results)
@@ -83,7 +95,10 @@ def render(results: Results, earlier: Results | None = None) -> Iterator[Block]:
 
 
 def summary(results: Results) -> Iterator[Block]:
-    """What a first page shows: where it was measured, every contender's mean, and how often auto loses."""
+    """What a first page shows: whether it is whole, where it was measured, every contender's mean, how often auto
+    loses."""
+    if results.lacks:
+        yield partial(results)
     yield opening(results)
     yield from caution(results)
     _, *means = contenders.contenders(results)
@@ -91,6 +106,16 @@ def summary(results: Results) -> Iterator[Block]:
     yield from speedups.verdict(results)
     last = results.last
     yield f"Measured {last['date']} with torch {last['torch']}, at commit {last['commit'][:10]} ({last['tree']})."
+
+
+def partial(results: Results) -> str:
+    """That the sweep was stopped, and how to go on."""
+    measured = results.rows["group"].nunique()
+    sweep = results.sweep.removesuffix(PARTIAL)
+    return (
+        f"**A part of the sweep: {measured} of {measured + results.lacks} groups.** The run was stopped before the "
+        f"others; `pytest --benchmark --sweep {sweep} --resume` goes on."
+    )
 
 
 def opening(results: Results) -> str:
@@ -107,11 +132,17 @@ def opening(results: Results) -> str:
 
 def caution(results: Results) -> Iterator[str]:
     """What makes its figures worth less: a busy machine, a noisy one, a file with broken lines."""
-    busy: pd.DataFrame = results.rows[results.rows["load"] > results.rows["cores"] / 4]
+    busy: pd.DataFrame = results.rows[results.rows["busy"]]
     if len(busy):
-        run = busy.sort_values("load").iloc[-1]
+        run = busy.sort_values(["others", "load"], na_position="first").iloc[-1]
+        groups = f"in {busy['group'].nunique()} of {number(results.rows['group'].nunique(), 'group')}"
+        what = (
+            f"its load was {run['load']:.2g} on {run['cores']} cores when the run began"
+            if pd.isna(run["others"])
+            else f"other programs took up to {run['others']:.2g} of {run['cores']} cores, {groups}"
+        )
         yield (
-            f"**The machine was busy**: its load was {run['load']:.2g} on {run['cores']} cores when the run began. "
+            f"**The machine was busy**: {what}. "
             "That slows calls that share work between threads most, as they wait for each other; see the width of the "
             "intervals below. OMP_NUM_THREADS=1 measures one thread alone."
         )

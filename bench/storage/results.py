@@ -11,7 +11,15 @@ import pandas as pd
 from .sweep_table import GROUP
 
 AUTO, PACKED, TORCH = "gatefuse auto", "gatefuse packed", "torch.nn"
+VENDOR = "vendor"  # the driver that runs torch's own loop
 STATUS = ("ok", "failed", "left out")
+# Columns of Results.rows that no file has.
+DERIVED = ("group", "busy")
+# Of a busy machine other programs took this part of the cores while a group was measured; where that was not counted,
+# so many wanted one when the run began.
+TAKEN, WANTED = 0.1, 0.25
+# So few samples say nothing where the machine was busy.
+FEW = 3
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,8 @@ class Results:
 
     Attributes:
         sweep: its name, the file's.
-        rows: all that can be used, with ``group``, a number for each group of shape, dtype and mode.
+        rows: all that can be used, with ``group``, a number for each group of shape, dtype and mode, and ``busy``:
+            other programs were at work too.
         skipped: lines and rows that can't be, in words.
     """
 
@@ -49,12 +58,20 @@ class Results:
         rows = frame[~broken]
         if rows.empty:
             raise ValueError(f"rows must hold at least one that can be used. Got none: {'; '.join(skipped[:3])}.")
-        return cls(sweep, rows.assign(group=rows.groupby(list(GROUP), sort=False).ngroup()), tuple(skipped))
+        group = rows.groupby(list(GROUP), sort=False).ngroup()
+        load = rows["others"].fillna(rows["load"] * (TAKEN / WANTED))
+        return cls(sweep, rows.assign(group=group, busy=load > TAKEN * rows["cores"]), tuple(skipped))
 
     @cached_property
     def ok(self) -> pd.DataFrame:
         """The rows with figures."""
         return self.rows[self.rows["status"] == "ok"]
+
+    @property
+    def lacks(self) -> int:
+        """How many groups of the sweep have not been measured; 0 too where the rows don't say how many it has."""
+        groups = self.last["groups"]
+        return 0 if pd.isna(groups) else max(0, int(groups) - self.rows["group"].nunique())
 
     @property
     def last(self) -> pd.Series:
@@ -74,20 +91,34 @@ class Results:
 def duels(ok: pd.DataFrame, rival: str, name: str = AUTO) -> pd.DataFrame:
     """Every group in which both ran: name's rows, with the rival's figures and who won.
 
+    There is no telling who won where the intervals from the 20 % to the 80 % quantile meet, nor by a busy machine
+    between two runs of the same code, or by FEW samples.
+
     Args:
         rival: a contender, or "baseline" for the one that each row's speed-up is over.
 
     Returns:
         ``name``'s rows with the columns ``p20_rival``, ``p50_rival``, ``p80_rival``, ``over`` (the rival's time over
-        its own: above 1 it is faster), ``slower`` and ``faster`` (the intervals from the 20 % to the 80 % quantile
-        don't meet).
+        its own: above 1 it is faster; NaN where untold), ``slower``, ``faster``, and ``untold`` (the machine was busy).
     """
     rivals = ok[ok["contender"] == (ok["baseline"] if rival == "baseline" else rival)]
     both = ok[ok["contender"] == name].merge(
-        rivals[["group", "contender", "p20", "p50", "p80"]], on="group", suffixes=("", "_rival")
+        rivals[["group", "contender", "driver", "samples", "p20", "p50", "p80"]], on="group", suffixes=("", "_rival")
     )
+    their = both["driver_rival"].where(both["contender_rival"] != TORCH, VENDOR)
+    untold = unreliable(both, their, both["samples_rival"])
     return both.assign(
-        over=both["p50_rival"] / both["p50"],
-        slower=both["p20"] > both["p80_rival"],
-        faster=both["p80"] < both["p20_rival"],
+        over=(both["p50_rival"] / both["p50"]).where(~untold),
+        slower=(both["p20"] > both["p80_rival"]) & ~untold,
+        faster=(both["p80"] < both["p20_rival"]) & ~untold,
+        untold=untold,
     )
+
+
+def unreliable(rows: pd.DataFrame, driver: pd.Series, samples: pd.Series) -> pd.Series:
+    """Where the difference of rows to others, by those drivers with so many samples, says nothing.
+
+    On an idle machine two runs of the same code are told apart: what comes before and after it is not the same.
+    """
+    same = (rows["driver"] == driver) & (driver != "")
+    return rows["busy"].astype(bool) & (same | (rows["samples"] <= FEW) | (samples <= FEW))

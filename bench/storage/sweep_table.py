@@ -34,6 +34,8 @@ FIGURES = (
     "floor_seconds",
     "floor_share",
     "load",
+    "others",
+    "groups",
 )
 SHAPE = ("cell", "H", "B", "T", "I", "layers", "bidirectional", "shape_name", "fill")
 GROUP = (*SHAPE, "dtype", "mode")
@@ -98,18 +100,20 @@ class Table:
         path: made with its folder when the first row comes. A file that lies there is then replaced, unless
         resume: its rows of the same commit and device stay; rows without a known commit never do.
         stamp: columns that all rows of this run share, ``commit`` and ``device`` among them.
+        earlier: the file to resume from where there is none at path; it stays as it is.
 
     Raises:
         ValueError: the path is a folder's, or the file to resume can't be read; see read.
     """
 
-    def __init__(self, path: Path, stamp: Mapping[str, Any], resume: bool = False):
+    def __init__(self, path: Path, stamp: Mapping[str, Any], resume: bool = False, earlier: Path | None = None):
         if path.is_dir():
             raise ValueError(f"rows must go to a file. Got the folder {path}.")
         self.path, self.stamp = path, dict(stamp)
         self._old: pd.DataFrame | None = pd.DataFrame()
-        if resume and stamp["commit"] != "unknown" and path.exists() and path.stat().st_size:
-            old = read(path)
+        found = path if earlier is None or path.exists() else earlier
+        if resume and stamp["commit"] != "unknown" and found.exists() and found.stat().st_size:
+            old = read(found)
             self._old = old[(old["commit"] == stamp["commit"]) & (old["device"] == stamp["device"])]
         assert self._old is not None
         # Without a reference nobody was measured: another process may have the memory for it.

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from gatefuse.bench.suite import compiled_step, onnx_runtime, third_party
+from gatefuse.bench.suite import compiled_step, hand_written, onnx_runtime, third_party
 from gatefuse.bench.suite.contender import Contender, Network
 from gatefuse.bench.suite.networks import (
     TORCH,
@@ -25,13 +25,8 @@ from gatefuse.bench.suite.sweeps import Group
 from gatefuse.kernels.drivers import DRIVERS
 from gatefuse.models.scratch import D2LGRU, FusedLSTM, NaiveLSTM
 
-# The plain loop that a cell's speed-up is over; other cells, and networks deeper than these, take gatefuse's eager.
-BASELINES = {
-    "lstm": "scratch 2 products",
-    "gru_reset_first": "scratch d2l GRU",
-    "article_peephole_lstm": "scratch article",
-}
-EAGER = "gatefuse eager"
+# The plain loop that speed-ups are over, and what stands for it where a cell has none: our own loop over its equations.
+HAND_WRITTEN, EAGER = "hand-written loop", "gatefuse eager"
 # Whose programs wait for each other: where that hangs, the barrier must not be measured for the limit either.
 GRID = "gatefuse grid"
 
@@ -42,11 +37,9 @@ def contenders(group: Group) -> list[Contender]:
     return [c for c in found if group.shape.lengths or not c.only_ragged]
 
 
-def baseline(group: Group, device: torch.device) -> str:
+def baseline(group: Group) -> str:
     """The contender that the group's speed-ups are over."""
-    name = BASELINES.get(group.shape.cell, EAGER)
-    found = next(c for c in CONTENDERS if c.name == name)
-    return EAGER if found.refusal(group, device) else name
+    return HAND_WRITTEN if group.shape.cell in hand_written.STEPS else EAGER
 
 
 def _scratch(name: str, cell: str, kind: Callable[..., nn.Module], batch_first: bool = True) -> Contender:
@@ -64,6 +57,7 @@ def _optional(
 
 
 CONTENDERS = (
+    Contender(HAND_WRITTEN, hand_written.build, tuple(hand_written.STEPS)),
     _scratch("8 products", "lstm", NaiveLSTM),
     _scratch("2 products", "lstm", FusedLSTM),
     _scratch("article", "article_peephole_lstm", partial(FusedLSTM, peephole=True)),

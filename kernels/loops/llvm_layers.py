@@ -6,7 +6,6 @@ What depends on the sizes alone is found once, and kept with the cell: arguments
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,33 +19,25 @@ from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.directions import plain
-from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
-from gatefuse.kernels.runtime.scratch import scratch
+from gatefuse.kernels.loops.llvm_division import divided, layout
+from gatefuse.kernels.loops.llvm_schedule import (
+    Memory,
+    Place,
+    Run,
+    dense,
+    input_arguments,
+    prepared,
+    run_all,
+    weight_shapes,
+)
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.kernels.task import Form, live, restarts
-
-_LINE = 64  # bytes
-
-
-class _Place(NamedTuple):
-    """An address: of a block, by its number, and bytes on."""
-
-    block: int
-    offset: int
-
-
-class _Run(NamedTuple):
-    """A call of compiled code: all its arguments, and those among them that are addresses."""
-
-    compiled: Compiled
-    arguments: ctypes.Array
-    places: tuple[tuple[int, _Place], ...]
 
 
 class _Schedule(NamedTuple):
     """The calls of all layers, the bytes of memory that they share, and the shapes that weights must have."""
 
-    runs: tuple[_Run, ...]
+    runs: tuple[Run, ...]
     bytes: int
     shapes: tuple[tuple[int, ...], ...]
 
@@ -84,31 +75,12 @@ def layers(
     schedule = _schedule(version, *key)
     output = x.new_empty(T, B, form.directions * H)
     finals = [x.new_empty(s.shape) for s in states]
-    given = [_dense(w, shape, x) for w, shape in zip(weights, schedule.shapes, strict=True)]
+    given = [dense(w, shape, x) for w, shape in zip(weights, schedule.shapes, strict=True)]
     if fresh is None and resets is not None:
         fresh = [torch.full_like(s, first) for s, first in zip(states, cell.init, strict=True)]
     blocks = [x, output, *finals, *map(plain, states), *given, *masks, *map(plain, fresh or ())]
-    with scratch(schedule.bytes // x.element_size(), x.dtype) as memory:
-        addresses = [memory.data_ptr(), *[block.data_ptr() for block in blocks]]
-        for compiled, arguments, places in schedule.runs:
-            filled = type(arguments).from_buffer_copy(arguments)
-            for k, (block, offset) in places:
-                filled[k] = addresses[block] + offset
-            compiled.run(filled)
+    run_all(schedule.runs, schedule.bytes, blocks, x)
     return output, tuple(finals)
-
-
-def _dense(weight: Tensor, shape: tuple[int, ...], x: Tensor) -> Tensor:
-    """A weight as compiled code reads it.
-
-    Raises:
-        RuntimeError: it has another shape, dtype or device.
-    """
-    if weight.shape != shape:
-        raise RuntimeError(f"a weight must have shape {shape} here. Got {tuple(weight.shape)}.")
-    if weight.dtype != x.dtype or not weight.is_cpu:
-        raise RuntimeError(f"a weight must be {x.dtype} on x's device cpu. Got {weight.dtype} on {weight.device}.")
-    return plain(weight)
 
 
 def _masks(T: int, lengths: Tensor | None, resets: Tensor | None, form: Form) -> list[Tensor]:
@@ -120,19 +92,6 @@ def _masks(T: int, lengths: Tensor | None, resets: Tensor | None, form: Form) ->
     return masks
 
 
-class _Memory:
-    """A block of memory as it is given out."""
-
-    def __init__(self, size: int):
-        self.bytes, self._size = 0, size
-
-    def take(self, numbers: int) -> _Place:
-        """Room for so many numbers, at the begin of a line of the cache."""
-        place = _Place(0, self.bytes)
-        self.bytes += -(-numbers * self._size // _LINE) * _LINE
-        return place
-
-
 @per_call
 def _schedule(
     cell: Cell, dtype: torch.dtype, shape: tuple[int, int, int], strides: tuple[int, ...], H: int, form: Form,
@@ -140,7 +99,7 @@ def _schedule(
 ) -> _Schedule:  # fmt: skip
     """The calls for these sizes; x has the shape and the strides. Blocks of addresses are those of ``layers``."""
     (T, B, I), size, D, S = shape, dtype.itemsize, form.directions, len(cell.states)
-    memory = _Memory(size)
+    memory = Memory(size)
     division = divided(T, B, H, cell_shape(cell).COLUMNS * H * H * size)
     compiled = forward_loop(cell, dtype, division.rows(B), H)
     each, rows = form.each + len(cell.parameters), form.num_layers * D
@@ -149,47 +108,47 @@ def _schedule(
     of_restarts = of_masks + masked
     of_fresh = of_restarts + (D if resets else 0)
     shared = _shared(cell, compiled, memory, T, B, H) | division.arguments()
-    shared |= {"layout": laid_out, "live": _Place(of_masks, 0) if masked else 0}
-    shapes = tuple(shape for k in range(rows) for shape in _shapes(cell, form, I if k < D else D * H, H))
+    shared |= {"layout": laid_out, "live": Place(of_masks, 0) if masked else 0}
+    shapes = tuple(shape for k in range(rows) for shape in weight_shapes(cell, form, I if k < D else D * H, H))
     between = [memory.take(T * B * D * H) for _ in range(min(2, form.num_layers - 1))]
     runs = []
     for layer in range(form.num_layers):
         last = layer == form.num_layers - 1
         given, steps = (D * H, (B * D * H, D * H)) if layer else (I, strides)
-        x_at = between[(layer - 1) % 2] if layer else _Place(1, 0)
-        out_at = _Place(2, 0) if last else between[layer % 2]
+        x_at = between[(layer - 1) % 2] if layer else Place(1, 0)
+        out_at = Place(2, 0) if last else between[layer % 2]
         for d in range(D):
             row, first = layer * D + d, of_weights + (layer * D + d) * each
-            values = shared | _input(cell, compiled, given, H, T, B, division.tiles, size) | {
+            values = shared | input_arguments(cell, compiled, given, H, T, B, division.tiles, size) | {
                 "reverse": d,
                 "x": x_at, "x_step": steps[0] * size, "x_row": steps[1] * size,
                 "out0": out_at._replace(offset=out_at.offset + d * H * size),
                 "step0": B * D * H * size, "out_row": D * H * size,
-                "input_weight": _Place(first, 0), "weight": _Place(first + 1, 0),
-                "input_bias": _Place(first + 2, 0) if form.bias else 0,
-                "bias": _Place(first + 3, 0) if form.bias else 0,
-                "restarts": _Place(of_restarts + d, 0) if resets else 0,
+                "input_weight": Place(first, 0), "weight": Place(first + 1, 0),
+                "input_bias": Place(first + 2, 0) if form.bias else 0,
+                "bias": Place(first + 3, 0) if form.bias else 0,
+                "restarts": Place(of_restarts + d, 0) if resets else 0,
             }  # fmt: skip
             at = row * B * H * size
-            values |= {f"parameter{k}": _Place(first + form.each + k, 0) for k in range(len(cell.parameters))}
+            values |= {f"parameter{k}": Place(first + form.each + k, 0) for k in range(len(cell.parameters))}
             for s in range(S):
-                values |= {f"final{s}": _Place(3 + s, at), f"first{s}": _Place(3 + S + s, at)}
-                values[f"fresh{s}"] = _Place(of_fresh + s, at) if resets else 0
+                values |= {f"final{s}": Place(3 + s, at), f"first{s}": Place(3 + S + s, at)}
+                values[f"fresh{s}"] = Place(of_fresh + s, at) if resets else 0
                 if s:  # where the step before wrote, if no product reads it
-                    values |= {f"out{s}": _Place(3 + s, at), f"step{s}": 0} if f"out{s}" not in shared else {}
+                    values |= {f"out{s}": Place(3 + s, at), f"step{s}": 0} if f"out{s}" not in shared else {}
             runs.append((compiled, values))
     if laid_out == LAID_OUT:  # each layer's weights stay where they are
         for _, values in runs:
             values |= {name: memory.take(values[name]) for name in ("pack", "input_pack", "ahead")}
-        return _Schedule(tuple(_run(*each) for each in runs), memory.bytes, shapes)
+        return _Schedule(tuple(prepared(*each) for each in runs), memory.bytes, shapes)
     places = {name: memory.take(max(v[name] for _, v in runs)) for name in ("pack", "input_pack", "ahead")}
-    return _Schedule(tuple(_run(c, v | places) for c, v in runs), memory.bytes, shapes)
+    return _Schedule(tuple(prepared(c, v | places) for c, v in runs), memory.bytes, shapes)
 
 
-def _shared(cell: Cell, compiled: Compiled, memory: _Memory, T: int, B: int, H: int) -> dict[str, Any]:
+def _shared(cell: Cell, compiled: Compiled, memory: Memory, T: int, B: int, H: int) -> dict[str, Any]:
     """Arguments that all layers have, and memory that one after the other uses; of ``pack`` the numbers that it
     takes."""
-    columns, size = cell_shape(cell).COLUMNS, memory._size
+    columns, size = cell_shape(cell).COLUMNS, memory.size
     fed = len(computed_products(cell))
     values: dict[str, Any] = {
         "T": T, "B": B, "H": H, "save": 0, "ends": 1,
@@ -203,30 +162,6 @@ def _shared(cell: Cell, compiled: Compiled, memory: _Memory, T: int, B: int, H: 
         for s in range(1, len(cell.states)):
             values |= {f"out{s}": memory.take(T * B * H), f"step{s}": B * H * size}
     return values
-
-
-def _shapes(cell: Cell, form: Form, I: int, H: int) -> tuple[tuple[int, ...], ...]:
-    """Of a direction's weights."""
-    N = len(cell.gates) * H
-    biases = ((N,), (N,)) if form.bias else ()
-    return (N, I), (N, H), *biases, *((H,) for _ in cell.parameters)
-
-
-def _input(cell: Cell, compiled: Compiled, I: int, H: int, T: int, B: int, tiles: int, size: int) -> dict[str, Any]:
-    """Arguments of the input's product; of its memory the numbers that it takes."""
-    rows, row = -(-B // tiles), compiled.row(len(cell.gates) * H)
-    steps = steps_ahead(T, rows)
-    return {
-        "I": I, "input_pack": row * (I + 1), "input_steps": steps, "ahead": tiles * steps * rows * row,
-        "ahead_row": row * size, "ahead_tile": steps * rows * row * size,
-    }  # fmt: skip
-
-
-def _run(compiled: Compiled, values: dict[str, Any]) -> _Run:
-    names = compiled.fields.names
-    places = tuple((k, values[name]) for k, name in enumerate(names) if isinstance(values[name], _Place))
-    numbers = {name: 0 if isinstance(values[name], _Place) else values[name] for name in names}
-    return _Run(compiled, compiled.fields.filled(numbers), places)
 
 
 class Steps:
@@ -252,7 +187,7 @@ class Steps:
         sizes = like.dtype, (1, B, I), (B * I, I, 1), H, self._form
         schedule = _schedule(self._cell, *sizes, False, False, LAID_OUT, self._threads, True)
         memory = like.new_empty(schedule.bytes // like.element_size())
-        given = [_dense(w, each, like) for w, each in zip(self._weights, schedule.shapes, strict=True)]
+        given = [dense(w, each, like) for w, each in zip(self._weights, schedule.shapes, strict=True)]
         # the final states go where the first ones were
         self._held = [memory, like, self._output, *self._states, *self._states, *given]
         addresses = [block.data_ptr() for block in self._held]

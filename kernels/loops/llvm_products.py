@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -66,14 +68,9 @@ def _weights(
     state its sequence, of which the rows before the steps are multiplied."""
     T, B, K = x.shape
     size = d.element_size()
-    workers = _workers(T * B * N * K, N)
-    compiled = products_loop("weights", d.dtype)
+    compiled, values = of_weights(d.dtype, T, B, N, K)
     of_state = B * K * size * state
-    values = team(workers) | {
-        "T": T,
-        "B": B,
-        "N": N,
-        "K": K,
+    values |= {
         "d": d.data_ptr() + first * size,
         "d_row": d.shape[2] * size,
         "x": x.data_ptr(),
@@ -87,7 +84,15 @@ def _weights(
         "weight": weight.data_ptr(),
         "bias": 0 if bias is None else bias.data_ptr(),
     }
-    _run(compiled, values, workers * _panels(compiled, K) * CHUNK, d.dtype)
+    _run(compiled, values, d.dtype)
+
+
+def of_weights(dtype: torch.dtype, T: int, B: int, N: int, K: int) -> tuple[Compiled, dict[str, Any]]:
+    """The code for gradients of weights (N, K) over T steps of B samples, and its arguments that are sizes; ``pack`` is
+    how many numbers of memory it takes."""
+    compiled, workers = products_loop("weights", dtype), _workers(T * B * N * K, N)
+    sizes = {"T": T, "B": B, "N": N, "K": K, "pack": workers * _panels(compiled, K) * CHUNK}
+    return compiled, team(workers) | sizes
 
 
 def input_gradient(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
@@ -95,23 +100,21 @@ def input_gradient(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     N, K = weight.shape
     rows = d.shape[0] * d.shape[1]
     d_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    workers = _workers(rows * N * K, rows)
-    compiled = products_loop("input", d.dtype)
-    values = team(workers) | {
-        "rows": rows,
-        "N": N,
-        "K": K,
-        "d": d.data_ptr(),
-        "weight": weight.data_ptr(),
-        "d_x": d_x.data_ptr(),
-    }
-    _run(compiled, values, _panels(compiled, K) * N, d.dtype)
+    compiled, values = of_input(d.dtype, rows, N, K)
+    _run(compiled, values | {"d": d.data_ptr(), "weight": weight.data_ptr(), "d_x": d_x.data_ptr()}, d.dtype)
     return d_x
 
 
-def _run(compiled: Compiled, values: dict[str, int], numbers: int, dtype: torch.dtype) -> None:
-    """Run with memory of so many numbers for panels."""
-    with scratch(numbers, dtype) as pack:
+def of_input(dtype: torch.dtype, rows: int, N: int, K: int) -> tuple[Compiled, dict[str, Any]]:
+    """The code for the gradient of an input of so many rows of K, by weights (N, K), and its arguments as of_weights
+    has them."""
+    compiled, workers = products_loop("input", dtype), _workers(rows * N * K, rows)
+    return compiled, team(workers) | {"rows": rows, "N": N, "K": K, "pack": _panels(compiled, K) * N}
+
+
+def _run(compiled: Compiled, values: dict[str, Any], dtype: torch.dtype) -> None:
+    """Run with memory for panels."""
+    with scratch(values["pack"], dtype) as pack:
         compiled.run(compiled.fields.filled(values | {"pack": pack.data_ptr()}))
 
 

@@ -71,11 +71,8 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
-    if driver_name == "llvm" and _at_once(call, form):
-        from gatefuse.kernels.loops.llvm_layers import layers
-
-        output, finals = layers(cell, call.x, call.states, call.weights, form, call.lengths, call.resets, call.fresh)
-        return (output,), finals
+    if driver_name == "llvm" and _at_once(call, form) and (found := _compiled_layers(cell, call, form)):
+        return found
     x, states, lengths, empty = call.x, call.states, call.lengths, False
     if lengths is not None:
         empty = _may_be_empty(lengths)
@@ -128,13 +125,35 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
 
 
 def _at_once(call: Call, form: Form) -> bool:
-    """Whether compiled code runs all layers, nothing being differentiated, dropped or watched."""
+    """Whether compiled code may run all layers, nothing being dropped or watched."""
     if call.all_states or not call.T * call.B or (form.dropout and form.num_layers > 1):
         return False
     tensors = call.x, *call.states, *call.weights, *(call.fresh or ())
-    if watched(*tensors, call.lengths, call.resets) or torch.jit.is_tracing():
-        return False
-    return not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors)
+    return not watched(*tensors, call.lengths, call.resets)
+
+
+def _compiled_layers(cell: Cell, call: Call, form: Form) -> Results | None:
+    """All layers by compiled code; None where it can't train them."""
+    given = cell, call.x, call.states, call.weights, form
+    tensors = call.x, *call.states, *call.weights, *(call.fresh or ())
+    if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
+        from gatefuse.kernels.loops import llvm_layers
+
+        output, finals = llvm_layers.layers(*given, call.lengths, call.resets, call.fresh)
+        return (output,), finals
+    from gatefuse.kernels.loops import llvm_training
+
+    if call.lengths is not None or not call.x.shape[2] or not llvm_training.can_train(cell, form):
+        return None
+
+    def again(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], fresh: Any) -> tuple[Tensor, Any]:
+        (output,), finals = loop(
+            cell, "eager", call._replace(x=x, states=tuple(states), weights=list(weights), fresh=fresh), form
+        )
+        return output, finals
+
+    output, finals = llvm_training.layers(*given, call.resets, call.fresh, again)
+    return (output,), finals
 
 
 def _may_be_empty(lengths: Tensor) -> bool:

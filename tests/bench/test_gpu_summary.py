@@ -15,7 +15,7 @@ from gatefuse.bench.suite.sweeps import Group, Shape
 
 
 def write_rows(path, **p50s):
-    stamp = {**asdict(take_stamp(torch.device("cpu"))), "commit": "c0ffee"}
+    stamp = {**asdict(take_stamp(torch.device("cpu"))), "commit": "c0ffee", "load": 0.0}
     rows = []
     for name, seconds in p50s.items():
         row = Row(Group(Shape("lstm", 8, 2, 3, 4), "bfloat16", "training"), name.replace("_", " "), driver="step")

@@ -14,6 +14,8 @@ from .drivers import WHAT
 
 # Terms of the tables; a driver's is in drivers.WHAT.
 _WHAT = {
+    "hand-written loop": "the cell in plain PyTorch as a careful person writes it: one product of the input for all "
+    "steps, as few operations a step as the equations allow",
     "scratch 8 products": "an LSTM by hand, as tutorials begin: for each of its four gates a product of the input and "
     "one of the state",
     "scratch 2 products": "the same with the gates side by side: one product of the input, one of the state",

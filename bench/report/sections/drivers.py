@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ...storage.results import AUTO, TORCH, Results
+from ...storage.results import AUTO, TORCH, VENDOR, Results, unreliable
 from ..document.blocks import Block, Heading, Items, Table
 from ..document.figures import depth, digits, number, percent, times
 from .by_size import by_size, is_grid
@@ -30,22 +30,25 @@ def picks(ok: pd.DataFrame) -> pd.DataFrame:
     Returns:
         The fastest driver's row, with the columns ``over_torch`` (NaN where torch.nn has no figure), ``auto`` (the
         driver that auto took, "" where auto has no figure), ``auto_longer`` (auto's time over the fastest driver's),
-        ``auto_slower`` (beyond the intervals), ``other`` (the fastest of those that are not gatefuse's, "" if none
-        is faster beyond the intervals) and ``other_over`` (the driver's time over the other's).
+        ``auto_slower`` (beyond the intervals, where there is telling; see duels), ``other`` (the fastest of those that
+        are not gatefuse's, "" if none is faster beyond the intervals) and ``other_over`` (the driver's time over the
+        other's).
     """
     drivers = ok[(ok["driver"] != "") & (ok["contender"] != AUTO)]
     best = drivers.loc[drivers.groupby("group", sort=False)["p50"].idxmin()]
     others = ok[ok["driver"] == ""]
     others = others.loc[others.groupby("group", sort=False)["p50"].idxmin()]
     best = _join(best, ok[ok["contender"] == TORCH], ("p50",), "torch")
-    best = _join(best, ok[ok["contender"] == AUTO], ("driver", "p20", "p50"), "auto")
-    best = _join(best, others, ("contender", "p50", "p80"), "other")
-    beaten = best["p80_other"] < best["p20"]
+    best = _join(best, ok[ok["contender"] == AUTO], ("driver", "samples", "p20", "p50"), "auto")
+    best = _join(best, others, ("contender", "samples", "p50", "p80"), "other")
+    theirs = best["contender_other"].map({TORCH: VENDOR}).fillna("")
+    beaten = (best["p80_other"] < best["p20"]) & ~unreliable(best, theirs, best["samples_other"])
+    untold = unreliable(best, best["driver_auto"].fillna(""), best["samples_auto"])
     return best.assign(
         over_torch=best["p50_torch"] / best["p50"],
         auto=best["driver_auto"].fillna(""),
         auto_longer=best["p50_auto"] / best["p50"],
-        auto_slower=best["p20_auto"] > best["p80"],
+        auto_slower=(best["p20_auto"] > best["p80"]) & ~untold,
         other=best["contender_other"].where(beaten, ""),
         other_over=(best["p50"] / best["p50_other"]).where(beaten),
     )

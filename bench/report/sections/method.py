@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ...storage.results import TORCH, Results
+from ...storage.results import DERIVED, TORCH, Results
 from ..document.blocks import Block, Heading, Items, Table
 from ..document.figures import digits, number, percent, places, span
 
@@ -109,6 +109,6 @@ def missing(results: Results) -> Iterator[Block]:
 def stamps(results: Results) -> Iterator[Block]:
     """With what it was measured, one list a run."""
     yield Heading("Measured with")
-    names = [name for name in results.rows.columns[results.rows.columns.get_loc("device") :] if name != "group"]
+    names = [name for name in results.rows.columns[results.rows.columns.get_loc("device") :] if name not in DERIVED]
     for run in results.rows.drop_duplicates(names).to_dict("records"):
         yield Items(tuple(f"{name.replace('_', ' ')}: {run[name]}" for name in names if str(run[name])))

@@ -50,11 +50,16 @@ def name(sweep: str, plot: Plot) -> str:
     return f"{sweep}-{plot.kind}.svg"
 
 
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
+
+
 def section(results: Results) -> Iterator[Block]:
     """The plots that the rows can carry, and a word on each other one."""
     yield Heading("Plots")
     lines = results.ok["contender"].nunique() + 1
-    if find_spec("matplotlib") is None:
+    if not can_draw():
         yield "The plots were left out: matplotlib is not installed (`pip install 'gatefuse[report]'`)."
         return
     for plot in PLOTS:

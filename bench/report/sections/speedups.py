@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ...storage.results import AUTO, TORCH, Results, duels
+from ...storage.results import AUTO, FEW, TORCH, Results, duels
 from ..document.blocks import Block, Heading, Table
 from ..document.figures import counted, digits, geometric, mean, number, percent, places, shape, times
 
 # Losses that are listed one by one; a sweep of thousands of shapes may have many.
 LISTED = 30
+
+
+_WHY_UNTOLD = f"the machine was busy, and both ran the same code or one has {FEW} samples at most"
 
 
 def headline(results: Results) -> str:
@@ -45,10 +48,14 @@ def verdict(results: Results) -> Iterator[Block]:
             continue
         slower, faster = both["slower"].sum(), both["faster"].sum()
         same = (both["driver"] == "vendor").sum() if rival == TORCH else 0
-        text = (
-            f"**Beside {its_name}**, in {number(len(both), 'group')}, {AUTO} is slower in {slower} and faster in "
-            f"{faster}, and {times(geometric(both['over']))} as fast in the geometric mean"
-        )
+        met = number(len(both), "group")
+        text = f"**Beside {its_name}**, in {met}, {AUTO} is slower in {slower} and faster in {faster}"
+        if both["untold"].all():
+            yield f"**Beside {its_name} there is no telling**: {_WHY_UNTOLD} in all of {met}."
+            continue
+        text += f", and {times(geometric(both['over']))} as fast in the geometric mean"
+        if untold := both["untold"].sum():
+            text += f" of {len(both) - untold}; in {untold} there is no telling, as {_WHY_UNTOLD}"
         if slower:
             worst = both[both["slower"]].sort_values("over").iloc[0]
             text += (

@@ -102,13 +102,13 @@ def test_contenders_of_a_group_agree_with_float64(cell, mode):
     assert rows["gatefuse auto"].driver == "llvm"
 
 
-def test_deep_networks_leave_scratch_out_and_fall_back_on_eager():
+def test_deep_networks_leave_scratch_out():
     group = Group(Shape("lstm", 4, 2, 3, 2, layers=2, bidirectional=True), "float32", "training")
     found = race.race(group, CpuClock(), CPU, budget=0.0)
     row, _ = found["scratch 2 products"]
     assert (row.status, row.note) == ("left out", "written for one layer and one direction")
     row, _ = found["torch.nn"]
-    assert (row.status, row.baseline) == ("ok", "gatefuse eager")
+    assert (row.status, row.baseline) == ("ok", "hand-written loop")
 
 
 def test_a_contender_that_raises_or_errs_leaves_a_row(monkeypatch):
@@ -173,7 +173,7 @@ def test_a_whole_run(tmp_path):
 
 
 def test_a_contender_that_does_not_exist_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"a contender must be one of scratch 8 products, .* Got 'cudnn'."):
+    with pytest.raises(ValueError, match=r"a contender must be one of hand-written loop, .* Got 'cudnn'."):
         Session("smoke", tmp_path, without=["cudnn"])
     assert not list(tmp_path.iterdir())
 
@@ -184,3 +184,36 @@ def test_a_sweep_that_does_not_exist_is_a_usage_error(tmp_path):
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "sweep must be one of quick, full, real, lengths, regimes, smoke. Got 'slow'." in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def run_smoke(reports, *more):
+    command = [sys.executable, "-m", "pytest", "--benchmark", "--sweep=smoke", f"--reports={reports}", "-q", *more]
+    return subprocess.run([*command, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_a_run_of_a_part_leaves_the_whole_report_as_it_is(tmp_path):
+    first = run_smoke(tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    (csv,) = tmp_path.glob("*/smoke.csv")
+    page = csv.with_suffix(".md")
+    assert first.stdout.splitlines()[-1] == f"report: {page} (rows: {csv})"
+    assert "A part of the sweep" not in page.read_text()
+    plot = csv.with_name("smoke-step.svg")
+    plot.write_text("a plot")
+    before = {path.name: path.read_bytes() for path in csv.parent.iterdir()}
+    second = run_smoke(tmp_path, "-k", "lstm and training")
+    part = csv.with_name("smoke.partial.csv")
+    assert second.stdout.splitlines()[-2:] == [
+        f"1 of 4 groups are measured; {csv} is as it was. --resume goes on.",
+        f"report: {part.with_suffix('.md')} (rows: {part})",
+    ]
+    assert {name: csv.with_name(name).read_bytes() for name in before} == before
+    assert "**A part of the sweep: 1 of 4 groups.**" in part.with_suffix(".md").read_text()
+    third = run_smoke(tmp_path, "--resume")
+    assert third.stdout.splitlines()[-1] == f"report: {page} (rows: {csv})"
+    assert not list(csv.parent.glob("*partial*"))
+    assert csv.read_bytes() != before["smoke.csv"]
+    dates = read(csv).groupby(["cell", "mode"])["date"].nunique()
+    assert (dates == 1).all()
+    assert len(dates) == 4
+    assert not plot.exists()

@@ -12,6 +12,8 @@ from gatefuse.bench.report import sweep
 from gatefuse.bench.report.document.markdown import document
 from gatefuse.bench.storage.sweep_table import Table
 from gatefuse.bench.suite.sweeps import Group, Shape
+from gatefuse.kernels.costs import device_of_cpu
+from gatefuse.kernels.runtime.cpu import cpu_name
 from tests.support.made_up_rows import CONTENDERS, make_rows, write
 
 CPU = torch.device("cpu")
@@ -39,9 +41,11 @@ def test_figures_follow_from_the_samples():
 
 def test_a_stamp_says_where():
     stamp = take_stamp(CPU)
-    assert (stamp.device, stamp.kind, stamp.gpu) == ("cpu", "cpu", "")
+    assert stamp.device == slug(device_of_cpu(cpu_name(), torch.get_num_threads()))
+    assert (stamp.kind, stamp.gpu) == ("cpu", "")
     assert stamp.torch == torch.__version__
     assert stamp.threads == torch.get_num_threads()
+    assert slug(device_of_cpu("AMD EPYC", 1)) == "amd-epyc-1-thread"
     assert slug("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3"
 
 
@@ -235,3 +239,57 @@ def test_what_packed_input_costs_is_said(tmp_path):
     text = sweep.write(write(rows, tmp_path / "some-gpu" / "lengths.csv")).read_text()
     assert "takes 1.20x the time of the same layer on padded input, 1.20x to 1.20x, in 1 group." in text
     assert "its packing and padding included" not in text
+
+
+def busy_duel(path, auto, rival, samples=20, **stamp):
+    """auto takes twice as long as a rival, by drivers of those names."""
+    table = Table(path, make_stamp(**stamp))
+    rows = [make_row("gatefuse auto", 0.2, driver=auto), make_row(*rival, 0.1)]
+    table.append([replace(row, samples=samples, others=row.others).columns() for row in rows])
+    return sweep.write(table.path).read_text()
+
+
+@pytest.mark.parametrize("samples", [3, 20])
+@pytest.mark.parametrize("driver", ["vendor", "llvm"])
+@pytest.mark.parametrize("load", [0.1, 11.0])
+def test_of_the_same_code_or_few_samples_a_busy_machine_tells_nothing(tmp_path, samples, driver, load):
+    text = busy_duel(tmp_path / "a.csv", driver, ("torch.nn",), samples, load=load)
+    untold = load == 11.0 and (samples == 3 or driver == "vendor")
+    assert ("**Beside torch.nn there is no telling**: the machine was busy" in text) is untold
+    assert ("at worst it takes 2.00 times as long as torch.nn" in text) is not untold
+    assert ("Nowhere: gatefuse auto is slower than neither" in text) is untold
+    assert ("| 2 |" in text.partition("## Where it loses")[2].partition("##")[0]) is not untold
+
+
+def test_what_other_programs_took_outdoes_the_load_at_the_beginning(tmp_path):
+    rows = make_rows(load=11.0, others=0.1, cores=2)
+    text = sweep.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
+    assert "The machine was busy" not in text
+    rows.loc[rows["B"] == 1, "others"] = 0.7
+    text = sweep.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
+    assert "**The machine was busy**: other programs took up to 0.7 of 2 cores, in 6 of 12 groups." in text
+
+
+@pytest.mark.parametrize("groups", [12, 38, float("nan")])
+def test_a_part_of_a_sweep_says_so_first(tmp_path, groups):
+    path = write(make_rows(groups=groups), tmp_path / "some-gpu" / "quick.partial.csv")
+    first = sweep.write(path).read_text().split("\n\n")[1]
+    said = (
+        "**A part of the sweep: 12 of 38 groups.** The run was stopped before the others; `pytest --benchmark --sweep "
+        "quick --resume` goes on."
+    )
+    assert (first == said) is (groups == 38)
+
+
+def test_without_matplotlib_plots_that_lie_there_stay(tmp_path, monkeypatch):
+    csv = write(make_rows(), tmp_path / "some-gpu" / "quick.csv")
+    path = sweep.write(csv)
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    assert [name for name in before if name.endswith(".svg")]
+    monkeypatch.setattr("gatefuse.bench.report.sections.plots.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"matplotlib must be installed to draw .*quick-speedup.svg anew"):
+        sweep.write(csv)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
+    for file in path.parent.glob("*.svg"):
+        file.unlink()
+    assert "The plots were left out: matplotlib is not installed" in sweep.write(csv).read_text()

@@ -11,6 +11,7 @@ from torch.torch_version import TorchVersion
 
 import gatefuse
 from gatefuse import Recurrent
+from gatefuse.kernels.loops import llvm_training
 from tests.support.layers import CLOSE, flat
 
 I, H = 4, 6
@@ -123,8 +124,8 @@ def test_without_that_they_give_the_same_results_and_break_the_graph_as_torch_s_
 @pytest.mark.parametrize("driver", ["eager", "script", "aten", "llvm", "vendor"])
 def test_the_driver_that_was_asked_for_runs_within_the_graph(monkeypatch, driver):
     seen = []
-    module = gatefuse.kernels.drivers.driver(driver)
-    name = "stack" if driver == "vendor" else "run"
+    module = llvm_training if driver == "llvm" else gatefuse.kernels.drivers.driver(driver)
+    name = {"vendor": "stack", "llvm": "layers"}.get(driver, "run")
     run = getattr(module, name)
     monkeypatch.setattr(module, name, lambda *given: seen.append(driver) or run(*given))
     layer = Recurrent("lstm", I, H, driver=driver, **DOUBLE)

@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -128,7 +129,15 @@ def test_with_resets_and_all_states(driver):
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_under_autocast(way, kind, driver):
     layer = getattr(gatefuse, kind)(I, H, driver=driver)
-    assert_untouched(layer, float("nan"), context=lambda: torch.autocast("cpu", torch.bfloat16))
+    context = partial(torch.autocast, "cpu", torch.bfloat16)
+    if driver == "script":  # it compiles in its second call, and then rounds to 16 bits in other places
+        for _ in range(3):
+            outcome(layer, torch.randn(T, B, I, requires_grad=True), _states(layer), context)
+    assert_untouched(layer, float("nan"), context=context)
+
+
+def _states(layer):
+    return [torch.rand(1, B, H, requires_grad=True) for _ in layer.cell.states]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

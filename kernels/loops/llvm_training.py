@@ -1,0 +1,151 @@
+"""Layers of a cell by compiled code where gradients are wanted: one call for each layer, and backward one for each
+layer's steps and one for each of its products over all steps.
+
+What depends on the sizes alone is found once, and kept with the cell; see llvm_schedule.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.codegen.constexpr import cell_shape
+from gatefuse.kernels.loops.directions import plain
+from gatefuse.kernels.loops.llvm_division import layout
+from gatefuse.kernels.loops.llvm_schedule import dense, run_all
+from gatefuse.kernels.loops.llvm_training_calls import schedule as schedule_of
+from gatefuse.kernels.runtime import debug
+from gatefuse.kernels.runtime.threads import available
+from gatefuse.kernels.task import Form, restarts
+
+# (x, states, weights, fresh) -> the output and the final states, differentiable any number of times
+Again = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor] | None], tuple[Tensor, Sequence[Tensor]]]
+
+
+def can_train(cell: Cell, form: Form) -> bool:
+    """Whether ``layers`` runs that: in one direction, by equations that use the input's part of every gate."""
+    shape = cell_shape(cell)
+    return form.directions == 1 and set(shape.X) >= set(range(shape.G))
+
+
+def layers(
+    cell: Cell,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    form: Form,
+    resets: Tensor | None,
+    fresh: Sequence[Tensor] | None,
+    again: Again,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All layers in one direction, without dropout.
+
+    Args:
+        x: (T, B, I), with a step and a sample, in any order of memory.
+        states, fresh: (L, B, H) each.
+        weights: of each layer in turn, as in Task.
+        form: the layers'; x is time first whatever it says.
+        resets: (T, B) or None.
+        again: the same by operators of torch's, for gradients of gradients.
+
+    Returns:
+        The output (T, B, H), and the final states (L, B, H).
+    """
+    if fresh is None and resets is not None:
+        fresh = [torch.full_like(s, first) for s, first in zip(states, cell.init, strict=True)]
+    mask = None if resets is None else restarts(resets, None, False).contiguous()
+    output, *finals = _Layers.apply(cell.current(), form, again, mask, x, *states, *weights, *(fresh or ()))
+    return output, tuple(finals)
+
+
+class _Layers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, cell: Cell, form: Form, again: Again, mask: Tensor | None, x: Tensor, *tensors: Tensor):
+        S = len(cell.states)
+        states, (T, B, _), H = tensors[:S], x.shape, tensors[0].shape[-1]
+        x_now = plain(x) if x.is_neg() or (x.stride(2) != 1 and x.shape[2] != 1) else x
+        given = T, B, x_now.shape[2], x_now.stride(), H, form, mask is not None
+        schedule = schedule_of(cell, x.dtype, *given, layout(T * B), available())
+        fresh = tensors[len(tensors) - S :] if mask is not None else ()
+        weights = tensors[S : len(tensors) - len(fresh)]
+        kept = debug.empty(x, schedule.kept)
+        finals = [x.new_empty(s.shape) for s in states]
+        blocks = [
+            kept, x_now, *finals, *map(plain, states),
+            *[dense(w, shape, x) for w, shape in zip(weights, schedule.shapes, strict=True)], mask, *map(plain, fresh),
+        ]  # fmt: skip
+        run_all(schedule.forward, schedule.bytes[0], blocks, x)
+        # What the caller gets shares no memory with what the backward reads, so that it may be changed in place.
+        output = kept[schedule.output : schedule.output + T * B * H].view(T, B, H).clone()
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(kept, mask, x, *tensors)
+        ctx.cell, ctx.form, ctx.again = cell, form, again
+        return output, *finals
+
+    @staticmethod
+    def backward(ctx: Any, d_output: Tensor | None, *d_finals: Tensor | None):
+        kept, mask, x, *tensors = ctx.saved_tensors
+        given = d_output, *d_finals
+        # many gradients at once, of autograd's own vmap, which no compiled code knows
+        batched = any(d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in given)
+        if torch.is_grad_enabled() or batched:  # grad mode is on only where the gradients' own gradients are wanted
+            found = _differentiable(ctx, mask, [x, *tensors], given)
+        else:
+            found = _gradients(ctx, kept, mask, x, tensors, d_output, d_finals)
+        return None, None, None, None, *found
+
+
+def _gradients(
+    ctx: Any, kept: Tensor, mask: Tensor | None, x: Tensor, tensors: Sequence[Tensor], d_output: Tensor | None,
+    d_finals: Sequence[Tensor | None],
+) -> list[Tensor | None]:  # fmt: skip
+    cell, form, S, P = ctx.cell, ctx.form, len(ctx.cell.states), len(ctx.cell.parameters)
+    states, (T, B, _), (L, _, H) = tensors[:S], x.shape, tensors[0].shape
+    x = plain(x) if x.is_neg() or (x.stride(2) != 1 and x.shape[2] != 1) else x
+    given = T, B, x.shape[2], x.stride(), H, form, mask is not None
+    schedule = schedule_of(cell, x.dtype, *given, layout(T * B), available())
+    fresh = tensors[len(tensors) - S :] if mask is not None else ()
+    weights = tensors[S : len(tensors) - len(fresh)]
+    d_output = x.new_zeros(T, B, H) if d_output is None else plain(d_output)
+    d_states = torch.stack([torch.zeros_like(states[0]) if d is None else d for d in d_finals], 1)
+    d_parameters, d_fresh = x.new_zeros(L, P, B, H), None if mask is None else torch.zeros_like(d_states)
+    wanted = ctx.needs_input_grad[4]
+    d_x = torch.empty_like(x, memory_format=torch.contiguous_format) if wanted else None
+    each = len(weights) // L
+    linear = each - P
+    # gates that no product feeds have no gradient of recurrent weights
+    make = x.new_empty if cell_shape(cell).COLUMNS == cell_shape(cell).G else x.new_zeros
+    d_weights: list[Tensor | None] = [make(w.shape) if k % each < linear else None for k, w in enumerate(weights)]
+    blocks = [
+        kept, x, d_output, d_states, d_parameters, d_fresh, d_x,
+        *map(plain, states), *map(plain, weights), mask, *map(plain, fresh), *d_weights,
+    ]  # fmt: skip
+    run_all(schedule.backward if wanted else schedule.backward[:-1], schedule.bytes[1], blocks, x)
+    if form.bias and cell_shape(cell).ADDITIVE:
+        for layer in range(L):
+            both = d_weights[layer * each + 3]
+            d_weights[layer * each + 2] = both if both is None else both.clone()
+    if P:
+        for layer, sums in enumerate(d_parameters.sum(2)):
+            d_weights[layer * each + linear : (layer + 1) * each] = sums.unbind()
+    return [d_x, *d_states.unbind(1), *d_weights, *(() if d_fresh is None else d_fresh.unbind(1))]
+
+
+def _differentiable(
+    ctx: Any, mask: Tensor | None, leaves: list[Tensor], given: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients by way of torch's own operators, which can be differentiated again."""
+    create_graph, S = torch.is_grad_enabled(), len(ctx.cell.unchanged().states)
+    x, *tensors = leaves
+    fresh = tensors[len(tensors) - S :] if mask is not None else None
+    with torch.enable_grad():
+        output, finals = ctx.again(x, tensors[:S], tensors[S : len(tensors) - len(fresh or ())], fresh)
+    pairs = [(value, d) for value, d in zip((output, *finals), given, strict=True) if d is not None]
+    needed = [leaf for leaf in leaves if leaf.requires_grad]
+    outputs, upstream = zip(*pairs, strict=True)
+    found = iter(torch.autograd.grad(outputs, needed, upstream, create_graph=create_graph, allow_unused=True))
+    return [next(found) if leaf.requires_grad else None for leaf in leaves]
