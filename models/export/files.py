@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and none of them where one can't be."""
+"""Files that are written together, whole, or none of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_whole(files: Mapping[Path, bytes]) -> None:
+def write_together(files: Mapping[Path, bytes]) -> None:
     """Write all of these files, in place of what has their names.
 
     Raises:

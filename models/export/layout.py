@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.stored import Stored
-from gatefuse.kernels.codegen.llvm.stream import Blocks, work_rows
+from gatefuse.kernels.codegen.llvm.stream_stages import Blocks, work_rows
 from gatefuse.kernels.codegen.llvm.stream_weights import floats_and_weights, table_bytes
 from gatefuse.models.export.chain import Layer, Lookup, Operation
 from gatefuse.models.export.header import Field

@@ -11,7 +11,7 @@ from torch import nn
 
 from gatefuse.models.export.chain import Layer, Lookup, Operation, chain
 from gatefuse.models.export.check_program import check_program
-from gatefuse.models.export.files import write_whole
+from gatefuse.models.export.files import write_together
 from gatefuse.models.export.header import Face, check_name, header
 from gatefuse.models.export.recording import recording
 
@@ -136,7 +136,7 @@ def export_object(
     if shared:
         library, data = shared_library(place, made, found)
         files[library] = data
-    write_whole(files)
+    write_together(files)
     return Exported(
         tuple(files), name, found.name, weights, *face.sizes, face.state_bytes, made.needs, record.loss, record.allowed
     )

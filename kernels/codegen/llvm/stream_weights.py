@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gatefuse.kernels.codegen.llvm.stored import Stored
-from gatefuse.kernels.codegen.llvm.stream import INPUT, Blocks, stages
+from gatefuse.kernels.codegen.llvm.stream_stages import INPUT, Blocks, stages
 from gatefuse.kernels.equations.program import Program, Slot
 from gatefuse.kernels.task import Weights
 
