@@ -13,6 +13,7 @@ from torch import nn
 
 import gatefuse
 from gatefuse import LSTM, export
+from tests.support.exported import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,6 +23,7 @@ class Other(nn.Module):
 
 
 def test_three_commands_from_a_saved_model_to_numbers(tmp_path):
+    needs("gcc")
     torch.save(nn.Sequential(LSTM(4, 8), nn.Dropout(0.5), nn.Linear(8, 1), nn.Sigmoid()), tmp_path / "vad.pt")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for command in (

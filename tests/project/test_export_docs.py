@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import nn
 
 import gatefuse
 from tests.support.doc_programs import ROOT
-from tests.support.exported import MACHINES
+from tests.support.exported import MACHINES, needs
 
 TEXT = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,8 +35,7 @@ def blocks(language, heading):
 def shell(text, folder):
     """What commands print; skips where a tool is not installed."""
     tools = {line.split()[0] for line in text.splitlines() if line and not line.startswith("./")} - {"python"}
-    if missing := sorted(tool for tool in tools if shutil.which(tool) is None):
-        pytest.skip(f"the commands need {', '.join(missing)}, which is not installed")
+    needs(*sorted(tools))
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path}
     done = subprocess.run(["bash", "-e"], input=text, cwd=folder, env=environment, capture_output=True, text=True)

@@ -39,10 +39,11 @@ class Machine(NamedTuple):
     emulator: tuple[str, ...] = ()
     bare: bool = False
 
-    def missing(self) -> str:
-        """What isn't installed here; "" where nothing is missing."""
-        tools = [self.compiler[0], *self.emulator[:1]]
-        return ", ".join(tool for tool in tools if shutil.which(tool) is None)
+
+def needs(*tools: str) -> None:
+    """Skip a test where a tool is not installed."""
+    if missing := [tool for tool in tools if shutil.which(tool) is None]:
+        pytest.skip(f"this needs {', '.join(missing)}, which is not installed")
 
 
 def _cortex(cpu: str, floats: str) -> Machine:
@@ -65,10 +66,9 @@ _OTHERS = {"cortex-m0": _cortex("cortex-m0", "-mfloat-abi=soft")}
 
 
 def run_check(folder: Path, name: str, target: str) -> subprocess.CompletedProcess[str]:
-    """Make the check program beside <folder>/<name>.o and run it; skips where a tool is missing."""
+    """Make the check program beside <folder>/<name>.o and run it."""
     machine = (MACHINES | _OTHERS)[target]
-    if missing := machine.missing():
-        pytest.skip(f"programs for {target} need {missing}, which is not installed")
+    needs(machine.compiler[0], *machine.emulator[:1])
     if target == "wasm32":
         functions = [f"--export={name}_{function}" for function in ("reset", "step", "run")]
         link = ["wasm-ld", "--no-entry", *functions, "--export=__heap_base", "-o", f"{name}.wasm", f"{name}.o"]
@@ -92,6 +92,7 @@ class Library:
     """A model as a shared library in this process, with a state of its own."""
 
     def __init__(self, model, folder: Path, **options):
+        needs("gcc")
         self.exported = export_object(model, folder / "net.o", shared=True, **options)
         # a loader knows libraries by name, and tests make many
         unique = folder / f"net{os.urandom(4).hex()}.so"

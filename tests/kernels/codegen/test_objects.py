@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import subprocess
 
@@ -13,7 +12,7 @@ import gatefuse
 from gatefuse import LSTM, Recurrent, cell_names, export_object
 from gatefuse.export import targets
 from gatefuse.kernels.codegen.llvm.stored import STORED
-from tests.support.exported import FLAGS, run_check
+from tests.support.exported import FLAGS, needs, run_check
 
 ELF = [name for name in targets() if name not in ("apple-m1", "wasm32", "windows-x86-64")]
 
@@ -29,8 +28,10 @@ def undefined(path, target):
     if target == "apple-m1":
         return set(_of_mach_o(data))
     if target == "windows-x86-64":
+        needs("nm")
         said = subprocess.run(["nm", "-u", path], capture_output=True, text=True, check=True).stdout
         return {line.split()[-1] for line in said.splitlines()}
+    needs("readelf")
     said = subprocess.run(["readelf", "-sW", path], capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in said.splitlines() if " UND " in line]
     return {row[7] for row in rows if len(row) > 7}
@@ -88,8 +89,7 @@ def test_soft_float_is_said_and_runs(tmp_path):
 def test_objects_without_needs_link_with_either_convention(abi, target, tmp_path):
     """As no function takes a float by value, firmware of both kinds takes them."""
     export_object([Recurrent("slstm", 3, 5)], tmp_path / "net.o", target)
-    if shutil.which("arm-none-eabi-gcc") is None:
-        pytest.skip("linking needs arm-none-eabi-gcc, which is not installed")
+    needs("arm-none-eabi-gcc")
     fpu = {"cortex-m4": "fpv4-sp-d16", "cortex-m7": "fpv5-d16"}[target]
     options = [f"-mcpu={target}", "-mthumb", f"-mfloat-abi={abi}", f"-mfpu={fpu}", "--specs=nosys.specs"]
     link = ["arm-none-eabi-gcc", *FLAGS, *options, "net_check.c", "net.o", "-o", "net"]
@@ -105,6 +105,7 @@ def test_code_is_small_and_weights_are_constants(target, tmp_path):
     assert made.weight_bytes == 4 * (2 * 4 * 128 * 128 + 4 * 128)
     assert (tmp_path / "net.o").stat().st_size >= made.code_bytes + made.weight_bytes
     if target in ELF:
+        needs("readelf")
         said = subprocess.run(["readelf", "-SW", tmp_path / "net.o"], capture_output=True, text=True, check=True).stdout
         rows = [line.split("]", 1)[1].split() for line in said.splitlines() if "PROGBITS" in line or "NOBITS" in line]
         sizes = {row[0]: (int(row[4], 16), row[6]) for row in rows}
@@ -129,8 +130,7 @@ def test_triples_and_processors(triple, cpu, wide, tmp_path):
 
 @pytest.mark.parametrize("compiler", [["gcc", "-xc", "-std=c99"], ["g++", "-xc++", "-std=c++98"]], ids=" ".join)
 def test_headers_are_for_c_and_for_cpp(compiler, tmp_path):
-    if shutil.which(compiler[0]) is None:
-        pytest.skip(f"{compiler[0]} is not installed")
+    needs(compiler[0])
     export_object([torch.nn.Embedding(4, 3), LSTM(3, 5)], tmp_path / "net.o")
     (tmp_path / "use.c").write_text('#include "net.h"\n#include "net.h"\nnet_state state;\n')
     command = [*compiler, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "use.c"]

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import gatefuse
 from gatefuse import GRU, LSTM, Recurrent, export_object
+from tests.support.exported import needs
 
 
 class Net(nn.Module):
@@ -164,5 +165,6 @@ def test_a_model_stays_as_it_was(tmp_path):
     assert torch.equal(torch.get_rng_state(), random)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    needs("gcc")
     subprocess.run(["gcc", "net_check.c", "net.o", "-o", "net"], cwd=tmp_path, check=True)
     subprocess.run(["./net"], cwd=tmp_path, check=True)
