@@ -12,6 +12,7 @@ from gatefuse.kernels.equations.operators import operator_names
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.accelerate import accelerate, restore
 from gatefuse.models.execution import flop_counts
+from gatefuse.models.export.object import export_object
 from gatefuse.models.layers.recurrent import Recurrent
 from gatefuse.models.layers.rnn import GRU, LSTM, RNN
 from gatefuse.models.layers.rnn_cells import GRUCell, LSTMCell, RNNCell
@@ -34,6 +35,7 @@ __all__ = [
     "accelerate",
     "cell",
     "cell_names",
+    "export_object",
     "find_cell",
     "operator_names",
     "restore",

@@ -14,13 +14,13 @@ I1, I8, I32, I64, POINTER = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.Int
 
 
 class Number:
-    """A 64-bit integer, which counts, or in bytes says where something lies."""
+    """An integer as wide as an address, which counts, or in bytes says where something lies."""
 
     def __init__(self, code: Code, value: Any):
         self._code, self.value = code, value
 
     def _other(self, other: Any) -> Any:
-        return other.value if isinstance(other, Number) else I64(int(other))
+        return other.value if isinstance(other, Number) else self._code.word(int(other))
 
     def _of(self, operation: str, other: Any) -> Number:
         return Number(self._code, getattr(self._code.builder, operation)(self.value, self._other(other)))
@@ -76,12 +76,15 @@ class Code:
         public: bool = False,
     ):
         self.module = module
+        self.word = getattr(module, "word", I64)  # as wide as an address
         kind = ir.FunctionType(result or ir.VoidType(), [each for _, each in arguments])
         self.function = ir.Function(module, kind, name)
         if not public:
             self.function.linkage = "internal"
         for attribute in ("nounwind", *attributes):
             self.function.attributes.add(attribute)
+        for attribute in getattr(module, "attributes", ()):
+            set.add(self.function.attributes, attribute)  # past llvmlite's own list of what there is
         for value, (given, _) in zip(self.function.args, arguments, strict=True):
             value.name = given
         self._entry = self.function.append_basic_block("entry")
@@ -102,13 +105,13 @@ class Code:
         return Number(self, self.function.args[k])
 
     def number(self, value: int) -> Number:
-        return Number(self, I64(value))
+        return Number(self, self.word(value))
 
     def room(self, kind: ir.Type, count: int = 1, align: int = 64) -> Number:
         """Memory for that many of a type, for as long as the function runs."""
-        place = self._places.alloca(kind, size=I64(count))
+        place = self._places.alloca(kind, size=self.word(count))
         place.align = align
-        return Number(self, self._places.ptrtoint(place, I64))
+        return Number(self, self._places.ptrtoint(place, self.word))
 
     def variable(self, kind: ir.Type, first: Any) -> Variable:
         """A value that changes."""
@@ -121,10 +124,10 @@ class Code:
         self.builder.store(value, at.pointer, align=align or 1)
 
     def load_number(self, at: Number) -> Number:
-        return Number(self, self.load(at, I64, 8))
+        return Number(self, self.load(at, self.word, self.word.width // 8))
 
     def store_number(self, value: Number, at: Number) -> None:
-        self.store(value.value, at, 8)
+        self.store(value.value, at, self.word.width // 8)
 
     def choose(self, truth: Any, first: Number, second: Number) -> Number:
         return Number(self, self.builder.select(truth, first.value, second.value))
@@ -134,7 +137,9 @@ class Code:
         found = self.module.globals.get(name)
         if found is None:
             found = ir.Function(self.module, ir.FunctionType(result, [v.type for v in values]), name)
-        return self.builder.call(found, values)
+            if not name.startswith("llvm."):
+                found.calling_convention = getattr(self.module, "convention", "")
+        return self.builder.call(found, values, cconv=found.calling_convention)
 
     def run(self, function: ir.Function, *values: Number) -> None:
         """A call of a function that takes numbers and returns nothing."""
@@ -160,12 +165,12 @@ class Code:
         head, body, end = (self.function.append_basic_block(f"{name}.{part}") for part in ("head", "body", "end"))
         b.branch(head)
         b.position_at_end(head)
-        i = b.phi(I64, name)
+        i = b.phi(self.word, name)
         i.add_incoming(first.value, before)
         b.cbranch(b.icmp_signed("<", i, last.value), body, end)
         b.position_at_end(body)
         yield Number(self, i)
-        i.add_incoming(b.add(i, I64(step)), b.block)
+        i.add_incoming(b.add(i, self.word(step)), b.block)
         b.branch(head)
         b.position_at_end(end)
 

@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm.processor import Processor
 
-_lock = RLock()  # LLVM is asked by one thread at a time, which a signal's handler may lead here again
+LLVM = RLock()  # held by the one thread that asks LLVM, which a signal's handler may lead here again
 
 
 class MachineCode:
@@ -21,7 +21,7 @@ class MachineCode:
     """
 
     def __init__(self, module: ir.Module, processor: Processor):
-        with _lock:
+        with LLVM:
             self._engine = _compiled(str(module), processor)
 
     def address(self, name: str) -> int:

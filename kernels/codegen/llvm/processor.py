@@ -15,6 +15,7 @@ class Processor(NamedTuple):
         bytes: of a vector.
         registers: that hold vectors.
         fused: whether a product and a sum round once.
+        bits: of an address.
     """
 
     triple: str
@@ -23,6 +24,7 @@ class Processor(NamedTuple):
     bytes: int
     registers: int
     fused: bool
+    bits: int = 64
 
     def lanes(self, size: int) -> int:
         """Numbers of that many bytes in a vector."""

@@ -22,11 +22,17 @@ class Module(ir.Module):
 
     Args:
         whole: whether it holds all that it calls, as an object file must; else routines are in modules of their own.
+        attributes: of all its functions.
+
+    Attributes:
+        convention: how other libraries' functions are called, where LLVM must be told.
     """
 
-    def __init__(self, name: str, processor: Processor, whole: bool = False):
+    def __init__(self, name: str, processor: Processor, whole: bool = False, attributes: Sequence[str] = ()):
         super().__init__(name)
         self.triple, self.processor, self.whole = processor.triple, processor, whole
+        self.word, self.attributes = ir.IntType(processor.bits), tuple(attributes)
+        self.convention = "arm_aapcs_vfpcc" if processor.triple.endswith("eabihf") else ""
 
 
 def routine(
