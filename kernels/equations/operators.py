@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from gatefuse.kernels.equations.activations import ACTIVATIONS
 from gatefuse.kernels.equations.expression import Expr, Graph
 
 
@@ -60,6 +61,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "stop": Primitive("({0})", "({0}).detach()"),
     "abs": _call("abs", triton="tl.abs"),
     "relu": _call("relu"),
+    "floor": _call("floor", triton="tl.floor"),
     "exp": _call("exp", triton="tl.exp", transcendental=True),
     "log": _call("log", triton="tl.log", transcendental=True),
     "log1p": _call("log1p", transcendental=True),
@@ -223,9 +225,10 @@ _ATEN: dict[str, Callable[..., Any]] = {
         op: _plain(op)
         for op in (
             *("mul", "neg", "abs", "maximum", "minimum", "where", "eq", "ne", "lt", "le", "gt", "ge", "relu"),
-            *("exp", "log", "log1p", "expm1", "erf", "sin", "cos", "sqrt", "sigmoid", "tanh"),
+            *("exp", "log", "log1p", "expm1", "erf", "sin", "cos", "sqrt", "sigmoid", "tanh", "floor"),
         )
     },
+    **ACTIVATIONS,
     "sigmoid_backward": lambda make, g, y: make("mul", make("mul", g, y), make("sub", 1.0, y)),
     "tanh_backward": lambda make, g, y: make("mul", g, make("sub", 1.0, make("mul", y, y))),
     "threshold_backward": lambda make, g, x, at: make("where", make("le", x, at), 0.0, g),

@@ -211,7 +211,8 @@ def plan_of(request: tuple[Any, ...], wanted: str) -> Plan:
     # Plans are kept by the cell, or by its equations as they are now where these could change.
     holder = cell if torch_rnn.knows(cell) else cell.current()
     plans = holder.made.setdefault("plans", {})
-    key = request[1:], wanted, request[1].type != "cpu" and tf32_allowed()
+    # On a CPU, what was measured depends on the threads.
+    key = request[1:], wanted, torch.get_num_threads() if request[1].type == "cpu" else tf32_allowed()
     try:
         plan = plans.get(key)
     except TypeError:  # a tracer's sizes, which are no numbers yet, have no hash

@@ -36,7 +36,7 @@ _NAMES = {
     "clamp_max": "smaller",
 }
 _SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-_INTRINSICS = {"abs": "fabs", "sqrt": "sqrt"}
+_INTRINSICS = {"abs": "fabs", "sqrt": "sqrt", "floor": "floor"}
 _LIBRARY = ("erf", "sin", "cos")
 
 
