@@ -34,6 +34,7 @@ from gatefuse.kernels.equations.signature import (
     one_for_each,
     read_gates,
     read_init,
+    read_sides,
     read_signature,
 )
 from gatefuse.kernels.equations.tracing.known import Known, known, open_ended
@@ -53,7 +54,9 @@ class Cell:
 
     Attributes:
         name: the function's name.
-        gates: names of the G gates, in the order of the weights' rows.
+        gates: names of the gates.
+        input_gates, recurrent_gates: of those that the input feeds and of those that R feeds, each in the order of the
+            rows of its weights; all gates, but where one is declared to have a single side.
         states: names of the S states; the first is the output.
         parameters: names of the per-unit parameters, each of shape (H,).
         init: the value each state starts from where none is given.
@@ -70,7 +73,7 @@ class Cell:
         check_function(equations)
         self.equations = equations
         self.name = equations.__name__
-        self.gates = tuple(gates)
+        self.gates, self.input_gates, self.recurrent_gates = read_sides(gates)
         self.states, self.parameters = read_signature(equations)
         check_names(self)
         self.init = read_init(self.name, self.states, init)
@@ -171,7 +174,7 @@ class Cell:
         return out
 
     def __repr__(self) -> str:
-        return f"<cell {self.name}: gates {' '.join(self.gates)}, states {' '.join(self.states)}>"
+        return f"<cell {self.name}: gates {' '.join(self.declared)}, states {' '.join(self.states)}>"
 
     def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
         # As functions are: by reference, and by value by those who do so with functions, as cloudpickle in __main__. By
@@ -179,7 +182,17 @@ class Cell:
         if protocol < 4:  # dotted names are not for these
             return self.__qualname__
         self.equations.__qualname__ = f"{self.__qualname__}.equations"
-        return _unpickled, (self.equations, self.gates, self.init)
+        return _unpickled, (self.equations, self.declared, self.init)
+
+    @property
+    def declared(self) -> tuple[str, ...]:
+        """The gates as they were declared, ``name``, ``name:x`` or ``name:R``."""
+        sides = {
+            gate: "" if gate in self.input_gates and gate in self.recurrent_gates
+            else ":x" if gate in self.input_gates else ":R"
+            for gate in self.gates
+        }  # fmt: skip
+        return tuple([f"{gate}{side}" for gate, side in sides.items()])
 
     def __copy__(self) -> Cell:
         return self
@@ -280,7 +293,8 @@ def cell(gates: str, init: Mapping[str, float] | None = None) -> Callable[[Calla
     order, the output first. It is traced later, when somebody asks for code; if none can be made, it runs eagerly.
 
     Args:
-        gates: the gates' names, separated by blanks, in the order of the weights' rows.
+        gates: the gates' names, separated by blanks, in the order of the weights' rows. ``c:x`` is a gate that only the
+            input feeds, of which there is no R.c and no recurrent weight; ``m:R`` one that only R feeds, without x.m.
         init: first values of states that don't start from zero.
 
     Returns:
@@ -289,7 +303,8 @@ def cell(gates: str, init: Mapping[str, float] | None = None) -> Callable[[Calla
     Raises:
         TypeError: ``gates`` is no text, ``init`` gives no numbers by state, or the signature is not
             ``(x, R, state, ..., *, parameter, ...)``.
-        ValueError: a gate is named twice or is not a name; ``init`` names no state.
+        ValueError: a gate is named twice or is not a name, or has another side than x or R; the input feeds none;
+            ``init`` names no state.
     """
     names = read_gates(gates)
     return lambda equations: Cell(equations, names, init)

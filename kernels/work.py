@@ -8,7 +8,7 @@ from gatefuse.kernels.equations.operators import TranslationError
 
 def input_products(cell: Cell, size: int, H: int) -> int:
     """Multiplications of one direction's input product, a step and sample, for ``size`` features."""
-    return size * len(cell.gates) * H
+    return size * len(cell.input_gates) * H
 
 
 def recurrent_products(cell: Cell, H: int) -> int:
@@ -19,5 +19,5 @@ def recurrent_products(cell: Cell, H: int) -> int:
     try:
         gates = len(cell.program.columns)
     except TranslationError:
-        gates = len(cell.gates)
+        gates = len(cell.recurrent_gates)
     return H * gates * H

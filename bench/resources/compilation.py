@@ -144,13 +144,15 @@ def _compile(case: Case, arch: str, ways: Collection[str]) -> tuple[dict[str, di
     from triton.backends.compiler import GPUTarget
 
     loop, cell = import_module(case.loop.module), find_cell(case.cell)
-    T, B, H, G, S = _STEPS, case.B, case.H, len(cell.gates), len(cell.states)
+    T, B, H, G, S = _STEPS, case.B, case.H, len(cell.input_gates), len(cell.states)
+
+    M = len(cell.recurrent_gates)
 
     def zeros(*shape: int) -> torch.Tensor:
         return torch.zeros(*shape, dtype=case.dtype)
 
     inputs = Sequence(
-        cell, zeros(T, B, G * H), zeros(S, B, H), zeros(G * H, H), zeros(G * H), zeros(len(cell.parameters), H),
+        cell, zeros(T, B, G * H), zeros(S, B, H), zeros(M * H, H), zeros(M * H), zeros(len(cell.parameters), H),
         None, None, None, "forward",
     )  # fmt: skip
     kept: list[Any] = []

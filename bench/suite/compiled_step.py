@@ -63,8 +63,9 @@ def _step(cell: Cell, *_of: str) -> Callable[..., tuple[Tensor, ...]]:
     """A step of a cell, compiled for all sizes; one by use, since torch keeps few compilations of one function."""
 
     def step(x: Tensor, weight: Tensor, bias: Tensor, parameters: list[Tensor], states: tuple[Tensor, ...]) -> Any:
-        R = Recurrence(cell.gates, weight, bias)
-        return cell.step(Gates(cell.gates, x), R, states, dict(zip(cell.parameters, parameters, strict=True)))
+        R = Recurrence(cell.recurrent_gates, weight, bias, cell.gates)
+        gates = Gates(cell.input_gates, x, whole=cell.gates)
+        return cell.step(gates, R, states, dict(zip(cell.parameters, parameters, strict=True)))
 
     # Compilations are counted by code, which all closures of one function share.
     code = step.__code__.replace(co_name="_".join(("step", cell.name, *_of)))

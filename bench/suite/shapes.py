@@ -66,9 +66,11 @@ class Shape:
     @property
     def flop(self) -> float:
         """Operations of the matrix products of one training call: forward, and twice as many backward."""
-        G = len(find_cell(self.cell).gates)
+        cell = find_cell(self.cell)
+        G, M = len(cell.input_gates), len(cell.recurrent_gates)
         inputs = [self.I] + [self.H * self.directions] * (self.layers - 1)
-        return 3.0 * sum(2.0 * self.T * self.B * G * self.H * (i + self.H) * self.directions for i in inputs)
+        rows = self.T * self.B * self.directions
+        return 3.0 * sum(2.0 * rows * self.H * (G * i + M * self.H) for i in inputs)
 
     @property
     def bytes(self) -> float:

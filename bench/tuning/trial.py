@@ -81,15 +81,15 @@ def measured(trial: Trial, clock: Clock, device: torch.device, steps: int = STEP
 def make_inputs(place: Place, T: int, device: torch.device) -> Sequence:
     """A sequence of random values, with weights as a layer begins with; the same for the same place and length."""
     cell, generator = find_cell(place.cell), torch.Generator(device).manual_seed(0)
-    B, H, G, S = place.B, place.H, len(cell.gates), len(cell.states)
+    B, H, G, S = place.B, place.H, len(cell.input_gates), len(cell.states)
 
     def draw(*shape: int, within: float = 1.0) -> Tensor:
         value = torch.rand(*shape, generator=generator, device=device) * 2 - 1
         return (value * within).to(getattr(torch, place.dtype))
 
-    bound = H**-0.5
+    bound, M = H**-0.5, len(cell.recurrent_gates)
     return Sequence(
-        cell, draw(T, B, G * H), draw(S, B, H).abs(), draw(G * H, H, within=bound), draw(G * H, within=bound),
+        cell, draw(T, B, G * H), draw(S, B, H).abs(), draw(M * H, H, within=bound), draw(M * H, within=bound),
         draw(len(cell.parameters), H, within=bound), None, None, None, "forward",
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from gatefuse.kernels.codegen.printer import Printer, safe
 from gatefuse.kernels.equations.program import Product, Program
@@ -69,18 +69,19 @@ def _summed(program: Program, product: Product) -> bool:
 
 def _before(program: Program) -> list[str]:
     """What is computed once: the input product, and weights, biases and inputs cut by product."""
-    G = len(program.cell.gates)
+    G, M = len(program.cell.input_gates), len(program.cell.recurrent_gates)
     lines = [
         "gates = torch.nn.functional.linear(x, weight_ih, bias_ih)",
         "no_bias = torch.zeros(weight_hh.size(0), dtype=x.dtype, device=x.device)",
         "bias = no_bias if bias_hh is None else bias_hh",
     ]
     for k, product in enumerate(program.products):
-        whole = product.gates == tuple(range(G))
-        lines.append(f"weight_{k} = {_cut('weight_hh', product.gates, G, 0, whole)}.t()")
-        lines.append(f"bias_{k} = {_cut('bias', product.gates, G, 0, whole)}")
+        lines.append(f"weight_{k} = {_cut('weight_hh', product.gates, M, 0)}.t()")
+        lines.append(f"bias_{k} = {_cut('bias', product.gates, M, 0)}")
         if _summed(program, product):
-            lines.append(f"x_{k} = ({_cut('gates', product.gates, G, 2, whole)} + bias_{k}).unbind(0)")
+            rows = {slot.column: slot.gate for slot in program.slots}
+            of_x = tuple(rows[column] for column in product.columns)
+            lines.append(f"x_{k} = ({_cut('gates', of_x, G, 2)} + bias_{k}).unbind(0)")
     for slot in program.slots:
         if slot.gate >= 0 and not _in_addmm(program, slot.column):
             lines.append(f"in_{slot.gate} = gates.chunk({G}, 2)[{slot.gate}].unbind(0)")
@@ -88,8 +89,8 @@ def _before(program: Program) -> list[str]:
     return lines
 
 
-def _cut(name: str, gates: Iterable[int], G: int, dim: int, whole: bool) -> str:
-    if whole:
+def _cut(name: str, gates: Sequence[int], G: int, dim: int) -> str:
+    if tuple(gates) == tuple(range(G)):
         return name
     parts = ", ".join(f"{name}.chunk({G}, {dim})[{g}]" for g in gates)
     return f"torch.cat([{parts}], {dim})"

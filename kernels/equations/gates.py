@@ -29,20 +29,30 @@ class Gates(Given):
     any function of torch's: ``sigmoid(a)`` has the gates of a.
 
     Args:
-        names: the G gates.
-        packed: one tensor of shape (..., G * H), cut only when a gate is asked for.
-        parts: in its place, G tensors of shape (..., H).
+        names: the gates that these are values of.
+        packed: one tensor of shape (..., gates * H), cut only when a gate is asked for.
+        parts: in its place, a tensor of shape (..., H) for each gate.
+        whole: all gates of the cell, in their order, where these are some of them; x and R of such a cell may have
+            different ones, and their sum has a gate's one side where it has no other.
     """
 
     _names: Sequence[str]
     _packed: Tensor | None
     _parts: Sequence[Tensor] | None
+    _whole: Sequence[str]
 
-    def __init__(self, names: Sequence[str], packed: Tensor | None = None, parts: Sequence[Tensor] | None = None):
+    def __init__(
+        self,
+        names: Sequence[str],
+        packed: Tensor | None = None,
+        parts: Sequence[Tensor] | None = None,
+        whole: Sequence[str] = (),
+    ):
         own = self.__dict__  # one is made in each step, and __setattr__ costs as much as the rest
         own["_names"] = names
         own["_packed"] = packed
         own["_parts"] = parts
+        own["_whole"] = whole or names
 
     def __iter__(self):
         if self._parts is None:
@@ -53,7 +63,8 @@ class Gates(Given):
     def __getattr__(self, name: str) -> Tensor:
         if name not in self._names:
             form = f"; of all gates it is torch.{name}(a)" if callable(getattr(torch, name, None)) else ""
-            raise AttributeError(f"a gate must be one of {', '.join(self._names)}{form}. Got {name}.")
+            side = f", as {name} is declared without this side" if name in self._whole else form
+            raise AttributeError(f"a gate must be one of {', '.join(self._names)}{side}. Got {name}.")
         return tuple(self)[self._names.index(name)]
 
     def __getitem__(self, key: Any) -> Tensor:
@@ -69,10 +80,15 @@ class Gates(Given):
 
     def _with(self, other: Any, op: Callable[[Any, Any], Any]) -> Gates:
         if self._packed is not None and isinstance(other, Gates) and other._packed is not None:
-            return Gates(self._names, op(self._packed, other._packed))
+            same = self._names is other._names or self._names == other._names
+            if same:
+                return Gates(self._names, op(self._packed, other._packed), whole=self._whole)
         return by_gate(op, (self, other), {})
 
     def __add__(self, other: Any) -> Gates:
+        if isinstance(other, Gates) and other._names != self._names:
+            names = [name for name in self._whole if name in self._names or name in other._names]
+            return Gates(names, parts=[_sum(name, self, other) for name in names], whole=self._whole)
         return self._with(other, operator.add)
 
     def __sub__(self, other: Any) -> Gates:
@@ -126,6 +142,12 @@ class Gates(Given):
         raise TypeError("a condition must not be of all gates at once; torch.where selects for each. Got one.")
 
 
+def _sum(name: str, *sides: Gates) -> Tensor:
+    """A gate's sum of the sides that it has."""
+    found = [getattr(side, name) for side in sides if name in side._names]
+    return found[0] if len(found) == 1 else found[0] + found[1]
+
+
 def has_gates(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a function's arguments hold values by gate."""
     return next(_found((*args, *kwargs.values())), None) is not None
@@ -142,6 +164,9 @@ def by_gate(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
         raise TypeError(f"a function of all gates must change no tensor in place. Got {_name(func)}.")
     found = list(_found((*args, *kwargs.values())))
     names = found[0]._names
+    if others := [each._names for each in found if each._names != names]:
+        sides = " and ".join(" ".join(each) for each in (names, others[0]))
+        raise TypeError(f"what is done to all gates at once must be of the same gates, but a sum. Got {sides}.")
     results = []
     for name in names:
         result = func(*[_of(a, name) for a in args], **{k: _of(a, name) for k, a in kwargs.items()})
@@ -149,7 +174,7 @@ def by_gate(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
             got = f"{type(result).__name__} by {_name(func)}"
             raise TypeError(f"a function of all gates must give a tensor for each of them. Got {got}.")
         results.append(result)
-    return Gates(names, parts=results)
+    return Gates(names, parts=results, whole=found[0]._whole)
 
 
 def _name(func: Callable[..., Any]) -> str:
@@ -204,22 +229,24 @@ class Recurrence(Uncalled):
     """The product with the recurrent weights: ``R(v)`` for all gates, ``R.f(v)`` for gate f.
 
     Args:
-        names: the G gates.
+        names: the G gates that have a product.
         weight: (G * H, H), gate by gate as torch.nn lays it out.
         bias: (G * H,) or None.
+        whole: all gates of the cell, where these are some of them.
     """
 
-    def __init__(self, names: Sequence[str], weight: Tensor, bias: Tensor | None):
+    def __init__(self, names: Sequence[str], weight: Tensor, bias: Tensor | None, whole: Sequence[str] = ()):
         self._names = names
         self._weight = weight
         self._bias = bias
+        self._whole = whole or names
         self._grad = torch.is_grad_enabled()
 
     def __call__(self, vector: Tensor) -> Gates:
-        return Gates(self._names, _product(vector, self._weight, self._bias))
+        return Gates(self._names, _product(vector, self._weight, self._bias), whole=self._whole)
 
     def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
-        check_gate(name, self._names)
+        check_gate(name, self._names, self._whole)
         k, G = self._names.index(name), len(self._names)
         weight = _cut(self._weight, G, 0, self._grad)[k]
         bias = None if self._bias is None else _cut(self._bias, G, 0, self._grad)[k]
@@ -228,10 +255,11 @@ class Recurrence(Uncalled):
         return product
 
 
-def check_gate(name: str, names: Sequence[str]) -> None:
-    """Raises AttributeError: R was asked for what is no gate."""
+def check_gate(name: str, names: Sequence[str], whole: Sequence[str]) -> None:
+    """Raises AttributeError: R was asked for what is no gate, or for one that only the input feeds."""
     if name not in names:
-        raise AttributeError(f"a gate of R must be one of {', '.join(names)}. Got {name}.")
+        side = f", as {name} is declared without this side" if name in whole else ""
+        raise AttributeError(f"a gate of R must be one of {', '.join(names) or '(none)'}{side}. Got {name}.")
 
 
 def _product(vector: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

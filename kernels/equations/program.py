@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 class Slot(NamedTuple):
-    """A value loaded for a gate: row block ``gate`` of x where it is >= 0, plus column block ``column`` of r."""
+    """A value loaded for a gate: row block ``gate`` of x where it is >= 0, plus column block ``column`` of r.
+
+    Row blocks are numbered as the cell's input_gates.
+    """
 
     name: str
     gate: int
@@ -31,7 +34,7 @@ class Product:
     Attributes:
         vector: what is multiplied.
         state: index of the state that the vector is, -1 where it is computed.
-        gates: indices of the gates, in the order of the columns.
+        gates: indices of the gates among the cell's recurrent_gates, in the order of the columns.
         first: the first column block.
         stage: 1 for vectors known before the step's first product, and so on.
     """
@@ -92,14 +95,15 @@ class Program:
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """The gate of each column block of r."""
+        """The gate of each column block of r, by its number among the recurrent gates."""
         return tuple(g for p in self.products for g in p.gates)
 
     @property
     def additive(self) -> bool:
         """Each gate is used only as x + r, in the order of the weights' rows: dx and dr are one."""
         G = range(len(self.cell.gates))
-        return self.columns == tuple(G) and [(s.gate, s.column) for s in self.slots] == [(g, g) for g in G]
+        two_sided = self.cell.input_gates == self.cell.recurrent_gates
+        return two_sided and self.columns == tuple(G) and [s[1:] for s in self.slots] == [(g, g) for g in G]
 
     @cached_property
     def idle(self) -> frozenset[str]:
@@ -140,17 +144,18 @@ def find_products(
     cell: Cell, asked: list[tuple[int, int]], vectors: list[Expr], new_states: list[Expr]
 ) -> list[Product]:
     """Group what R was asked for by vector, drop gates whose product nothing uses, and find the stages."""
+    names = cell.recurrent_gates
     used: set[str] = input_names(new_states)
     before: set[str] = set()
     while used != before:  # what a product's vector needs is used where the product is
         before = used
-        used = used | input_names([vectors[k] for gate, k in asked if f"r_{cell.gates[gate]}" in used])
+        used = used | input_names([vectors[k] for gate, k in asked if f"r_{names[gate]}" in used])
     gates_of: dict[int, list[int]] = {}
     for gate, k in asked:
-        if f"r_{cell.gates[gate]}" in used:
+        if f"r_{names[gate]}" in used:
             gates_of.setdefault(id(vectors[k]), []).append(gate)
     vector_of = {id(v): v for v in vectors}
-    by_gate = {cell.gates[gate]: vector_of[i] for i, gates in gates_of.items() for gate in gates}
+    by_gate = {names[gate]: vector_of[i] for i, gates in gates_of.items() for gate in gates}
 
     def stage(vector: Expr) -> int:
         before = [gate for gate in by_gate if f"r_{gate}" in input_names([vector])]
@@ -189,12 +194,17 @@ def find_slots(
 ) -> tuple[tuple[Slot, ...], tuple[Expr, ...]]:
     column = {gate: p.first + k for p in products for k, gate in enumerate(p.gates)}
     slots, d_slots = [], []
-    for g, gate in enumerate(cell.gates):
+    row = {gate: g for g, gate in enumerate(cell.input_gates)}
+    number = {gate: g for g, gate in enumerate(cell.recurrent_gates)}
+    for gate in cell.gates:
         if gate in sums:
-            slots.append(Slot(f"a_{gate}", g, column[g]))
+            slots.append(Slot(f"a_{gate}", row[gate], column[number[gate]]))
             d_slots.append(gradients[f"x_{gate}"])
             continue
-        for name, at in ((f"x_{gate}", (g, -1)), (f"r_{gate}", (-1, column.get(g, -1)))):
+        for name, at in (
+            (f"x_{gate}", (row.get(gate, -1), -1)),
+            (f"r_{gate}", (-1, column.get(number.get(gate, -1), -1))),
+        ):
             if name in used:
                 slots.append(Slot(name, *at))
                 d_slots.append(gradients[name])
@@ -221,8 +231,10 @@ def find_phases(slots: tuple[Slot, ...], products: list[Product]) -> tuple[Phase
 
 def unused_gates(program: Program) -> list[str]:
     """Gates of which neither x nor a product reaches a new state."""
-    used = {slot.gate for slot in program.slots} | set(program.columns)
-    return [gate for k, gate in enumerate(program.cell.gates) if k not in used]
+    cell = program.cell
+    used = {cell.input_gates[slot.gate] for slot in program.slots if slot.gate >= 0}
+    used |= {cell.recurrent_gates[gate] for gate in program.columns}
+    return [gate for gate in cell.gates if gate not in used]
 
 
 def computed(program: Program, stage: int) -> list[int]:

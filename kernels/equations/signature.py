@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -27,6 +27,22 @@ def read_gates(gates: Any) -> tuple[str, ...]:
     if not isinstance(gates, str):
         raise TypeError(f'gates must be names in one text, separated by blanks, such as "i f". Got {gates!r}.')
     return tuple(gates.split())
+
+
+def read_sides(declared: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """All gates, those that the input feeds, and those that R feeds.
+
+    Raises:
+        ValueError: a side is neither x nor R, or the input feeds no gate.
+    """
+    pairs = [text.partition(":")[::2] for text in declared]
+    for (_, side), text in zip(pairs, declared, strict=True):
+        if ":" in text and side not in ("x", "R"):
+            raise ValueError(f"a gate's side must be x or R, as in c:x. Got {text!r}.")
+    fed = tuple([gate for gate, side in pairs if side != "R"])
+    if pairs and not fed:
+        raise ValueError(f"the input must feed at least one gate. Got {' '.join(declared)}.")
+    return tuple([gate for gate, _ in pairs]), fed, tuple([gate for gate, side in pairs if side != "x"])
 
 
 def check_function(equations: Any) -> None:

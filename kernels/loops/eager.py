@@ -37,7 +37,7 @@ def loop(
     """
     careful = Careful(cell) if untranslatable(cell.serial) else None
     step = cell.step if careful is None else careful.step
-    R = Recurrence(cell.gates, weight, bias)
+    R = Recurrence(cell.recurrent_gates, weight, bias, cell.gates)
     named = dict(zip(cell.parameters, parameters, strict=True))
     for name, value in named.items():
         if value.shape != states[0].shape[-1:]:
@@ -55,7 +55,7 @@ def loop(
         before = now
         if begins is not None and fresh is not None:
             now = tuple(torch.where(begins[t], first, s) for first, s in zip(fresh, now, strict=True))
-        now = step(Gates(cell.gates, inputs[t]), R, now, named)
+        now = step(Gates(cell.input_gates, inputs[t], whole=cell.gates), R, now, named)
         if lives is not None:
             now = tuple(torch.where(lives[t], new, old) for new, old in zip(now, before, strict=True))
         history.append(now)

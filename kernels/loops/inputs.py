@@ -22,9 +22,10 @@ class Sequence:
     """The inputs of a loop, all in one dtype on one device, without gaps.
 
     Attributes:
-        x: (T, B, G * W), the input product with its bias; with input_weight the input itself, (T, B, I).
+        x: (T, B, G * W), of the gates that the input feeds, the input product with its bias; with input_weight the
+            input itself, (T, B, I).
         states: (S, B, W), before the first step.
-        weight, bias: (G * W, H) and (G * W,) or None.
+        weight, bias: (G * W, H) and (G * W,) or None, of the gates that R feeds.
         parameters: (P, W).
         restarts, fresh: (T, B) bool and (S, B, W), or both None: where true, the step begins with fresh's states.
         live: (T, B) bool or None; where false, the states stay.
@@ -101,9 +102,10 @@ class Sequence:
         return None if self.bias is None else self._rows(self.bias, self.program.columns)
 
     def _rows(self, weight: Tensor, gates: tuple[int, ...]) -> Tensor:
-        if gates == tuple(range(self.shape.G)):
+        G = len(self.cell.recurrent_gates)
+        if gates == tuple(range(G)):
             return weight
-        parts = weight.chunk(self.shape.G)
+        parts = weight.chunk(G)
         return torch.cat([parts[g] for g in gates]) if gates else weight[:0]
 
     def columns(self, r: Tensor, k: int) -> Tensor:

@@ -38,7 +38,7 @@ def gradients(loop: Sequence, kept: Forward, d: Backward, wanted: bool) -> Gradi
 def _recurrent(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tensor | None]:
     H, fed, program = loop.H, computed_products(loop.cell), loop.program
     sizes = [len(p.gates) for p in program.products]
-    in_order = program.columns == tuple(range(loop.shape.G))
+    in_order = program.columns == tuple(range(len(loop.cell.recurrent_gates)))
     columns = loop.weight.new_empty(len(program.columns) * H, H)
     bias = None if loop.bias is None else loop.bias.new_empty(len(program.columns) * H)
     for k, (p, size) in enumerate(zip(program.products, sizes, strict=True)):

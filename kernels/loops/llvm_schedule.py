@@ -83,16 +83,16 @@ def _name(cell: Cell, form: Form, k: int) -> str:
 
 def weight_shapes(cell: Cell, form: Form, I: int, H: int) -> tuple[tuple[int, ...], ...]:
     """Of a direction's weights."""
-    N = len(cell.gates) * H
-    biases = ((N,), (N,)) if form.bias else ()
-    return (N, I), (N, H), *biases, *((H,) for _ in cell.parameters)
+    N, M = len(cell.input_gates) * H, len(cell.recurrent_gates) * H
+    biases = ((N,), (M,)) if form.bias else ()
+    return (N, I), (M, H), *biases, *((H,) for _ in cell.parameters)
 
 
 def input_arguments(
     cell: Cell, compiled: Compiled, I: int, H: int, T: int, B: int, tiles: int, size: int
 ) -> dict[str, Any]:
     """Arguments of the input's product; of its memory the numbers that it takes."""
-    rows, row = -(-B // tiles), compiled.row(len(cell.gates) * H)
+    rows, row = -(-B // tiles), compiled.row(len(cell.input_gates) * H)
     steps = steps_ahead(T, rows)
     return {
         "I": I, "input_pack": row * (I + 1), "input_steps": steps, "ahead": tiles * steps * rows * row,

@@ -118,7 +118,7 @@ def _gradients(
     each = len(weights) // L
     linear = each - P
     # gates that no product feeds have no gradient of recurrent weights
-    make = x.new_empty if cell_shape(cell).COLUMNS == cell_shape(cell).G else x.new_zeros
+    make = x.new_empty if len(cell.recurrent_gates) == cell_shape(cell).COLUMNS else x.new_zeros
     d_weights: list[Tensor | None] = [make(w.shape) if k % each < linear else None for k, w in enumerate(weights)]
     blocks = [
         kept, x, d_output, d_states, d_parameters, d_fresh, d_x,

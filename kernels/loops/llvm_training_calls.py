@@ -79,7 +79,7 @@ def schedule(
     forward = sizes.placed([layer.forward(first, laid_out) for layer in layers], ahead)
     later = _Blocks.after(_OTHERS, S, L * sizes.each)
     gradients = later.fresh + (S if resets else 0)
-    d_x = back.take(T * B * len(cell.gates) * H)
+    d_x = back.take(T * B * len(cell.input_gates) * H)
     d_r = d_x if sizes.shape.ADDITIVE else back.take(T * B * sizes.shape.COLUMNS * H)
     between = back.take(T * B * H)
     calls = []
@@ -175,7 +175,7 @@ class _Layer:
         the weights' ones, and of the places all but d_output are filled."""
         sizes, form = self._sizes, self._sizes.form
         T, B, H, size, dtype = sizes.T, sizes.B, sizes.H, sizes.size, sizes.dtype
-        G, row, number = len(sizes.cell.gates), H * size, self.number
+        G, row, number = len(sizes.cell.input_gates), H * size, self.number
         at, P = number * sizes.step, len(sizes.cell.parameters)
         steps = self._both(blocks) | {
             "x_step": self._columns * sizes.step, "x_row": self._columns * row,

@@ -52,7 +52,7 @@ def _check(
         )
     if loop == "llvm" and (x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu"):
         raise TypeError(f"x must be float32 or float64 on a CPU for the loop llvm. Got {x.dtype} on {x.device}.")
-    D, G = 2 if order == "both" else 1, len(cell.gates)
+    D, G, M = 2 if order == "both" else 1, len(cell.input_gates), len(cell.recurrent_gates)
     if input_weight is not None:
         if loop != "llvm":
             raise ValueError(f"input_weight must be None but for the loop llvm. Got one for {loop}.")
@@ -68,8 +68,8 @@ def _check(
     T, B = x.shape[0], x.shape[1]
     expected: list[tuple[str, Tensor | None, tuple[int, ...], torch.dtype]] = [
         ("states", states, (len(cell.states), B, W), x.dtype),
-        ("weight", weight, (G * W, W // D), x.dtype),
-        ("bias", bias, (G * W,), x.dtype),
+        ("weight", weight, (M * W, W // D), x.dtype),
+        ("bias", bias, (M * W,), x.dtype),
         ("parameters", parameters, (len(cell.parameters), W), x.dtype),
         ("restarts", restarts, (T, B) if D == 1 else (D, T, B), torch.bool),
         ("fresh", fresh, (len(cell.states), B, W), x.dtype),

@@ -19,7 +19,7 @@ def finish(loop: Sequence, kept: Forward, d: Backward) -> Gradients:
 
 
 def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tensor | None]:
-    G, H, D = loop.shape.G, loop.H, loop.directions
+    G, H, D = len(loop.cell.recurrent_gates), loop.H, loop.directions
     blocks = [loop.weight.new_zeros(H, H)] * (G * D)
     fed = computed_products(loop.cell)
     for k, p in enumerate(loop.program.products):
@@ -32,7 +32,7 @@ def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tenso
             product = torch.mm(rows.t(), vectors.flatten(0, 1))
             for gate, block in zip(p.gates, product.chunk(len(p.gates)), strict=True):
                 blocks[gate * D + d] = block
-    d_weight = torch.cat(blocks)
+    d_weight = torch.cat(blocks) if blocks else torch.zeros_like(loop.weight)
     if loop.bias is None:
         return d_weight, None
     return d_weight, _bias_gradient(loop, d_r)
@@ -40,7 +40,7 @@ def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tenso
 
 def _bias_gradient(loop: Sequence, d_r: Tensor) -> Tensor:
     """(G * W,), zero for gates without a product."""
-    columns, G = loop.program.columns, loop.shape.G
+    columns, G = loop.program.columns, len(loop.cell.recurrent_gates)
     sums = d_r.sum((0, 1))
     if columns == tuple(range(G)):
         return sums

@@ -66,7 +66,7 @@ class Layer(NamedTuple):
     @property
     def outputs(self) -> int:
         """H."""
-        return int(self.weights.input.shape[0]) // len(self.cell.gates)
+        return int(self.weights.input.shape[0]) // len(self.cell.input_gates)
 
 
 class Pointwise(NamedTuple):

@@ -73,15 +73,16 @@ class Recurrent(Stack, nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
 
-        D, G, H = 2 if bidirectional else 1, len(self.cell.gates), hidden_size
+        D, H = 2 if bidirectional else 1, hidden_size
+        G, M = len(self.cell.input_gates), len(self.cell.recurrent_gates)
         self._names: list[str] = []
         for layer in range(num_layers):
             shapes: dict[str, tuple[int, ...]] = {
                 "weight_ih": (G * H, D * H if layer else input_size),
-                "weight_hh": (G * H, H),
+                "weight_hh": (M * H, H),
             }
             if bias:
-                shapes |= {"bias_ih": (G * H,), "bias_hh": (G * H,)}
+                shapes |= {"bias_ih": (G * H,), "bias_hh": (M * H,)}
             if taken := shapes.keys() & set(self.cell.parameters):
                 raise ValueError(f"a cell's parameter must not be named as the layer's own. Got {taken.pop()}.")
             shapes |= dict.fromkeys(self.cell.parameters, (H,))

@@ -136,7 +136,8 @@ def draw_cell(seed: int) -> Drawn:
     forms = (*_UNARY, *_BINARY, *(_DEEP if random.random() < 0.6 else ()))
     known = [*states, *parameters]
     numbers = count()
-    lines = []
+    lines: list[str] = []
+    declared: list[str] = []
 
     def assign(text: str) -> None:
         name = f"t{next(numbers)}"
@@ -152,7 +153,11 @@ def draw_cell(seed: int) -> Drawn:
         if random.random() < 0.5:
             draw()
         product = f"R.{gate}({random.choice(known)})"
-        assign(random.choice((*[f"x.{gate} + {product}"] * 3, f"x.{gate} * {product}", f"x.{gate}", product)))
+        form = random.choice((*[f"x.{gate} + {product}"] * 3, f"x.{gate} * {product}", f"x.{gate}", product))
+        assign(form)
+        # half of the cells declare what they don't use
+        side = {f"x.{gate}": ":x", product: ":R"}.get(form, "") if seed % 2 else ""
+        declared.append(f"{gate}{side}")
     for _ in range(random.randint(1, 4)):
         draw()
     # bounded, so that many steps stay in numbers' range
@@ -163,4 +168,6 @@ def draw_cell(seed: int) -> Drawn:
     text += f"\n    return {', '.join(new)}\n"
     outside = Outside()
     exec(text, outside.names)
-    return Drawn(text, cell(gates=" ".join(gates))(outside.names["drawn"]), outside)
+    if all(gate.endswith(":R") for gate in declared):
+        declared[0] = gates[0]
+    return Drawn(text, cell(gates=" ".join(declared))(outside.names["drawn"]), outside)

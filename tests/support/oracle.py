@@ -26,16 +26,16 @@ def make_task(
 ) -> Task:
     """A task of random values in float64; options as Task's, but lengths, resets, fresh may be True for random ones."""
     g = torch.Generator().manual_seed(seed)
-    G = len(cell.gates)
+    G, M = len(cell.input_gates), len(cell.recurrent_gates)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64).mul_(0.5)
 
     weights = Weights(
         draw(G * H, input_size),
-        draw(G * H, H),
+        draw(M * H, H),
         draw(G * H) if bias else None,
-        draw(G * H) if bias else None,
+        draw(M * H) if bias else None,
         tuple(draw(H) for _ in cell.parameters),
     )
     # A normalizer (slstm's n) is positive in use; so is every first state here.

@@ -39,7 +39,7 @@ def forward_module(program: Program, kind: Float, blocking: Blocking, processor:
             pack_forward(code, kind, program, blocking.units, share, given["H"], *places)
         with code.when(code.builder.and_(now, given["input_weight"].compare("!=", 0))):
             N, places = (
-                given["H"] * len(program.cell.gates),
+                given["H"] * len(program.cell.input_gates),
                 (given["input_pack"], given["input_weight"], given["input_bias"]),
             )
             pack_rows(code, kind, inputs.units, share, N, given["I"], *places)
@@ -62,7 +62,7 @@ class _Forward(Tile):
         self._columns = {slot.name: slot.column for slot in program.slots}
         self._later, self._apart = _read_later(program), apart_slots(program)
         self._states = [self.code.room(I64, MOST_ROWS) for _ in program.cell.states]
-        self._ahead = Ahead(self, inputs, len(program.cell.gates))
+        self._ahead = Ahead(self, inputs, len(program.cell.input_gates))
 
     def define(self) -> None:
         code, given, states = self.code, self.given, range(len(self.program.cell.states))

@@ -79,15 +79,15 @@ def _trace(cell: Cell, dtype: torch.dtype, still: Callable[[], None]) -> tuple[P
     backward = graph.rewrite(backward, replace)
     used = input_names([*new_states, *(p.vector for p in products)])
     slots, d_slots = find_slots(cell, products, used, dict(zip(run.names, backward, strict=True)), set(sums))
-    G, P = len(cell.gates), len(cell.parameters)
+    G, P = len(cell.input_gates) + len(cell.recurrent_gates), len(cell.parameters)
     program = Program(
         cell=cell,
         slots=slots,
         products=tuple(products),
         new_states=tuple(new_states),
         d_slots=d_slots,
-        d_states=tuple(backward[2 * G : 2 * G + S]),
-        d_parameters=tuple(backward[2 * G + S : 2 * G + S + P]),
+        d_states=tuple(backward[G : G + S]),
+        d_parameters=tuple(backward[G + S : G + S + P]),
         phases=find_phases(slots, products),
     )
     return program, asked_dtype
@@ -111,8 +111,8 @@ class _Run:
         self.cell, self.graph, self.dtype = cell, graph, dtype
         self.asked: list[tuple[int, int]] = []  # (gate, index of the vector)
         self.refused: TranslationError | None = None
-        gates = cell.gates
-        self.names = [f"x_{g}" for g in gates] + [f"r_{g}" for g in gates] + [*cell.states, *cell.parameters]
+        of_x, of_R = ([f"{side}_{g}" for g in gates] for side, gates in _sides(cell))
+        self.names = [*of_x, *of_R, *cell.states, *cell.parameters]
 
     def forward(self) -> tuple[list[Expr], bool]:
         """The new states and the vectors that R was asked for, and whether a dtype may make a difference."""
@@ -151,8 +151,8 @@ class _Run:
         by_name = dict(zip(self.names, inputs, strict=True))
         self.asked = []
         vectors: list[Tensor] = []
-        R = _Recurrence(self, vectors, [by_name[f"r_{g}"] for g in cell.gates])
-        x = Gates(cell.gates, parts=[by_name[f"x_{g}"] for g in cell.gates])
+        R = _Recurrence(self, vectors, [by_name[f"r_{g}"] for g in cell.recurrent_gates])
+        x = Gates(cell.input_gates, parts=[by_name[f"x_{g}"] for g in cell.input_gates], whole=cell.gates)
         parameters = {p: by_name[p] for p in cell.parameters}
         with record, watch:
             try:
@@ -175,6 +175,10 @@ class _Run:
         return [*new, *vectors], inputs, record, watch
 
 
+def _sides(cell: Cell) -> tuple[tuple[str, Sequence[str]], ...]:
+    return ("x", cell.input_gates), ("r", cell.recurrent_gates)
+
+
 def _example(dtype: torch.dtype) -> Tensor:
     """Values for a trace, which come from no generator of random numbers."""
     return torch.linspace(0.1, 0.9, SHAPE[0] * SHAPE[1], dtype=dtype, device="cpu").view(SHAPE)
@@ -187,12 +191,13 @@ class _Recurrence(Uncalled):
         self._run, self._vectors, self._r = run, vectors, r
 
     def __call__(self, vector: Tensor) -> Gates:
-        gates = self._run.cell.gates
-        return Gates(gates, parts=self._ask(range(len(gates)), vector))
+        cell = self._run.cell
+        gates = cell.recurrent_gates
+        return Gates(gates, parts=self._ask(range(len(gates)), vector), whole=cell.gates)
 
     def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
-        gates = self._run.cell.gates
-        check_gate(name, gates)
+        gates = self._run.cell.recurrent_gates
+        check_gate(name, gates, self._run.cell.gates)
         return OfGate(lambda vector: self._ask([gates.index(name)], vector)[0])
 
     def _ask(self, gates: Iterable[int], vector: Tensor) -> list[Tensor]:
@@ -209,7 +214,7 @@ class _Recurrence(Uncalled):
         for gate in gates:
             if any(gate == g for g, _ in self._run.asked):
                 raise TranslationError(
-                    f"{cell.name} must ask R for each gate once a step. Got gate {cell.gates[gate]} twice"
+                    f"{cell.name} must ask R for each gate once a step. Got gate {cell.recurrent_gates[gate]} twice"
                 )
             self._run.asked.append((gate, len(self._vectors)))
             found.append(self._r[gate] if torch.is_grad_enabled() else self._r[gate].detach())

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-import gatefuse
 from gatefuse import Recurrent
+from gatefuse.kernels.equations.gates import Gates, Recurrence
 
 B, I, H = 2, 3, 5
 DRIVERS = ("eager", "auto", "aten", "llvm", "script")
@@ -18,9 +18,10 @@ STEPS = (3, 20)  # auto without llvm takes the Python loop for the first, genera
 def by_hand(layer, x, h):
     """The equations in a plain loop, a copy of the state for each step."""
     outputs = []
-    R = gatefuse.kernels.equations.gates.Recurrence(layer.cell.gates, layer.weight_hh_l0, layer.bias_hh_l0)
+    cell = layer.cell
+    R = Recurrence(cell.recurrent_gates, layer.weight_hh_l0, layer.bias_hh_l0, cell.gates)
     for step in nn.functional.linear(x, layer.weight_ih_l0, layer.bias_ih_l0):
-        h = layer.cell.equations(gatefuse.kernels.equations.gates.Gates(layer.cell.gates, step), R, h.clone())
+        h = cell.equations(Gates(cell.input_gates, step, whole=cell.gates), R, h.clone())
         outputs.append(h)
     return torch.stack(outputs)
 

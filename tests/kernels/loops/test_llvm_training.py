@@ -139,7 +139,7 @@ def test_the_output_may_be_changed_in_place_before_the_backward(ran):
 
 def test_the_number_of_threads_may_change_before_the_backward(ran):
     threads = torch.get_num_threads()
-    layer = gatefuse.LSTM(64, 256, 2)
+    layer = gatefuse.LSTM(64, 256, 2, driver="llvm")
     x = torch.randn(9, 40, 64)
     grads = []
     try:
