@@ -54,7 +54,7 @@ class Cell:
 
     Attributes:
         name: the function's name.
-        gates: names of the gates.
+        gates, declared: names of the gates, alone and with the sides that they were declared to have.
         input_gates, recurrent_gates: of those that the input feeds and of those that R feeds, each in the order of the
             rows of its weights; all gates, but where one is declared to have a single side.
         states: names of the S states; the first is the output.
@@ -73,7 +73,8 @@ class Cell:
         check_function(equations)
         self.equations = equations
         self.name = equations.__name__
-        self.gates, self.input_gates, self.recurrent_gates = read_sides(gates)
+        self.declared = tuple(gates)
+        self.gates, self.input_gates, self.recurrent_gates = read_sides(self.declared)
         self.states, self.parameters = read_signature(equations)
         check_names(self)
         self.init = read_init(self.name, self.states, init)
@@ -183,16 +184,6 @@ class Cell:
             return self.__qualname__
         self.equations.__qualname__ = f"{self.__qualname__}.equations"
         return _unpickled, (self.equations, self.declared, self.init)
-
-    @property
-    def declared(self) -> tuple[str, ...]:
-        """The gates as they were declared, ``name``, ``name:x`` or ``name:R``."""
-        sides = {
-            gate: "" if gate in self.input_gates and gate in self.recurrent_gates
-            else ":x" if gate in self.input_gates else ":R"
-            for gate in self.gates
-        }  # fmt: skip
-        return tuple([f"{gate}{side}" for gate, side in sides.items()])
 
     def __copy__(self) -> Cell:
         return self

@@ -110,6 +110,44 @@ def _slstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor, n: Tensor, m: 
     return sigmoid(o) * c / n, c, n, m
 
 
+def _cifg_lstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+    i, g, o = torch.addmm(x[0], h, w.U[0]).chunk(3, 1)
+    c = c + sigmoid(i) * (tanh(g) - c)
+    return sigmoid(o) * tanh(c), c
+
+
+def _minimal_gated_unit(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
+    f = sigmoid(torch.addmm(x[0], h, w.U[0]))
+    n = tanh(torch.addmm(x[1], f * h, w.U[1]))
+    return (h + f * (n - h),)
+
+
+def _li_gru(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
+    z, n = torch.addmm(x[0], h, w.U[0]).chunk(2, 1)
+    n = torch.relu(n)
+    return (n + sigmoid(z) * (h - n),)
+
+
+def _ind_rnn(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
+    return (torch.relu(torch.addcmul(x[0], w.own[0], h)),)
+
+
+def _min_gru(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
+    return (h + sigmoid(x[0]) * (x[1] - h),)
+
+
+def _min_lstm(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
+    f, i = sigmoid(x[0]).chunk(2, 1)
+    return ((f * h + i * x[1]) / (f + i),)
+
+
+def _sru(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+    v_f, v_r = w.own
+    f, r = sigmoid(torch.addcmul(x[0], v_f, c)), sigmoid(torch.addcmul(x[1], v_r, c))
+    c = x[2] + f * (c - x[2])
+    return x[3] + r * (c - x[3]), c
+
+
 STEPS = {
     "elman": Step(_elman, (1,)),
     "elman_relu": Step(_elman_relu, (1,)),
@@ -119,6 +157,13 @@ STEPS = {
     "peephole_lstm": Step(_peephole_lstm, (4,), states=2, own=("p_i", "p_f", "p_o")),
     "article_peephole_lstm": Step(_article_peephole_lstm, (2, 1, 1), states=2, deaf=(2,)),
     "slstm": Step(_slstm, (4,), states=4),
+    "cifg_lstm": Step(_cifg_lstm, (3,), states=2),
+    "minimal_gated_unit": Step(_minimal_gated_unit, (1, 1)),
+    "li_gru": Step(_li_gru, (2,)),
+    "ind_rnn": Step(_ind_rnn, (1,), recurrent=(0,), own=("u",)),
+    "min_gru": Step(_min_gru, (1, 1), recurrent=(0,)),
+    "min_lstm": Step(_min_lstm, (2, 1), recurrent=(0,)),
+    "sru": Step(_sru, (1, 1, 1, 1), recurrent=(0,), states=2, own=("v_f", "v_r")),
 }
 
 
@@ -150,7 +195,7 @@ def _weights(step: Step, held: dict[str, Tensor], end: str) -> Weights:
 
     W, R, b, b_n = (held[f"{name}{end}"].detach() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
     H = R.shape[1]
-    if not step.apart:
+    if b_n.numel() and not step.apart:
         heard = b_n.clone()
         for gate in step.deaf:
             heard[gate * H : (gate + 1) * H] = 0

@@ -110,6 +110,13 @@ QUICK = [
     Shape("peephole_lstm", 256, 32, 35, 256),
     Shape("article_peephole_lstm", 64, 8, 35, 64),
     Shape("slstm", 64, 8, 35, 64),
+    Shape("cifg_lstm", 64, 8, 35, 64),
+    Shape("minimal_gated_unit", 64, 8, 35, 64),
+    Shape("li_gru", 64, 8, 35, 64),
+    Shape("ind_rnn", 64, 8, 35, 64),
+    Shape("min_gru", 256, 32, 1000, 256, name="no recurrent weights"),
+    Shape("min_lstm", 64, 8, 35, 64),
+    Shape("sru", 64, 8, 35, 64),
 ]
 QUICK_GPU = [
     *(Shape("lstm", H, B, 128, H) for H, B in ((128, 32), (512, 1), (512, 64), (1024, 64), (2048, 64))),
@@ -128,7 +135,7 @@ def full() -> Iterator[Shape]:
     for cell in ("lstm", "gru"):
         for H, B, T in product(sizes, batches, lengths):
             yield Shape(cell, H, B, T, H)
-    for cell in ("gru_reset_first", "elman", "elman_relu", "peephole_lstm", "article_peephole_lstm", "slstm"):
+    for cell in ("gru_reset_first", "elman", "elman_relu", "peephole_lstm", "article_peephole_lstm", "slstm", "sru"):
         yield from (Shape(cell, H, 32, 128, H) for H in sizes)
         yield from (Shape(cell, 256, B, 128, 256) for B in batches)
         yield from (Shape(cell, 256, 32, T, 256) for T in lengths)

@@ -15,6 +15,13 @@ _MODULES = {
     "peephole_lstm": "peephole_lstm",
     "article_peephole_lstm": "article_peephole_lstm",
     "slstm": "slstm",
+    "cifg_lstm": "cifg_lstm",
+    "minimal_gated_unit": "minimal_gated_unit",
+    "li_gru": "li_gru",
+    "ind_rnn": "ind_rnn",
+    "min_gru": "min_gru",
+    "min_lstm": "min_lstm",
+    "sru": "sru",
 }
 
 

@@ -27,8 +27,8 @@ def draw(*shape):
 
 
 def weights_of(cell, scale=1.0):
-    rows = len(cell.gates) * H
-    shapes = (rows, I), (rows, H), (rows,), (rows,)
+    rows, fed = len(cell.input_gates) * H, len(cell.recurrent_gates) * H
+    shapes = (rows, I), (fed, H), (rows,), (fed,)
     tensors = [(draw(*shape).detach() * scale).requires_grad_() for shape in shapes]
     return Weights(*tensors, parameters=tuple(draw(H) for _ in cell.parameters))
 
