@@ -55,8 +55,7 @@ class Cell:
     Attributes:
         name: the function's name.
         gates, declared: names of the gates, alone and with the sides that they were declared to have.
-        input_gates, recurrent_gates: of those that the input feeds and of those that R feeds, each in the order of the
-            rows of its weights; all gates, but where one is declared to have a single side.
+        input_gates, recurrent_gates: those that the input feeds, and R, in the order of the rows of its weights.
         states: names of the S states; the first is the output.
         parameters: names of the per-unit parameters, each of shape (H,).
         init: the value each state starts from where none is given.
