@@ -17,7 +17,7 @@ from .document import html as page
 from .document import markdown
 from .document.blocks import Block, Heading, Picture
 from .document.figures import number, percent
-from .sections import contenders, drivers, method, plots, rerun, speedups
+from .sections import beside_lstm, contenders, drivers, method, plots, rerun, speedups
 
 # A second run of a sweep that lies beside it goes into its report.
 AGAIN = ".again.csv"
@@ -86,12 +86,19 @@ def render(results: Results, earlier: Results | None = None) -> Iterator[Block]:
     yield from speedups.verdict(results)
     yield from drivers.verdict(results)
     yield from caution(results)
-    sections = (speedups.speedups, speedups.losses, drivers.section, plots.section, contenders.contenders)
-    yield from chain.from_iterable(section(results) for section in sections)
+    for section in (speedups.speedups, speedups.losses, drivers.section, plots.section, contenders.contenders):
+        yield from section(results)
     yield from method.reading(results)
     if earlier:
         yield from rerun.section(results, earlier)
-    sections = (contenders.tables, contenders.lengths, contenders.first_calls, contenders.host, contenders.memory)
+    sections = (
+        contenders.tables,
+        beside_lstm.section,
+        contenders.lengths,
+        contenders.first_calls,
+        contenders.host,
+        contenders.memory,
+    )
     yield from chain.from_iterable(section(results) for section in sections)
     yield from chain(method.missing(results), method.stamps(results))
 

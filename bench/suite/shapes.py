@@ -110,6 +110,7 @@ QUICK = [
     Shape("peephole_lstm", 256, 32, 35, 256),
     Shape("article_peephole_lstm", 64, 8, 35, 64),
     Shape("slstm", 64, 8, 35, 64),
+    Shape("lstm", 64, 8, 35, 64),
     Shape("cifg_lstm", 64, 8, 35, 64),
     Shape("minimal_gated_unit", 64, 8, 35, 64),
     Shape("li_gru", 64, 8, 35, 64),

@@ -293,3 +293,17 @@ def test_without_matplotlib_plots_that_lie_there_stay(tmp_path, monkeypatch):
     for file in path.parent.glob("*.svg"):
         file.unlink()
     assert "The plots were left out: matplotlib is not installed" in sweep.write(csv).read_text()
+
+
+def test_a_cell_stands_beside_the_lstm_of_its_size(tmp_path):
+    """Twice as long for half of the operations is four times as long for them."""
+    rows = make_rows(cells=("lstm", "gru"), H=(64,), B=(1,), modes=("forward",))
+    gru = rows["cell"] == "gru"
+    rows.loc[gru, ["p20", "p50", "p80"]] *= 2
+    rows["flop"] = 100.0
+    rows.loc[gru, "flop"] = 50.0
+    text = sweep.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
+    part = text.partition("## What a cell costs beside an LSTM")[2]
+    assert "| gru | bfloat16 | forward | 1 | 2.00x | 0.50x | 4.00 |" in part
+    alone = sweep.write(write(rows[gru], tmp_path / "some-gpu" / "alone.csv")).read_text()
+    assert "beside an LSTM" not in alone
