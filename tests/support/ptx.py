@@ -1,0 +1,81 @@
+"""The few PTX instructions of the barrier, run for one thread: so that what is tested is the kernels' own text."""
+
+import operator
+import re
+
+_ORDERS = {"relaxed", "acquire", "release", "acq_rel"}
+_COMPARE = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+_STATEMENT = re.compile(r"(?:@(!?)(\w+)\s+)?([\w.]+)\s*(.*)")
+
+
+def run(text, operands, machine, thread):
+    """The number that thread ``thread`` leaves in $0; ``operands`` are those of $1 and on.
+
+    The machine has ``special(name)``, what a register such as %ctaid.x holds; ``load(address, acquires, thread)`` and
+    ``add(address, value, releases, thread)`` of 32 bits, which order others' accesses where they say so; ``pause()``.
+
+    Raises:
+        NotImplementedError: an instruction isn't one of these.
+    """
+    statements, labels = _parse(text)
+    registers = {f"${k}": value for k, value in enumerate(operands, 1)} | {"%tid.x": thread}
+    at = 0
+    while at < len(statements):
+        at += 1
+        negated, predicate, name, arguments = statements[at - 1]
+        if predicate and bool(registers[predicate]) == bool(negated):
+            continue
+        if name == "bra":
+            at = labels[arguments[0]]
+            continue
+        _execute(name.split("."), arguments, registers, machine, thread)
+    return registers["$0"]
+
+
+def _parse(text):
+    statements, labels = [], {}
+    for line in re.sub(r"//[^\n]*", "", text).replace(";", "\n").replace(":", ":\n").splitlines():
+        line = line.strip(" {}\t")
+        if line.endswith(":"):
+            labels[line[:-1]] = len(statements)
+        elif line and not line.startswith(".reg"):
+            negated, predicate, name, arguments = _STATEMENT.fullmatch(line).groups()
+            statements.append((negated, predicate, name, [a.strip(" []") for a in arguments.split(",")]))
+    return statements, labels
+
+
+def _execute(name, arguments, registers, machine, thread):
+    def value(argument):
+        if argument.lstrip("-").isdigit():
+            return int(argument)
+        return registers[argument] if argument in registers else machine.special(argument)
+
+    target, *sources = arguments
+    orders = _ORDERS.intersection(name)
+    # An order among the threads of a block is none among programs.
+    ordered = "gpu" in name or "sys" in name
+    match name:
+        case ["red", *_, "add", "u32"]:
+            machine.add(value(target), value(sources[0]), ordered and bool(orders & {"release", "acq_rel"}), thread)
+        case ["ld", *_, "u32"]:
+            registers[target] = machine.load(value(sources[0]), ordered and "acquire" in orders, thread)
+        case ["setp", how, "u32"]:
+            registers[target] = _COMPARE[how](*map(value, sources))
+        case ["nanosleep", "u32"]:
+            machine.pause()
+        case ["mov", "u32"]:
+            registers[target] = value(sources[0])
+        case ["add", "u32"]:
+            registers[target] = _wrapped(value(sources[0]) + value(sources[1]))
+        case ["mul", "lo", "u32"]:
+            registers[target] = _wrapped(value(sources[0]) * value(sources[1]))
+        case ["mad", "lo", "u32"]:
+            registers[target] = _wrapped(value(sources[0]) * value(sources[1]) + value(sources[2]))
+        case ["shr", "u32"]:
+            registers[target] = value(sources[0]) >> value(sources[1])
+        case _:
+            raise NotImplementedError(f"PTX here must be one of the barrier's instructions. Got {'.'.join(name)}.")
+
+
+def _wrapped(value):
+    return value & 0xFFFFFFFF
