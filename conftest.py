@@ -31,7 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     from gatefuse.bench.measure.broken_device import Watch
+    from gatefuse.kernels.runtime import debug
 
+    if torch.cuda.is_available():
+        debug.limit_polls()
     config.pluginmanager.register(Watch(), "gatefuse-device")
     if config.getoption("--benchmark"):
         if not config.pluginmanager.hasplugin("benchmark"):

@@ -155,10 +155,12 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from gatefuse.bench.measure.stamp import take_stamp
+    from gatefuse.kernels.runtime import debug
 
     if not torch.cuda.is_available():
         print("make gpu needs a CUDA or ROCm device that torch can use. There is none.", file=sys.stderr)
         return 2
+    debug.limit_polls()
     stamp = take_stamp(torch.device("cuda"))
     out = found.out or Path("reports") / stamp.device
     try:

@@ -107,13 +107,13 @@ def _products(
 
 
 @triton.jit
-def _meet(counter, target, CELL: tl.constexpr, FORM: tl.constexpr, SLICES: tl.constexpr):
+def _meet(counter, target, CELL: tl.constexpr, FORM: tl.constexpr, POLLS: tl.constexpr, SLICES: tl.constexpr):
     """Until the partial sums are there, and what other threads of this program stored."""
     # Only a last phase without a product is followed by no arrival, in which threads would meet.
     if SLICES == 1 or (FORM == "every" and CELL.PHASES[len(CELL.PHASES) - 1] == 0):
         block_barrier(FORM)
     if SLICES > 1:
-        wait(counter, target, FORM)
+        wait(counter, target, FORM, POLLS)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -123,8 +123,9 @@ def grid_backward_kernel(
     i0, steps, tiles, T, B, H: tl.constexpr, W: tl.constexpr,
     BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
-    PRECISION: tl.constexpr, FORM: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr, PART: tl.constexpr,
-    BU: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
+    PRECISION: tl.constexpr, FORM: tl.constexpr, POLLS: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr,
+    PART: tl.constexpr, BU: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr,
+    BB: tl.constexpr,
 ):  # fmt: skip
     """Steps backward, the i0-th and on. d_carry, d_params and d_fresh as in the block driver's kernel; partial
     (products, SLICES, B, W) in float32 and counter (directions, tiles) as in triton/grid_forward.py are scratch."""
@@ -190,7 +191,7 @@ def grid_backward_kernel(
                         initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, W, CELL,
                         HAS_RESTARTS,
                     )  # fmt: skip
-                    _meet(counter_ptr + tile, met * arrivals, CELL, FORM, SLICES)
+                    _meet(counter_ptr + tile, met * arrivals, CELL, FORM, POLLS, SLICES)
                     if phase == 0:
                         d_states = _carried(
                             d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T - i, T, d, ORDER), T, b, e,
@@ -221,7 +222,7 @@ def grid_backward_kernel(
                 met += 1
                 for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
                     b = (tile * BB + tl.arange(0, BB))[None, :]
-                    wait(counter_ptr + tile, met * arrivals, FORM)
+                    wait(counter_ptr + tile, met * arrivals, FORM, POLLS)
                     _products(
                         weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H, W, phase, CELL, PRECISION, LOADS,
                         SUMS, BN, SLICES, CHUNKS, KC, BB,
@@ -238,7 +239,7 @@ def grid_backward_kernel(
             b = (tile * BB + tl.arange(0, BB))[None, :]
             real = (u < H) & (b < B)
             e = b * W + u
-            _meet(counter_ptr + tile, T * (CELL.UNDONE * HALVES) * arrivals, CELL, FORM, SLICES)
+            _meet(counter_ptr + tile, T * (CELL.UNDONE * HALVES) * arrivals, CELL, FORM, POLLS, SLICES)
             d_states = _carried(
                 d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T * 0, T, d, ORDER), T, b, e, real,
                 B, W, CELL, HAS_RESTARTS, LOADS, SLICES, BU, BB,

@@ -58,8 +58,8 @@ def grid_forward_kernel(
     output_ptr, rest_ptr, carry_ptr, saved_ptr, fed_ptr, counter_ptr, i0, steps, tiles, T, B, H: tl.constexpr,
     W: tl.constexpr, UPDATE: tl.constexpr, VECTORS: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
-    PRECISION: tl.constexpr, FORM: tl.constexpr, LOADS: tl.constexpr, ROWS: tl.constexpr, LEFT: tl.constexpr,
-    UNTIL: tl.constexpr, BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
+    PRECISION: tl.constexpr, FORM: tl.constexpr, POLLS: tl.constexpr, LOADS: tl.constexpr, ROWS: tl.constexpr,
+    LEFT: tl.constexpr, UNTIL: tl.constexpr, BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """carry (S, B, W) holds the running states in float32, from before the first step to after the last; counter
     (directions, tiles) the arrivals at the barriers of each tile of the batch, from zero."""
@@ -116,7 +116,7 @@ def grid_forward_kernel(
             if MEETINGS == 0 or FORM == "every":
                 block_barrier(FORM)
             if MEETINGS > 0:
-                wait(counter, met * arrivals, FORM)
+                wait(counter, met * arrivals, FORM, POLLS)
             before = load_carry(carry_ptr, e, B * W, real, S)
             states = before
             if HAS_RESTARTS:
@@ -130,7 +130,7 @@ def grid_forward_kernel(
                             here = fed_ptr + at_step(CELL.FED[p] * T + t, B * W)
                             tl.store(here + e, vectors[CELL.PLACE[p]], mask=real)
                     met += 1
-                    grid_barrier(counter, met * arrivals, FORM)
+                    grid_barrier(counter, met * arrivals, FORM, POLLS)
                 if UNTIL == 0 or stage < UNTIL:
                     for p in tl.static_range(len(CELL.V)):
                         if CELL.STAGE[p] == stage:
