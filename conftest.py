@@ -71,9 +71,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if any(collection_path.is_relative_to(ROOT / name) for name in others) else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m picks by mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if any(isinstance(value, str) and value == "grid" for value in parameters.values()):
+            item.add_marker(pytest.mark.grid)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -124,8 +124,8 @@ def grid_backward_kernel(
     BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
     PRECISION: tl.constexpr, FORM: tl.constexpr, POLLS: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr,
-    PART: tl.constexpr, BU: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr,
-    BB: tl.constexpr,
+    PART: tl.constexpr, BU: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr,
+    KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """Steps backward, the i0-th and on. d_carry, d_params and d_fresh as in the block driver's kernel; partial
     (products, SLICES, B, W) in float32 and counter (directions, tiles) as in triton/grid_forward.py are scratch."""
