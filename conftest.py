@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -54,15 +53,10 @@ def _check_interpreter() -> None:
         raise pytest.UsageError(
             "tests must have Triton, whose interpreter runs kernels: pip install 'gatefuse[test]'. It is not installed."
         )
-    try:
-        triton, numpy = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
-    except PackageNotFoundError:
-        return
-    if triton < (3, 7) and numpy >= (2, 4):
-        raise pytest.UsageError(
-            f"numpy must be below 2.4 for the interpreter of Triton {version('triton')}: "
-            f"pip install 'gatefuse[oldest]'. Got {version('numpy')}."
-        )
+    from gatefuse.kernels.runtime.requirement import interpreter_refusal
+
+    if why := interpreter_refusal():
+        raise pytest.UsageError(why)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
