@@ -144,10 +144,18 @@ def grid_forward_kernel(
                             # All chunks are asked for before the first is multiplied.
                             chunks = ()
                             row = tl.arange(0, KC)[:, None]
+                            # In a small tile samples that don't exist read the last one's, and nobody stores what comes
+                            # of it: a mask by sample takes registers, and more waits come between the loads. In larger
+                            # tiles they take more either way.
+                            there = b
+                            if BB <= 16:
+                                there = tl.minimum(b, B - 1)
                             for c in tl.static_range(NK):
                                 # The chunks differ by a number, not by a tile of addresses, which would take registers.
-                                inside = (row < H - c * KC) & (b < B)
-                                at = b * W + row
+                                inside = row < H - c * KC
+                                if BB > 16:
+                                    inside = inside & (b < B)
+                                at = there * W + row
                                 chunk = tl.load(here + c * KC + at, mask=inside, other=0.0, cache_modifier=LOADS)
                                 if HAS_RESTARTS and CELL.V[p] >= 0:
                                     other = fresh_ptr + (CELL.V[p] * B * W + c * KC) + at
