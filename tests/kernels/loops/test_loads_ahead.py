@@ -1,4 +1,4 @@
-"""What nobody else writes is asked for before a program waits for the others: behind a wait come exchanged loads alone."""
+"""What nobody else writes is asked for before a program waits for others: behind a wait come exchanged loads alone."""
 
 from tests.support.compiling import compiling
 
