@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,7 +30,10 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     from gatefuse.bench.measure.broken_device import Watch
+    from gatefuse.kernels.runtime import debug
 
+    if torch.cuda.is_available():
+        debug.limit_polls()
     config.pluginmanager.register(Watch(), "gatefuse-device")
     if config.getoption("--benchmark"):
         if not config.pluginmanager.hasplugin("benchmark"):
@@ -51,15 +53,10 @@ def _check_interpreter() -> None:
         raise pytest.UsageError(
             "tests must have Triton, whose interpreter runs kernels: pip install 'gatefuse[test]'. It is not installed."
         )
-    try:
-        triton, numpy = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
-    except PackageNotFoundError:
-        return
-    if triton < (3, 7) and numpy >= (2, 4):
-        raise pytest.UsageError(
-            f"numpy must be below 2.4 for the interpreter of Triton {version('triton')}: "
-            f"pip install 'gatefuse[oldest]'. Got {version('numpy')}."
-        )
+    from gatefuse.kernels.runtime.requirement import interpreter_refusal
+
+    if why := interpreter_refusal():
+        raise pytest.UsageError(why)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -68,9 +65,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if any(collection_path.is_relative_to(ROOT / name) for name in others) else None
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m picks by mark
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if any(isinstance(value, str) and value == "grid" for value in parameters.values()):
+            item.add_marker(pytest.mark.grid)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -41,8 +41,8 @@ _TWO_CELLS = "({0}-lstm-plain or {0}-gru_reset_first-all or {0}-slstm-plain)"
 SWEEPS = ("quick", "regimes", "real", "lengths", "full")
 
 
-def _tests(name: str, paths: str, pick: str, seconds: float, until: float) -> Job:
-    command = (*_PYTEST, "-m", "gpu", "-v", "--tb=short", *paths.split(), *(("-k", pick) if pick else ()))
+def _tests(name: str, paths: str, pick: str, seconds: float, until: float, marks: str = "gpu") -> Job:
+    command = (*_PYTEST, "-m", marks, "-v", "--tb=short", *paths.split(), *(("-k", pick) if pick else ()))
     return Job(name, "tests", command, seconds, until, _SILENCE["tests"])
 
 
@@ -66,15 +66,15 @@ def make_jobs(out: Path) -> list[Job]:
             60,
             0.35,
         ),
-        _tests("what only a GPU shows", "tests/kernels/drivers/test_gpu.py", "not grid", 150, 0.4),
+        _tests("what only a GPU shows", "tests/kernels/drivers/test_gpu.py", "", 150, 0.4, "gpu and not grid"),
         _tests("grid, three cells", "tests/kernels/drivers/test_drivers.py", grid, 90, 0.45),
-        _tests("what only a GPU shows, by grid", "tests/kernels/drivers/test_gpu.py", "grid", 240, 0.6),
+        _tests("what only a GPU shows, by grid", "tests/kernels/drivers/test_gpu.py", "", 240, 0.6, "gpu and grid"),
         Job("memcheck", "sanitizer", (*memcheck, "tests/kernels/drivers/test_drivers.py", "-k", sanitized), 90, 0.65),
         _sweep("quick", out),
         _tests("recorded steps", "tests/kernels/loops/test_recording.py", "", 60, 0.7),
         _tests("both directions", "tests/kernels/loops/test_directions.py", "", 120, 0.7),
         *(_tests(f"{d}, all cells", cells, f"cuda-{d}", 300, 0.7) for d in ("block", "step")),
-        _tests("grid, all cells", cells, "cuda-grid or programs_share", 300, 0.7),
+        _tests("grid, all cells", cells, "", 300, 0.7, "gpu and grid"),
         *(_tests(f"{d}, all cells", cells, f"cuda-{d}", 300, 0.7) for d in ("script", "aten")),
         *(_sweep(name, out) for name in SWEEPS[1:]),
     ]
@@ -130,16 +130,20 @@ def run(
 def _without(record: Record) -> list[str]:
     """Contenders that hung, or broke the device, in a sweep; and the one whose barrier hung in a test, or while it was
     measured itself."""
-    outcomes = [pair for entry in record.entries.values() for pair in entry.tests.items()]
+    outcomes = [(job, *pair) for job, entry in record.entries.items() for pair in entry.tests.items()]
     # A test that broke the device costs a sweep nothing: there it is found out within one group, and in no time.
-    guilty = [test for test, how in outcomes if how == "HUNG" or (how == "BROKE" and not test.startswith("tests/"))]
-    names = [name for name in map(_contender, guilty) if name]
+    guilty = [
+        (job, test)
+        for job, test, how in outcomes
+        if how == "HUNG" or (how == "BROKE" and not test.startswith("tests/"))
+    ]
+    names = [name for name in (_contender(*each) for each in guilty) if name]
     return [f"--without={name}" for name in dict.fromkeys(names)]
 
 
-def _contender(test: str) -> str:
+def _contender(job: str, test: str) -> str:
     name = test.rpartition(": ")[2]
-    if name == LIMIT or (test.startswith("tests/") and "grid" in test):
+    if name == LIMIT or (test.startswith("tests/") and "grid" in f"{job} {test}"):
         return GRID
     return name if name in {contender.name for contender in CONTENDERS} else ""
 
@@ -155,10 +159,12 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from gatefuse.bench.measure.stamp import take_stamp
+    from gatefuse.kernels.runtime import debug
 
     if not torch.cuda.is_available():
         print("make gpu needs a CUDA or ROCm device that torch can use. There is none.", file=sys.stderr)
         return 2
+    debug.limit_polls()
     stamp = take_stamp(torch.device("cuda"))
     out = found.out or Path("reports") / stamp.device
     try:

@@ -27,6 +27,7 @@ from gatefuse.bench.measure.work import traffic
 from gatefuse.bench.suite.sweeps import Group
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.drivers import driver
+from gatefuse.kernels.runtime import debug
 from gatefuse.kernels.runtime.device import limits
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.task import Request
@@ -148,7 +149,8 @@ class Limits:
 
         form = "block" if programs == 1 else "portable" if torch.version.hip else "ptx"
         # A cooperative launch fails where not all programs can be resident; any other would hang.
-        constants = {"FORM": form, "num_warps": 4, **({} if programs == 1 else {"launch_cooperative_grid": True})}
+        together = {"launch_cooperative_grid": True, "POLLS": debug.polls() if form == "ptx" else 0}
+        constants = {"FORM": form, "num_warps": 4, **({} if programs == 1 else together)}
         counters = torch.zeros(side_by_side, dtype=torch.int32, device=self.device)
 
         def loop(meetings: int) -> Callable[[], object]:

@@ -29,6 +29,7 @@ from gatefuse.bench.tuning import compilation, report
 from gatefuse.bench.tuning import trial as trying
 from gatefuse.bench.tuning.variant import Trial
 from gatefuse.bench.tuning.variants import VARIANTS, trials
+from gatefuse.kernels.runtime import debug
 
 # Seconds without a word after which a trial hangs; it may have to compile two kernels and the eager loop's.
 SILENCE = 60.0
@@ -136,6 +137,7 @@ def main(
     except ValueError as error:
         print(f"gatefuse.bench: {error}", file=sys.stderr)
         return 2
+    debug.limit_polls()
     if in_this_process:
         return here(log, chosen, budget, device)
     print(_head(stamp), flush=True)

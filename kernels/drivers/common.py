@@ -12,6 +12,7 @@ from gatefuse.kernels.drivers.padding import both_spared, spared
 from gatefuse.kernels.equations.facts import key_of, untranslatable, widest_product
 from gatefuse.kernels.loops.directions import join
 from gatefuse.kernels.loops.operator import FLOATS, sequence
+from gatefuse.kernels.runtime.requirement import interpreter_refusal
 from gatefuse.kernels.runtime.settings import interpreted, tf32_allowed
 from gatefuse.kernels.task import Outcome, Request, Task
 
@@ -19,13 +20,15 @@ _HAS_TRITON = find_spec("triton") is not None  # asked once, as torch.compile ca
 
 
 def refusal(request: Request) -> str:
-    """Refuses CPUs without the interpreter, missing Triton, float64, and cells that can't be translated."""
+    """Refuses CPUs without an interpreter that runs, missing Triton, float64, and cells that can't be translated."""
     if not _HAS_TRITON:
         return "Triton is not installed"
     if request.device.type not in ("cuda", "cpu"):
         return f"its kernels run on CUDA and ROCm devices, not on {request.device.type}"
     if request.device.type == "cpu" and not interpreted():
         return "its kernels need a GPU; on a CPU they run in Triton's interpreter alone, with TRITON_INTERPRET=1"
+    if interpreted() and (why := interpreter_refusal()):
+        return why
     if request.dtype not in FLOATS:
         return f"its kernels compute in float32 for float32, float16 and bfloat16, not {request.dtype}"
     if request.dtype == torch.bfloat16 and interpreted():

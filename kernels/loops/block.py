@@ -34,7 +34,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
             UPDATE=functions.update, VECTORS=functions.any_vectors, CELL=loop.shape, ORDER=loop.order,
             HAS_BIAS=bias is not None, HAS_RESTARTS=loop.restarts is not None, HAS_LIVE=loop.live is not None,
             KEEP=kept.rest.shape[0] > 0, SAVE=save, PRECISION=precision(x.dtype), HP=HP, BB=BB,
-            **_options("forward", ROWS="gates", num_warps=warps),
+            **_options("forward", ROWS="units", num_warps=warps),
         )  # fmt: skip
     return kept.result()
 
@@ -52,6 +52,6 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
             BACKWARD=functions.any_backward, CELL=loop.shape, ORDER=loop.order,
             HAS_RESTARTS=loop.restarts is not None, HAS_LIVE=loop.live is not None,
             HAS_D_REST=upstream.rest is not None, PRECISION=precision(x.dtype),
-            HP=HP, BB=BB, **_options("backward", AHEAD=False, RELAID=False, num_warps=warps, num_stages=1),
+            HP=HP, BB=BB, **_options("backward", AHEAD=False, RELAID=True, num_warps=warps, num_stages=1),
         )  # fmt: skip
     return finish(loop, kept, d)

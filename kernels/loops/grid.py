@@ -44,6 +44,11 @@ def _form() -> str:
     return "delayed" if debug.on() else "ptx"
 
 
+def _polls() -> int:
+    """Polls after which a barrier is given up; ROCm's has no limit, nor has the interpreter's, which doesn't poll."""
+    return 0 if _form() in ("launch", "portable") else debug.polls()
+
+
 def _turns(loop: Sequence, parts: list[int], whole: int) -> Iterator[tuple[int, int, int]]:
     """First step, steps and part of each launch: one for all, or where a launch's end is the barrier one for each."""
     if not interpreted():
@@ -61,7 +66,7 @@ def _options(loop: Sequence, cut: GridTiles | GridBackwardTiles, way: str, **con
     tiles = {name: size for name, size in cut._asdict().items() if name.isupper()}
     return {
         "CELL": loop.shape, "ORDER": loop.order, "HAS_RESTARTS": loop.restarts is not None,
-        "HAS_LIVE": loop.live is not None, "PRECISION": precision(loop.x.dtype), "FORM": _form(),
+        "HAS_LIVE": loop.live is not None, "PRECISION": precision(loop.x.dtype), "FORM": _form(), "POLLS": _polls(),
         "LOADS": ".cg", "num_warps": cut.warps, "num_stages": 1, **constants, **tiles, **resident, **_tried(way),
     }  # fmt: skip
 

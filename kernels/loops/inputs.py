@@ -15,6 +15,8 @@ from gatefuse.kernels.codegen.constexpr import CellShape, cell_shape
 from gatefuse.kernels.equations.program import Program
 from gatefuse.kernels.loops.buffers import Backward, Forward, buffer_shapes
 from gatefuse.kernels.runtime import debug
+from gatefuse.kernels.runtime.settings import interpreted, precision
+from gatefuse.kernels.runtime.tf32 import rounded
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,11 @@ class Sequence:
         return [self._rows(self.weight, p.gates) for p in self.program.products]
 
     def columns_weight(self) -> Tensor:
-        """The weights in the order of the columns, (columns * W, H)."""
+        """The weights in the order of the columns, (columns * W, H), as kernels multiply them: rounded where that is in
+        tf32."""
         parts = self.weights()
-        return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts) if parts else self.weight[:0]
+        found = parts[0].contiguous() if len(parts) == 1 else torch.cat(parts) if parts else self.weight[:0]
+        return rounded(found) if precision(found.dtype) == "tf32" and not interpreted() else found
 
     def columns_bias(self) -> Tensor | None:
         """The bias in the order of the columns."""

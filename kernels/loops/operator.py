@@ -21,6 +21,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.loops.buffers import buffer_shapes, saved_layout
 from gatefuse.kernels.loops.directions import dense
 from gatefuse.kernels.loops.eager import loop_in_order
+from gatefuse.kernels.runtime.refused_launch import refused
 from gatefuse.kernels.runtime.requirement import require_triton
 
 KERNELS = ("step", "block", "grid")  # loops that launch Triton's
@@ -159,11 +160,11 @@ def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
     run = getattr(import_module(f"gatefuse.kernels.loops.{loop}"), way)
     if loop in ON_CPU:
         return run(sequence, *args)
-    from triton.runtime.errors import OutOfResources
-
     try:
         return run(sequence, *args)
-    except OutOfResources as error:
+    except Exception as error:
+        if loop == "step" or not refused(error):
+            raise
         _say_once(
             f"{sequence.cell.name}: the {loop} driver's {way} kernel does not fit, step runs in its place: {error}"
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+
+from gatefuse.kernels.runtime.capture_streams import CaptureStream, give_back, take
 
 # Devices whose memory a failed capture holds for good, where torch has no function that ends it.
 _held: set[int] = set()
@@ -26,15 +29,34 @@ def capture(function: Callable[[], Any], mode: str = "thread_local") -> tuple[Ca
         mode: torch's capture_error_mode; by default other threads, such as one that loads data, may go on using the
             device meanwhile.
     """
+    # On another stream than the captured one, for which libraries would keep memory that isn't the graph's.
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         function()
     torch.cuda.current_stream().wait_stream(side)
-    graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
-    with _undone(pool), torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode=mode):
+    taken, pool = take(), torch.cuda.graph_pool_handle()
+    graph = torch.cuda.CUDAGraph()
+    # Where capturing fails the stream is not used again, as there is no saying what is left on it.
+    with _undone(pool), torch.cuda.graph(graph, pool=pool, stream=taken.stream, capture_error_mode=mode):
         outputs = function()
-    return graph.replay, outputs
+    return _Replay(graph, taken), outputs
+
+
+class _Replay:
+    """What starts a graph; with it go the graph and its claim on the stream it was captured on."""
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, taken: CaptureStream):
+        self._graph = graph
+        weakref.finalize(self, _end, graph, taken).atexit = False
+
+    def __call__(self) -> None:
+        self._graph.replay()
+
+
+def _end(graph: torch.cuda.CUDAGraph, taken: CaptureStream) -> None:
+    graph.reset()  # now, as it may free the workspace of its stream, which the next graph there is to have anew
+    give_back(taken)
 
 
 @contextmanager

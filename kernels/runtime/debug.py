@@ -1,7 +1,11 @@
-"""A mode for finding faults among programs that run at once: GATEFUSE_DEBUG=1 in the environment.
+"""Modes for finding faults among programs that run at once, from the environment.
 
-Buffers that programs exchange start as NaN, so that what is read before it was written shows; and on CUDA devices each
-program pauses before each barrier of the grid, for a time that differs by program and barrier.
+GATEFUSE_DEBUG=1: buffers that programs exchange start as NaN, so that what is read before it was written shows; and on
+CUDA devices each program pauses before each barrier of the grid, for a time that differs by program and barrier.
+
+GATEFUSE_POLLS=8388608: on CUDA devices a program that has polled so often at one barrier ends the kernel in a trap, and
+the device reports an error in place of hanging for good. A poll takes about 0.3 to 0.5 microseconds, so that these are
+2 to 4 seconds. Tests and benchmarks set it, with POLLS, where it isn't set.
 """
 
 from __future__ import annotations
@@ -11,10 +15,29 @@ import os
 import torch
 from torch import Tensor
 
+POLLS = 2**23
+
 
 def on() -> bool:
-    """Whether the mode is on."""
+    """Whether buffers start as NaN and programs pause."""
     return os.environ.get("GATEFUSE_DEBUG", "") not in ("", "0")
+
+
+def polls() -> int:
+    """Polls of a barrier after which it is given up, 0 for never.
+
+    Raises:
+        ValueError: the environment has no such number.
+    """
+    given = os.environ.get("GATEFUSE_POLLS", "") or "0"
+    if not (given.isascii() and given.isdigit()) or int(given) >= 2**31:
+        raise ValueError(f"GATEFUSE_POLLS must be a number from 0 to {2**31 - 1}. Got {given!r}.")
+    return int(given)
+
+
+def limit_polls() -> None:
+    """Have barriers given up, in this process and those that it starts, unless the environment has a limit."""
+    os.environ.setdefault("GATEFUSE_POLLS", str(POLLS))
 
 
 def empty(like: Tensor, *shape: int) -> Tensor:

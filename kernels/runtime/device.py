@@ -13,10 +13,14 @@ from gatefuse.kernels.runtime.gpus import gpu
 
 
 class Limits(NamedTuple):
-    """A device's limits: bytes of shared memory that one program may have; programs at once, one a multiprocessor."""
+    """A device's limits: bytes of shared memory that one program may have; programs at once, one a multiprocessor.
+
+    groups: its matrix instructions are those of Hopper, of four warps together.
+    """
 
     shared: int
     programs: int
+    groups: bool = False
 
 
 # What kernels are compiled for, where the GPU need not be there; see launcher.compile_only.
@@ -32,11 +36,11 @@ def limits(device: torch.device) -> Limits:
 
 def of_arch(arch: str) -> Limits:
     """The limits of a GPU that isn't there, by its architecture, ``sm_90``; of one that isn't listed, small ones."""
-    return Limits(*gpu(arch)[:2])
+    return Limits(*gpu(arch)[:2], arch == "sm_90")
 
 
 @cache
 def _read(device: torch.device) -> Limits:
     properties = torch.cuda.get_device_properties(device)
     shared = getattr(properties, "shared_memory_per_block_optin", 0) or properties.shared_memory_per_block
-    return Limits(shared, properties.multi_processor_count)
+    return Limits(shared, properties.multi_processor_count, not torch.version.hip and properties.major == 9)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatefuse.kernels.runtime.capture_streams import workspace_bytes
 from gatefuse.kernels.runtime.cuda_graphs import allowed, capture
 
 # Bytes that all recordings may take, and how many there may be, as a device's driver has memory of its own for each;
@@ -96,7 +97,7 @@ def _make_room() -> None:
 
 
 def forget() -> None:
-    """Free all recordings and their memory."""
+    """Free all recordings and their memory, but for cuBLAS's workspaces, which later recordings take over."""
     with lock:
         _recordings.clear()
         _asked.clear()
@@ -110,7 +111,8 @@ class Recording:
         with torch.inference_mode(False), torch.no_grad():
             self.inputs = tuple([None if v is None else v.contiguous().clone() for v in inputs])
             self._replay, self.outputs = capture(lambda: function(*self.inputs))
-        self.bytes = sum(v.nbytes for v in self.inputs if v is not None)
+        given = [v for v in self.inputs if v is not None]
+        self.bytes = sum(v.nbytes for v in given) + workspace_bytes(given[0].device)
         self.bytes += pool_bytes([v.nbytes for v in self.outputs if v is not None])
 
     def __call__(self, inputs: tuple[Tensor | None, ...]) -> Any:

@@ -19,7 +19,7 @@ def tf32_allowed() -> bool:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How products of float32 are multiplied."""
+    """How products of float32 are multiplied; in Triton's interpreter all are as in "ieee"."""
     # cuDNN's recurrent layers follow this flag; here it also decides whether the driver runs float32 at all.
     return "tf32" if dtype == torch.float32 and tf32_allowed() else "ieee"
 

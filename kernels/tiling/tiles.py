@@ -94,10 +94,10 @@ def grid_backward_tiles(
         chunks = -(-H // (SLICES * KC))
         units = -(-H // BN) * SLICES
         shared = (BN + BB) * len(program.columns) * chunks * KC * itemsize
-        BU = BN if SLICES == 1 else _power(-(-H // units))
-        return GridBackwardTiles(
-            BU, BN, SLICES, chunks, KC, BB, warps or (8 if BN * BB > 1024 else 4), units, shared
-        )  # fmt: skip
+        BU = BN if SLICES == 1 else _power(-(-H // units), 8)
+        # A second group of four warps would multiply the same 64 rows again, for half of the samples.
+        found = warps or (8 if BN * BB > 1024 and not held.groups else 4)
+        return GridBackwardTiles(BU, BN, SLICES, chunks, KC, BB, found, units, shared)
 
     held = held._replace(programs=held.programs // directions)
     gates = max((len(p.gates) for p in program.products), default=0)
@@ -139,9 +139,9 @@ def _padded(program: Program) -> int:
     return sum(1 << (len(p.gates) - 1).bit_length() for p in program.products)
 
 
-def _power(n: int) -> int:
-    """The next power of two, 16 at least."""
-    return max(16, 1 << (n - 1).bit_length())
+def _power(n: int, least: int = 16) -> int:
+    """The next power of two."""
+    return max(least, 1 << (n - 1).bit_length())
 
 
 def _chunk(n: int, largest: int) -> int:

@@ -23,32 +23,38 @@ _ARRIVE = tl.constexpr("""
     mov.u32 $0, thread;
 }
 """)
-_WAIT = tl.constexpr("""
-{
-    .reg .pred leader, behind;
-    .reg .u32 thread, seen;
+
+
+def _poll(who: str, limited: bool) -> tl.constexpr:
+    """Assembly that polls until the target is seen; ``who`` is the predicate of the threads that do, or none for all.
+
+    A limit of polls ends the kernel in a trap, which all later calls to the device report as an error.
+    """
+    count = """
+    add.u32 polls, polls, 1;
+    setp.ge.and.u32 late, polls, $3, behind;
+    @late trap;"""
+    return tl.constexpr(f"""
+{{
+    .reg .pred leader, behind, late;
+    .reg .u32 thread, seen, polls;
     mov.u32 thread, %tid.x;
     setp.eq.u32 leader, thread, 0;
     mov.u32 seen, $2;
+    mov.u32 polls, 0;
 poll:
-    @leader ld.acquire.gpu.global.u32 seen, [$1];
-    setp.lt.u32 behind, seen, $2;
+    {who} ld.acquire.gpu.global.u32 seen, [$1];
+    setp.lt.u32 behind, seen, $2;{count if limited else ""}
     @behind bra poll;
     mov.u32 $0, seen;
-}
+}}
 """)
+
+
+_WAIT, _WAIT_LIMITED = _poll("@leader", False), _poll("@leader", True)
 # Every thread acquires, so that no block barrier need tell the others.
-_WAIT_EVERY = tl.constexpr("""
-{
-    .reg .pred behind;
-    .reg .u32 seen;
-poll:
-    ld.acquire.gpu.global.u32 seen, [$1];
-    setp.lt.u32 behind, seen, $2;
-    @behind bra poll;
-    mov.u32 $0, seen;
-}
-""")
+_WAIT_EVERY, _WAIT_EVERY_LIMITED = _poll("", False), _poll("", True)
+_TRAP = tl.constexpr("trap; mov.u32 $0, 0;")
 # Up to 8 microseconds, out of the target and the program's numbers.
 _DELAY = tl.constexpr("""
 {
@@ -77,26 +83,43 @@ def arrive(counter_ptr, FORM: tl.constexpr):
 
 
 @triton.jit
-def wait(counter_ptr, target, FORM: tl.constexpr):
-    """Wait until ``target`` arrivals were counted; what those programs stored is seen from here on."""
+def wait(counter_ptr, target, FORM: tl.constexpr, POLLS: tl.constexpr = 0):
+    """Wait until ``target`` arrivals were counted; what those programs stored is seen from here on. After POLLS polls,
+    where that isn't 0, the kernel ends in a trap; the limit is CUDA's alone."""
     if FORM == "delayed":
         tl.inline_asm_elementwise(_DELAY, "=r,r", [target], dtype=tl.int32, is_pure=False, pack=1)
     if FORM == "ptx" or FORM == "delayed":
-        tl.inline_asm_elementwise(_WAIT, "=r,l,r", [counter_ptr, target], dtype=tl.int32, is_pure=False, pack=1)
+        if POLLS > 0:
+            tl.inline_asm_elementwise(
+                _WAIT_LIMITED, "=r,l,r,n", [counter_ptr, target, POLLS], dtype=tl.int32, is_pure=False, pack=1
+            )
+        else:
+            tl.inline_asm_elementwise(_WAIT, "=r,l,r", [counter_ptr, target], dtype=tl.int32, is_pure=False, pack=1)
         tl.debug_barrier()
     elif FORM == "every":
-        tl.inline_asm_elementwise(_WAIT_EVERY, "=r,l,r", [counter_ptr, target], dtype=tl.int32, is_pure=False, pack=1)
+        if POLLS > 0:
+            tl.inline_asm_elementwise(
+                _WAIT_EVERY_LIMITED, "=r,l,r,n", [counter_ptr, target, POLLS], dtype=tl.int32, is_pure=False, pack=1
+            )
+        else:
+            tl.inline_asm_elementwise(
+                _WAIT_EVERY, "=r,l,r", [counter_ptr, target], dtype=tl.int32, is_pure=False, pack=1
+            )
     elif FORM == "portable":
+        polls = 0
         while tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target:
-            pass
+            if POLLS > 0:
+                polls += 1
+                if polls == POLLS:
+                    tl.inline_asm_elementwise(_TRAP, "=r,r", [polls], dtype=tl.int32, is_pure=False, pack=1)
         tl.debug_barrier()
 
 
 @triton.jit
-def grid_barrier(counter_ptr, target, FORM: tl.constexpr):
+def grid_barrier(counter_ptr, target, FORM: tl.constexpr, POLLS: tl.constexpr = 0):
     """Arrive, and wait until ``target`` arrivals were counted."""
     arrive(counter_ptr, FORM)
-    wait(counter_ptr, target, FORM)
+    wait(counter_ptr, target, FORM, POLLS)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ from gatefuse.kernels.triton.tile_backward import (
     add_d_sequences,
     begun_gradients,
     carry_back,
+    load_d_sequences,
     load_slots,
     load_states,
     relaid,
@@ -95,11 +96,8 @@ def block_backward_kernel(
             x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, restarts_ptr, fresh_ptr, live_ptr, T * 0, T, d, u, b,
             e, real, B, W, CELL, ORDER, HAS_RESTARTS, HAS_LIVE,
         )  # fmt: skip
-        nothing = ()
-        for _ in tl.static_range(S):
-            nothing = nothing + (zero,)
         last = time_of(T - 1, T, d, ORDER)
-        d_given = add_d_sequences(nothing, d_output_ptr, d_rest_ptr, last, T, e, real, B, W, CELL, HAS_D_REST)
+        d_given = load_d_sequences(d_output_ptr, d_rest_ptr, last, T, e, real, B, W, CELL, HAS_D_REST)
     for i in range(T):
         t = time_of(T - 1 - i, T, d, ORDER)
         if AHEAD:
@@ -109,17 +107,15 @@ def block_backward_kernel(
                 b, e, more, B, W, CELL, ORDER, HAS_RESTARTS, HAS_LIVE,
             )  # fmt: skip
             t_next = time_of(T - 2 - i, T, d, ORDER)
-            given = add_d_sequences(nothing, d_output_ptr, d_rest_ptr, t_next, T, e, more, B, W, CELL, HAS_D_REST)
-            d_states = ()
-            for s in tl.static_range(S):
-                d_states = d_states + (d_carry[s] + d_given[s],)
-            d_given = given
+            d_states = add_d_sequences(d_carry, d_given, CELL)
+            d_given = load_d_sequences(d_output_ptr, d_rest_ptr, t_next, T, e, more, B, W, CELL, HAS_D_REST)
         else:
             slots, restart, alive, states = _load_step(
                 x_ptr, saved_ptr, initial_ptr, output_ptr, rest_ptr, restarts_ptr, fresh_ptr, live_ptr, i, T, d, u, b,
                 e, real, B, W, CELL, ORDER, HAS_RESTARTS, HAS_LIVE,
             )  # fmt: skip
-            d_states = add_d_sequences(d_carry, d_output_ptr, d_rest_ptr, t, T, e, real, B, W, CELL, HAS_D_REST)
+            given = load_d_sequences(d_output_ptr, d_rest_ptr, t, T, e, real, B, W, CELL, HAS_D_REST)
+            d_states = add_d_sequences(d_carry, given, CELL)
 
         d_vectors = ()
         for _ in tl.static_range(len(CELL.V)):

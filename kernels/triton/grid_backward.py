@@ -33,6 +33,7 @@ from gatefuse.kernels.triton.tile_backward import (
     begun_gradients,
     carry_back,
     carry_products,
+    load_d_sequences,
     load_slots,
     load_states,
     store_d_slots,
@@ -59,13 +60,11 @@ def _sums(
 
 @triton.jit
 def _carried(
-    d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, t_after, T, b, e, real, B, W: tl.constexpr,
+    d_carry, d_fresh_ptr, partial_ptr, restarts_ptr, t_after, T, b, e, real, B, W: tl.constexpr,
     CELL: tl.constexpr, HAS_RESTARTS: tl.constexpr, LOADS: tl.constexpr, SLICES: tl.constexpr, BU: tl.constexpr,
     BB: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the states after a step, with what the products of the step t_after, which ran next, bring."""
-    S: tl.constexpr = CELL.S
-    d_carry = load_carry(d_carry_ptr, e, B * W, real, S)
     restart = b < 0
     if HAS_RESTARTS:
         restart = load_flag(restarts_ptr, t_after, T, b, B)
@@ -107,13 +106,13 @@ def _products(
 
 
 @triton.jit
-def _meet(counter, target, CELL: tl.constexpr, FORM: tl.constexpr, SLICES: tl.constexpr):
+def _meet(counter, target, CELL: tl.constexpr, FORM: tl.constexpr, POLLS: tl.constexpr, SLICES: tl.constexpr):
     """Until the partial sums are there, and what other threads of this program stored."""
     # Only a last phase without a product is followed by no arrival, in which threads would meet.
     if SLICES == 1 or (FORM == "every" and CELL.PHASES[len(CELL.PHASES) - 1] == 0):
         block_barrier(FORM)
     if SLICES > 1:
-        wait(counter, target, FORM)
+        wait(counter, target, FORM, POLLS)
 
 
 @triton.jit(do_not_specialize=RUNTIME)
@@ -123,8 +122,9 @@ def grid_backward_kernel(
     i0, steps, tiles, T, B, H: tl.constexpr, W: tl.constexpr,
     BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
-    PRECISION: tl.constexpr, FORM: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr, PART: tl.constexpr,
-    BU: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
+    PRECISION: tl.constexpr, FORM: tl.constexpr, POLLS: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr,
+    PART: tl.constexpr, BU: tl.constexpr, BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr,
+    KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """Steps backward, the i0-th and on. d_carry, d_params and d_fresh as in the block driver's kernel; partial
     (products, SLICES, B, W) in float32 and counter (directions, tiles) as in triton/grid_forward.py are scratch."""
@@ -133,6 +133,8 @@ def grid_backward_kernel(
     COLUMNS: tl.constexpr = CELL.COLUMNS
     LAST: tl.constexpr = len(CELL.PHASES) - 1
     HALVES: tl.constexpr = 2 if SLICES > 1 else 1
+    # Other threads of this program may have stored d_carry: before the wait it may be loaded where all have met since.
+    EARLY: tl.constexpr = CELL.PHASES[LAST] > 0 and (SLICES > 1 or FORM != "every")
     d = tl.program_id(2)
     if ORDER == "both":
         x_ptr += d * H
@@ -190,19 +192,21 @@ def grid_backward_kernel(
                         initial_ptr, output_ptr, rest_ptr, fresh_ptr, t_before, T, restart, e, real, B, W, CELL,
                         HAS_RESTARTS,
                     )  # fmt: skip
-                    _meet(counter_ptr + tile, met * arrivals, CELL, FORM, SLICES)
+                    if phase == 0:
+                        d_given = load_d_sequences(d_output_ptr, d_rest_ptr, t, T, e, real, B, W, CELL, HAS_D_REST)
+                    if phase == 0 and EARLY:
+                        d_states = load_carry(d_carry_ptr, e, B * W, real, S)
+                    _meet(counter_ptr + tile, met * arrivals, CELL, FORM, POLLS, SLICES)
+                    if phase > 0 or not EARLY:
+                        d_states = load_carry(d_carry_ptr, e, B * W, real, S)
                     if phase == 0:
                         d_states = _carried(
-                            d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T - i, T, d, ORDER), T, b, e,
+                            d_states, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T - i, T, d, ORDER), T, b, e,
                             real, B, W, CELL, HAS_RESTARTS, LOADS, SLICES, BU, BB,
                         )  # fmt: skip
-                        d_states = add_d_sequences(
-                            d_states, d_output_ptr, d_rest_ptr, t, T, e, real, B, W, CELL, HAS_D_REST
-                        )
+                        d_states = add_d_sequences(d_states, d_given, CELL)
                         if LAST > 0:
                             store_carry(d_carry_ptr, d_states, e, B * W, real, S)
-                    else:
-                        d_states = load_carry(d_carry_ptr, e, B * W, real, S)
                     d_vectors = _sums(partial_ptr, e, B * W, real, phase, CELL, LOADS, SLICES, BU, BB)
                     grads = BACKWARD(phase, slots, states, params, d_states, d_vectors)
                     store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, W, CELL)
@@ -221,7 +225,7 @@ def grid_backward_kernel(
                 met += 1
                 for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
                     b = (tile * BB + tl.arange(0, BB))[None, :]
-                    wait(counter_ptr + tile, met * arrivals, FORM)
+                    wait(counter_ptr + tile, met * arrivals, FORM, POLLS)
                     _products(
                         weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H, W, phase, CELL, PRECISION, LOADS,
                         SUMS, BN, SLICES, CHUNKS, KC, BB,
@@ -238,9 +242,10 @@ def grid_backward_kernel(
             b = (tile * BB + tl.arange(0, BB))[None, :]
             real = (u < H) & (b < B)
             e = b * W + u
-            _meet(counter_ptr + tile, T * (CELL.UNDONE * HALVES) * arrivals, CELL, FORM, SLICES)
+            _meet(counter_ptr + tile, T * (CELL.UNDONE * HALVES) * arrivals, CELL, FORM, POLLS, SLICES)
+            d_states = load_carry(d_carry_ptr, e, B * W, real, S)
             d_states = _carried(
-                d_carry_ptr, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T * 0, T, d, ORDER), T, b, e, real,
+                d_states, d_fresh_ptr, partial_ptr, restarts_ptr, time_of(T * 0, T, d, ORDER), T, b, e, real,
                 B, W, CELL, HAS_RESTARTS, LOADS, SLICES, BU, BB,
             )  # fmt: skip
             store_carry(d_carry_ptr, d_states, e, B * W, real, S)

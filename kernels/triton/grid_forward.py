@@ -58,8 +58,8 @@ def grid_forward_kernel(
     output_ptr, rest_ptr, carry_ptr, saved_ptr, fed_ptr, counter_ptr, i0, steps, tiles, T, B, H: tl.constexpr,
     W: tl.constexpr, UPDATE: tl.constexpr, VECTORS: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
-    PRECISION: tl.constexpr, FORM: tl.constexpr, LOADS: tl.constexpr, ROWS: tl.constexpr, LEFT: tl.constexpr,
-    UNTIL: tl.constexpr, BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
+    PRECISION: tl.constexpr, FORM: tl.constexpr, POLLS: tl.constexpr, LOADS: tl.constexpr, ROWS: tl.constexpr,
+    LEFT: tl.constexpr, UNTIL: tl.constexpr, BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """carry (S, B, W) holds the running states in float32, from before the first step to after the last; counter
     (directions, tiles) the arrivals at the barriers of each tile of the batch, from zero."""
@@ -116,7 +116,7 @@ def grid_forward_kernel(
             if MEETINGS == 0 or FORM == "every":
                 block_barrier(FORM)
             if MEETINGS > 0:
-                wait(counter, met * arrivals, FORM)
+                wait(counter, met * arrivals, FORM, POLLS)
             before = load_carry(carry_ptr, e, B * W, real, S)
             states = before
             if HAS_RESTARTS:
@@ -130,7 +130,7 @@ def grid_forward_kernel(
                             here = fed_ptr + at_step(CELL.FED[p] * T + t, B * W)
                             tl.store(here + e, vectors[CELL.PLACE[p]], mask=real)
                     met += 1
-                    grid_barrier(counter, met * arrivals, FORM)
+                    grid_barrier(counter, met * arrivals, FORM, POLLS)
                 if UNTIL == 0 or stage < UNTIL:
                     for p in tl.static_range(len(CELL.V)):
                         if CELL.STAGE[p] == stage:
@@ -144,10 +144,18 @@ def grid_forward_kernel(
                             # All chunks are asked for before the first is multiplied.
                             chunks = ()
                             row = tl.arange(0, KC)[:, None]
+                            # In a small tile samples that don't exist read the last one's, and nobody stores what comes
+                            # of it: a mask by sample takes registers, and more waits come between the loads. In larger
+                            # tiles they take more either way.
+                            there = b
+                            if BB <= 16:
+                                there = tl.minimum(b, B - 1)
                             for c in tl.static_range(NK):
                                 # The chunks differ by a number, not by a tile of addresses, which would take registers.
-                                inside = (row < H - c * KC) & (b < B)
-                                at = b * W + row
+                                inside = row < H - c * KC
+                                if BB > 16:
+                                    inside = inside & (b < B)
+                                at = there * W + row
                                 chunk = tl.load(here + c * KC + at, mask=inside, other=0.0, cache_modifier=LOADS)
                                 if HAS_RESTARTS and CELL.V[p] >= 0:
                                     other = fresh_ptr + (CELL.V[p] * B * W + c * KC) + at

@@ -44,28 +44,29 @@ def load_states(
 
 
 @triton.jit
-def add_d_sequences(
-    d_carry,
-    d_output_ptr,
-    d_rest_ptr,
-    t,
-    T,
-    e,
-    real,
-    B,
-    W: tl.constexpr,
-    CELL: tl.constexpr,
-    HAS_D_REST: tl.constexpr,
+def load_d_sequences(
+    d_output_ptr, d_rest_ptr, t, T, e, real, B, W: tl.constexpr, CELL: tl.constexpr, HAS_D_REST: tl.constexpr
 ):
-    """Gradients of the states after step t: what comes from later steps, and what reaches the sequences there."""
+    """Gradients that reach the sequences at step t, of the first state, and with HAS_D_REST of all."""
+    S: tl.constexpr = CELL.S
+    d = tl.load(d_output_ptr + at_step(t, B * W) + e, mask=real, other=0.0)
+    d_sequences = (d.to(tl.float32),)
+    if HAS_D_REST:
+        for s in tl.static_range(1, S):
+            d = tl.load(d_rest_ptr + at_step((s - 1) * T + t, B * W) + e, mask=real, other=0.0)
+            d_sequences = d_sequences + (d.to(tl.float32),)
+    return d_sequences
+
+
+@triton.jit
+def add_d_sequences(d_carry, d_sequences, CELL: tl.constexpr):
+    """Gradients of the states after a step: what comes from later steps, and what reaches the sequences there."""
     S: tl.constexpr = CELL.S
     d_states = ()
     for s in tl.static_range(S):
         d = d_carry[s]
-        if s == 0:
-            d += tl.load(d_output_ptr + at_step(t, B * W) + e, mask=real, other=0.0).to(tl.float32)
-        elif HAS_D_REST:
-            d += tl.load(d_rest_ptr + at_step((s - 1) * T + t, B * W) + e, mask=real, other=0.0).to(tl.float32)
+        if s < len(d_sequences):
+            d += d_sequences[s]
         d_states = d_states + (d,)
     return d_states
 

@@ -69,6 +69,13 @@ def test_a_folder_of_another_device_is_refused(tmp_path):
         Record(tmp_path / "state.json", "c0ffee", "gpu")
 
 
+def test_a_job_of_grid_s_tests_says_what_hung_where_the_test_does_not(tmp_path):
+    machine = Machine(**{"all, by grid": (1e9, None, "tests/a.py::test_late[2] "), "sweep": (5, 0, "")})
+    jobs = [replace(job("all, by grid", seconds=38), silence=30.0), job("sweep", "sweep", seconds=float("inf"))]
+    make_run(machine, jobs, tmp_path)
+    assert "--without=gatefuse grid" in machine.ran[-1][1]
+
+
 def test_a_hang_costs_its_own_time_and_is_named(tmp_path):
     hangs = PASS + "tests/a.py::test_grid[y, 2] "
     machine = Machine(hangs=(1e9, None, hangs), next=(5, 0, PASS), sweep=(5, 0, ""))

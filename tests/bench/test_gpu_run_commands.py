@@ -1,7 +1,9 @@
 """The commands of `make gpu`, and the files that it leaves."""
 
+import ast
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -33,17 +35,35 @@ def test_every_test_that_needs_a_gpu_is_in_a_job(tmp_path):
     assert sorted(left) == []
 
 
-def gpu_tests():
-    """Names of all tests that have the mark."""
-    listed = execute([sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "gpu", "tests"], 120).output
-    return [line for line in listed.splitlines() if "::" in line]
+@pytest.mark.parametrize("name", ["what only a GPU shows", "step and block, three cells", "block, all cells"])
+def test_what_may_hang_waits_for_its_turn(tmp_path, name):
+    """All tests that name grid, in their name or what they do, have its mark, and jobs before grid's leave them out."""
+    tests = gpu_tests()
+    assert {test for test in tests if names_grid(test)} <= gpu_tests("gpu and grid")
+    (early,) = [each for each in run.make_jobs(tmp_path) if each.name == name]
+    assert not gpu_tests("gpu and grid") & set(picked(early, tests))
+
+
+def names_grid(test):
+    path, function = test.partition("[")[0].split("::")
+    text = Path(path).read_text(encoding="utf-8")
+    (found,) = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef) and n.name == function]
+    return "grid" in test.partition("::")[2] or "grid" in ast.get_source_segment(text, found)
+
+
+@cache
+def gpu_tests(marks="gpu"):
+    """Names of all tests that have the marks."""
+    listed = execute([sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", marks, "tests"], 120).output
+    return frozenset(line for line in listed.splitlines() if "::" in line)
 
 
 def picked(each, tests):
     """Those that a job runs."""
     paths = tuple(argument for argument in each.command if argument.startswith("tests/"))
     pick = Expression.compile(each.command[each.command.index("-k") + 1] if "-k" in each.command else "test")
-    own = [test for test in tests if test.startswith(paths)]
+    marked = gpu_tests(each.command[each.command.index("-m", 3) + 1])  # the first -m is Python's
+    own = [test for test in sorted(tests & marked) if test.startswith(paths)]
     return [test for test in own if pick.evaluate(lambda word, test=test, **_: word.lower() in test.lower())]
 
 

@@ -185,7 +185,7 @@ def test_a_budget_that_is_over_leaves_trials(tmp_path):
 
 
 def test_no_gpu_and_unknown_variants_are_refused(capsys, monkeypatch):
-    with pytest.raises(ValueError, match=r"a variant must be one of block-rows-by-unit, .*. Got fast."):
+    with pytest.raises(ValueError, match=r"a variant must be one of block-rows-by-gate, .*. Got fast."):
         run.choose(["fast"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stopped:

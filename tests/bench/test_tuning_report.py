@@ -70,7 +70,7 @@ def write_compiled(path, *pairs):
 
 
 def test_pages_and_the_table_say_what_was_expected_compiled_and_measured(tmp_path, capsys):
-    whole, rows = (next(v for v in VARIANTS if v.name == n) for n in ("grid-backward-whole-sums", "block-rows-by-unit"))
+    whole, rows = (next(v for v in VARIANTS if v.name == n) for n in ("grid-backward-whole-sums", "block-rows-by-gate"))
     csv = write_compiled(tmp_path / "resources" / "variants_sm_90.csv", (whole, ""), (rows, "it must fit. Got more."))
     log = make_log(tmp_path / "some-gpu")
     log.append(make_row(Trial(whole, whole.places[0], "backward")))
@@ -83,7 +83,7 @@ def test_pages_and_the_table_say_what_was_expected_compiled_and_measured(tmp_pat
     assert compiled.startswith("**Compiled for sm_90 ahead of time; nothing here has run.**")
     assert "Of 2 trials 1 may not be run." in compiled
     assert "| backward | 16 | 32 | 4 | 157 → 99 | 0 | 40,960 |" in compiled
-    assert "- block-rows-by-unit, lstm H512 B64 bfloat16 backward: it must fit. Got more." in compiled
+    assert "- block-rows-by-gate, lstm H512 B64 bfloat16 backward: it must fit. Got more." in compiled
     assert "| 0.78 | 0.75 (0.70 to 0.80) | faster | 2 → 1.5 | True | - | c0ffee |" in measured
     assert "hung: silent for 60 s" in measured
 
@@ -128,7 +128,7 @@ compilation.write("sm_90", Path(sys.argv[1]), [t for t in chosen if t.way != "in
 """
 # One a kernel, and of what changes most.
 SAMPLE = (
-    "block-rows-by-unit-8-warps", "block-backward-relaid-ahead", "grid-turns-of-16", "grid-every-thread-polls",
+    "block-rows-by-gate", "block-backward-not-relaid", "grid-turns-of-16", "grid-every-thread-polls",
     "grid-states-left", "grid-backward-sums-by-gate", "grid-backward-turns-of-32",
 )  # fmt: skip
 
@@ -164,8 +164,8 @@ def test_a_sample_of_the_variants_compiles_and_does_what_was_expected(tmp_path):
     assert set(rows.index) == set(SAMPLE)
     assert set(rows["refused"]) == {""}
     barriers = rows["default_step_barriers"] - rows["step_barriers"]
-    assert barriers["block-rows-by-unit-8-warps"] > 10
-    assert barriers["block-backward-relaid-ahead"] > 10
+    assert barriers["block-rows-by-gate"] < -10
+    assert barriers["block-backward-not-relaid"] < -10
     assert barriers["grid-every-thread-polls"] == 0  # one comes before the wait in place of behind it
     assert barriers["grid-states-left"] > 0
     assert barriers["grid-backward-turns-of-32"] > 0

@@ -25,6 +25,7 @@ class ByLoop:
         return run(task, self.loop)
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_first"])
 @pytest.mark.parametrize(("H", "B"), [(128, 16), (256, 16), (512, 64), (768, 16), (1024, 64), (512, 300)])
 def test_grid_is_right_at_real_sizes(H, B, cell):
@@ -36,6 +37,7 @@ def test_grid_is_right_at_real_sizes(H, B, cell):
     )
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("H", "B", "gradients"), [(650, 64, False), (450, 80, True)])
 def test_grid_is_right_where_other_threads_store_than_load(H, B, gradients):
     """At these sizes Triton spreads the store and the load of the own states over the threads differently."""
@@ -69,6 +71,7 @@ def test_a_thousand_times_the_same_bits(loop):
         assert all(torch.equal(again[name], value) for name, value in first.items())
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize(("H", "B"), [(256, 16), (512, 16), (512, 300)])
 def test_programs_may_come_late(monkeypatch, H, B):
     """In debug mode buffers start as NaN, and programs pause before each barrier."""
@@ -161,6 +164,7 @@ def test_auto_runs_own_cells_by_kernels():
     assert layer.plan(torch.zeros(4, 2, 8, device="cuda")).driver in ("block", "step")
 
 
+@pytest.mark.grid
 def test_a_refusal_says_how_much_shared_memory_there_is():
     request = Request(find_cell("lstm"), torch.device("cuda"), torch.bfloat16, 4, 16, 16_384)
     assert "bytes of shared memory" in driver("grid").refusal(request)

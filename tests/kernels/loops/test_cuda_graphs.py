@@ -1,6 +1,8 @@
-"""Captures, with torch.cuda replaced: one that fails leaves the stream and the allocator as they were."""
+"""Captures, with torch.cuda replaced: one that fails leaves the stream and the allocator as they were, and what cuBLAS
+writes into belongs to the graph that is captured, for as long as it may be replayed."""
 
 import warnings
+from collections import defaultdict
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from gatefuse.bench.measure.clocks import GpuClock
-from gatefuse.kernels.runtime import cuda_graphs, recording
+from gatefuse.kernels.runtime import capture_streams, cuda_graphs, recording
 
 CUDA = torch.device("cuda", 0)
 
@@ -22,11 +24,38 @@ class FakeCuda:
 
     def __init__(self, leaves):
         self.leaves, self.begun, self.pools, self.log = leaves, set(), 0, []
-        self.now = self.main = self.Stream()
-        self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: self.log.append("replay"))
+        self.ring, self.asked, self.pool, self.workspaces = [self._stream() for _ in range(2)], 0, None, {}
+        self.now = self.main = self._stream()
 
-    def Stream(self):
+    def _stream(self):
         return SimpleNamespace(wait_stream=lambda other: None, cuda_stream=0)
+
+    def Stream(self, device=None):  # torch's own in turn; two here are its 32
+        self.asked += 1
+        return self.ring[self.asked % len(self.ring)]
+
+    def CUDAGraph(self):
+        graph = SimpleNamespace(stream=None, replay=lambda: self.log.append("replay"))
+
+        def reset():  # as from torch 2.13 on
+            self.workspaces.pop(id(graph.stream), None)
+            self.log.append("reset")
+
+        graph.reset = reset
+        return graph
+
+    def MemPool(self):
+        return SimpleNamespace(id=self.graph_pool_handle())
+
+    @contextmanager
+    def use_mem_pool(self, pool):
+        before, self.pool = self.pool, pool.id
+        yield
+        self.pool = before
+
+    def multiply(self, device=0):
+        """Where cuBLAS's workspace lies: torch makes one where the current stream has none."""
+        return self.workspaces.setdefault(id(self.now), SimpleNamespace(pool=self.pool))
 
     def current_stream(self, device=None):
         return self.now
@@ -49,10 +78,11 @@ class FakeCuda:
 
         class Graph:  # as torch/cuda/graphs.py: what ends the capture raises ahead of going back to the stream
             def __enter__(self):
-                self.before, cuda.now = cuda.now, stream
+                self.before, cuda.now, cuda.pool, graph.stream = cuda.now, stream, pool, stream
                 cuda.begun.add(pool)
 
             def __exit__(self, kind, *rest):
+                cuda.pool = None
                 if not (kind and cuda.leaves):
                     cuda.begun.remove(pool)
                 if kind:
@@ -73,6 +103,9 @@ class FakeCuda:
     def current_device(self):
         return 0
 
+    def is_initialized(self):
+        return False
+
     def is_current_stream_capturing(self):
         return False
 
@@ -81,6 +114,9 @@ class FakeCuda:
 
     def get_device_properties(self, device):
         return SimpleNamespace(L2_cache_size=1)
+
+    def get_device_capability(self, device):
+        return 9, 0
 
 
 @pytest.fixture
@@ -95,6 +131,9 @@ def make(monkeypatch):
         monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", found.end, raising=False)
         monkeypatch.setattr(torch._C, "_cuda_releasePool", found.release, raising=False)
         monkeypatch.setattr(cuda_graphs, "_held", set())
+        monkeypatch.setattr(capture_streams, "_free", defaultdict(list))
+        monkeypatch.setattr(capture_streams, "_new_stream", lambda device: found._stream())
+        monkeypatch.setattr(capture_streams, "_multiply", found.multiply)
         return found
 
     yield make
@@ -152,3 +191,77 @@ def test_where_it_can_t_be_ended_there_is_no_other(make, by, monkeypatch):
     assert not cuda_graphs.allowed(torch.device("cuda"))
     monkeypatch.setattr(GpuClock, "__init__", lambda self: setattr(self, "_flush", SimpleNamespace(device=CUDA)))
     assert time(fails_at(0)) is None
+
+
+def test_a_graph_s_products_write_into_memory_that_outlives_it(make):
+    """Not into the workspace of a stream that others may use, nor into ordinary memory, nor into one another's."""
+    cuda = make()
+    for k in range(4):  # torch's own streams come again
+        cuda.Stream()
+        with cuda.stream(cuda.ring[k % 2]):
+            cuda.multiply()
+    starts, found = zip(*[cuda_graphs.capture(lambda: cuda.multiply()) for _ in range(4)], strict=True)
+    assert all(workspace.pool is not None for workspace in found)
+    assert len({workspace.pool for workspace in found}) == 4
+    assert all(stream not in cuda.workspaces or cuda.workspaces[stream].pool is None for stream in map(id, cuda.ring))
+    assert len(starts) == 4
+
+
+def test_a_stream_is_captured_again_when_its_graph_is_gone(make):
+    """With a workspace in the same lasting pool, though the graph that went took the first one with it."""
+    cuda = make()
+    first, before = cuda_graphs.capture(cuda.multiply)
+    other, kept = cuda_graphs.capture(cuda.multiply)
+    del first
+    assert cuda.log == ["reset"]
+    again, after = cuda_graphs.capture(cuda.multiply)
+    assert after.pool == before.pool != kept.pool
+    assert cuda.pools == 2 + 3  # a lasting one for each stream, and each graph's own
+    again()
+    other()
+    assert cuda.log == ["reset", "replay", "replay"]
+
+
+def test_a_stream_whose_capture_failed_is_not_taken_again(make):
+    cuda = make()
+    with pytest.raises(RuntimeError, match="operation failed due to a previous error"):
+        cuda_graphs.capture(fails_at(2))
+    assert not capture_streams._free[0]
+    assert cuda_graphs.capture(cuda.multiply)[1].pool is not None
+
+
+@pytest.mark.parametrize(
+    ("config", "capability", "expected"),
+    [
+        (None, (9, 0), 32 * 2**20),
+        (None, (12, 0), 32 * 2**20),
+        (None, (8, 6), 8 * 2**20 + 2**17),
+        (":4096:8", (8, 0), 32 * 2**20),
+        (":4096:2:16:8", (9, 0), 8 * 2**20 + 2**17),
+        (":0:0", (9, 0), 0),
+        ("unreadable", (9, 0), 32 * 2**20),
+    ],
+)
+def test_a_recording_counts_its_workspace(make, monkeypatch, config, capability, expected):
+    cuda = make()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    if config:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", config)
+    cuda.get_device_capability = lambda device: capability
+    assert capture_streams.workspace_bytes(CUDA) == expected
+    assert capture_streams.workspace_bytes(torch.device("cpu")) == 0
+    monkeypatch.setattr(recording, "workspace_bytes", lambda device: capture_streams.workspace_bytes(CUDA))
+    assert record(fails_at(0)).bytes == 4 + 2 * 2**20 + expected
+
+
+def test_without_a_stream_of_the_driver_s_nothing_is_captured(monkeypatch):
+    def absent(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(capture_streams.ctypes, "CDLL", absent)
+    with pytest.raises(RuntimeError, match=r"capturing needs a stream of CUDA's driver. Got libcuda.so.1: cannot"):
+        capture_streams._new_stream(0)
+    refusing = SimpleNamespace(cuStreamCreate=lambda *rest: 201)
+    monkeypatch.setattr(capture_streams.ctypes, "CDLL", lambda name: refusing)
+    with pytest.raises(RuntimeError, match=r"Got its error 201."):
+        capture_streams._new_stream(0)

@@ -68,6 +68,7 @@ def test_every_cell_in_both_directions(device, name, cell, options):
     check_both(name, find_cell(cell), (3, 2, 7), device, **OPTIONS[options])
 
 
+@pytest.mark.grid
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_several_programs_in_each_direction(monkeypatch, device):
     """Programs that share weights and a product's sum, tiles of the batch that take turns."""
@@ -94,6 +95,7 @@ def test_layers_run_both_directions_at_once(monkeypatch, name):
     assert got[1].shape == (4, 2, 5)
 
 
+@pytest.mark.grid
 def test_more_programs_than_run_at_once_run_one_after_the_other(monkeypatch):
     seen = []
     monkeypatch.setattr(grid, "both_refusal", lambda request: "too many")

@@ -1,5 +1,7 @@
 """The operators behind the step driver: torch's own checks, double backward, errors before any launch."""
 
+import re
+
 import pytest
 import torch
 
@@ -159,6 +161,49 @@ def test_a_kernel_that_does_not_fit_falls_back_and_says_so_once(monkeypatch):
     tf32 = {} if DEVICE == "cpu" else {"rtol": 2**-8, "atol": 2**-8}
     torch.testing.assert_close(output, expected[0], **tf32)
     assert torch.equal(sequence_forward(*args)[0], output)
+
+
+TOO_MANY = "Triton Error [CUDA]: too many blocks in cooperative launch"
+
+
+@pytest.mark.parametrize("way", ["forward", "backward"])
+def test_programs_that_cannot_all_be_resident_leave_it_to_step_and_that_is_said_once(monkeypatch, way):
+    from gatefuse.kernels.loops import block, operator
+
+    def crowded(*_):
+        raise RuntimeError(TOO_MANY)
+
+    x, states, *rest = arguments(find_cell("lstm"), loop="block", save=True)
+
+    def run():
+        leaf = x.detach().clone().requires_grad_()
+        output = sequence_forward(leaf, states, *rest)[0]
+        output.sum().backward()
+        return output.detach(), leaf.grad
+
+    expected = run()
+    monkeypatch.setattr(block, way, crowded)
+    operator._say_once.cache_clear()
+    said = f"lstm: the block driver's {way} kernel does not fit, step runs in its place: {re.escape(TOO_MANY)}"
+    with pytest.warns(RuntimeWarning, match=said):
+        found = run()
+    tf32 = {} if DEVICE == "cpu" else {"rtol": 2**-8, "atol": 2**-8}
+    torch.testing.assert_close(found, expected, **tf32)
+    run()  # a second warning would be an error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Triton Error [CUDA]: device kernel image is invalid"), ValueError(TOO_MANY)]
+)
+def test_other_errors_of_a_launch_go_on_up(monkeypatch, error):
+    from gatefuse.kernels.loops import block
+
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(block, "forward", fails)
+    with pytest.raises(type(error), match=re.escape(str(error))):
+        sequence_forward(*arguments(find_cell("lstm"), loop="block"))
 
 
 @pytest.mark.parametrize("loop", ["step", "block", "grid"])

@@ -29,11 +29,11 @@ class ByLoop:
 
 # What changes code, or the cut: forms of the barrier don't run in the interpreter, nor do warps and stages matter.
 CHANGES = [
-    ("block", "forward", {"ROWS": "units"}),
+    ("block", "forward", {"ROWS": "gates"}),
     ("block", "forward", {"BB": 32}),
-    ("block", "backward", {"RELAID": True}),
+    ("block", "backward", {"RELAID": False}),
     ("block", "backward", {"AHEAD": True}),
-    ("block", "backward", {"AHEAD": True, "RELAID": True}),
+    ("block", "backward", {"AHEAD": True, "RELAID": False}),
     ("grid", "forward", {"BU": 32, "KC": 16, "BB": 32}),
     ("grid", "forward", {"LEFT": "states", "ROWS": "units", "LOADS": ".ca", "FORM": "every"}),
     ("grid", "backward", {"BN": 32, "BB": 32, "FORM": "portable"}),
