@@ -76,7 +76,7 @@ def _is_step(cell: Cell, x: Tensor, batch_first: bool, B: int) -> bool:
 def steps_alone(B: int) -> bool:
     """Whether torch.lstm_cell is faster than torch.lstm at a single step of B samples, on a CPU.
 
-    There oneDNN lays the weights out anew in each call, which few samples don't pay; reports/cpu/real.md shows what
+    There oneDNN lays the weights out anew in each call, which few samples don't pay; the sweep real shows what
     that costs.
     """
     return B <= _ALONE or torch.is_grad_enabled()

@@ -214,14 +214,14 @@ def test_committed_reports_and_readmes_say_what_their_rows_say(tmp_path, monkeyp
     others = [ROOT / "reports" / name for name in index.OTHERS]
     assert all(path.exists() for path in others)
     kept += [ROOT / "reports/README.md", *others]
-    assert ROOT / "reports/cpu/quick.csv" in kept
+    assert ROOT / "reports/amd-epyc-2-threads/quick.csv" in kept
     for path in (*(p for p in kept if p.suffix == ".csv"), ROOT / "README.md", *others):
         again = tmp_path / path.relative_to(ROOT)
         again.parent.mkdir(parents=True, exist_ok=True)
         again.write_bytes(path.read_bytes())
     monkeypatch.chdir(tmp_path)
     main(["report"])
-    main(["readme", "reports/cpu/quick.csv"])
+    main(["readme", "reports/amd-epyc-2-threads/quick.csv"])
     assert Path("README.md").read_text(encoding="utf-8") == (ROOT / "README.md").read_text(encoding="utf-8")
     written = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {Path("README.md"), *(path.relative_to(ROOT) for path in kept)}
