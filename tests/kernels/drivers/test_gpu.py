@@ -43,7 +43,7 @@ def test_grid_is_right_where_other_threads_store_than_load(H, B, gradients):
     task = cast(change(task, lambda value: value * 0.1), torch.bfloat16, "cuda")
     with torch.set_grad_enabled(gradients):
         found = {k: run(task, "grid").sequences[0].detach().double() for k in range(100)}
-    exact = eager.run(cast(task, torch.float64)).sequences[0].detach().cuda()
+    exact = eager.run(cast(task, torch.float64, "cuda")).sequences[0].detach()
     plain = eager.run(task).sequences[0].detach().double()
     most = allowed(error(plain, exact), torch.finfo(torch.bfloat16).eps)
     assert max(errors(found, dict.fromkeys(found, exact)).values()) <= most
