@@ -15,7 +15,7 @@ TILES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("block", "forward"): ("BB", "warps"),
     ("block", "backward"): ("BB", "warps"),
     ("grid", "forward"): ("BU", "KC", "BB", "warps"),
-    ("grid", "backward"): ("BN", "SLICES", "KC", "BB", "warps"),
+    ("grid", "backward"): ("BU", "BN", "SLICES", "KC", "BB", "warps"),
     ("step", "forward"): ("LENGTHS", "LARGEST"),
     ("step", "backward"): ("LENGTHS", "LARGEST"),
 }
