@@ -55,6 +55,11 @@ def trying(loop: str, way: str, changes: Mapping[str, Any]) -> Iterator[None]:
         del _tried[loop, way]
 
 
+def nothing() -> bool:
+    """Whether nothing is tried, so that what was found before holds."""
+    return not _tried
+
+
 def tiles(loop: str, way: str) -> dict[str, Any]:
     """What is tried of how a pass is cut."""
     return _of(loop, way, TILES)
