@@ -23,7 +23,7 @@ from tests.support.kernel_mutants import mutant, put_in
 from tests.support.oracle import cast, make_task, results
 from tests.support.resident_programs import AtRandom, First, InTurn, Last, PausedOnArrival, ResidentPrograms
 
-pytestmark = pytest.mark.skipif(not grid.interpreted(), reason="needs Triton's interpreter: TRITON_INTERPRET=1")
+pytestmark = pytest.mark.skipif(not grid._INTERPRETED, reason="needs Triton's interpreter: TRITON_INTERPRET=1")
 MASKS = {"lengths": True, "resets": True, "fresh": True, "all_states": True}
 # Units by programs, of 16 units each.
 HIDDEN = {2: 20, 3: 33, 4: 50}
@@ -45,8 +45,8 @@ def make(cell, T, B, H, **options):
 def at_once(monkeypatch, task, schedule, form="ptx", driver=None):
     """The results of whole launches, by name, and what was seen of them."""
     with monkeypatch.context() as patch, watching(ResidentPrograms(schedule)) as seen:
-        patch.setattr(grid, "interpreted", lambda: False)
-        patch.setattr(grid, "_form", lambda: form)
+        patch.setattr(grid, "_INTERPRETED", False)
+        patch.setattr(grid, "_form", lambda x: form)
         found = results(driver or Grid(), task)
     assert seen.launches == ["grid_forward_kernel", "grid_backward_kernel"]
     return found, seen
