@@ -2,13 +2,22 @@
 
 import pytest
 import torch
+from torch import sigmoid, tanh
 from torch.testing import assert_close
 
-from gatefuse import Recurrent
+from gatefuse import Recurrent, cell
 from gatefuse.kernels.loops import kernel_layers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DRIVERS = ("step", "block", "grid")
+
+
+@cell(gates="z:x n m:R")
+def one_sided(x, R, h):
+    """One product of all recurrent gates, in their order, which is not that of all gates."""
+    a = R(h)
+    z = sigmoid(x.z)
+    return z * tanh(x.n + a.n) * tanh(a.m) + (1 - z) * h
 
 
 @pytest.fixture
@@ -43,6 +52,7 @@ def as_tuple(value):
     [
         ("lstm", 1, True, False), ("lstm", 2, True, True), ("gru", 2, True, True), ("gru_reset_first", 2, False, True),
         ("peephole_lstm", 2, True, True), ("slstm", 1, True, False), ("elman", 3, False, False),
+        (one_sided, 2, True, True), ("sru", 2, True, True),
     ],
 )  # fmt: skip
 def test_results_and_gradients_are_those_of_the_equations(ran, driver, cell, layers, bias, given):
