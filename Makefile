@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 OUT ?=
-BUDGET ?= 480
+BUDGET ?= 430
 SWEEP ?=
 ARGS ?=
 CONSTRAINTS ?=

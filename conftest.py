@@ -23,6 +23,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--stop-after", type=float, default=float("inf"), metavar="SECONDS", help=help)
     help = "leave a contender out, such as 'gatefuse grid'; may be given several times"
     group.addoption("--without", action="append", default=[], metavar="NAME", help=help)
+    help = "run the tests that such an expression of names and marks picks; given again, those of the first one first"
+    group.addoption("--in-order", action="append", default=[], metavar="EXPRESSION", help=help)
     group.addoption("--resume", action="store_true", help="keep what this commit has measured on this device")
 
 
@@ -66,14 +68,33 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m picks by mark
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     import torch
 
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         if any(isinstance(value, str) and value == "grid" for value in parameters.values()):
             item.add_marker(pytest.mark.grid)
+    if expressions := config.getoption("--in-order"):
+        _put_in_order(config, items, expressions)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA or ROCm device; there is none"))
+
+
+def _put_in_order(config: pytest.Config, items: list[pytest.Item], expressions: list[str]) -> None:
+    """Leave the tests that an expression picks, by -k's rules in their whole name and marks, in the order of those."""
+    from _pytest.mark.expression import Expression
+
+    picks = [Expression.compile(expression) for expression in expressions]
+
+    def place(item: pytest.Item) -> int:
+        name = " ".join((item.nodeid, *(mark.name for mark in item.iter_markers()))).lower()
+        picked = (k for k, pick in enumerate(picks) if pick.evaluate(lambda word, **_: word.lower() in name))
+        return next(picked, len(picks))
+
+    places = {item: place(item) for item in items}
+    left = [item for item in items if places[item] == len(picks)]
+    items[:] = sorted((item for item in items if places[item] < len(picks)), key=lambda item: places[item])
+    config.hook.pytest_deselected(items=left)

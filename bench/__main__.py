@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     command = commands.add_parser(RESOURCES, help="compile the kernels for a GPU that need not be there, and report")
     command.add_argument("--arch", default="sm_90", help="sm_80, sm_86, sm_89, sm_90 (default) or sm_120")
     command.add_argument("--reports", default=REPORTS, type=Path, metavar="DIR", help="default: reports/")
+    commands.add_parser("host", help="what a call of a GPU's drivers costs the host, beside torch.nn; needs no GPU")
     _tune_arguments(
         commands.add_parser("tune", help="measure the variants of docs/tuning.md on this GPU, or compile them")
     )
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
         done = _done(partial(measured_costs.write, found.csv))
     elif found.command == "tune":
         done = _tune(parser, found)
+    elif found.command == "host":
+        done = _done(_host)
     elif found.command == RESOURCES:
         done = _resources(parser, found.arch, found.reports / RESOURCES)
     else:
@@ -127,6 +130,15 @@ def _known(parser: argparse.ArgumentParser, arch: str) -> None:
 
     if arch not in compilation.ARCHITECTURES:
         parser.error(f"arch must be one of {', '.join(compilation.ARCHITECTURES)}. Got {arch}.")
+
+
+def _host() -> None:
+    import torch
+
+    from gatefuse.bench.measure import host
+
+    torch.set_num_threads(1)
+    print(host.table())
 
 
 def _resources(parser: argparse.ArgumentParser, arch: str, folder: Path) -> bool:

@@ -23,10 +23,11 @@ class Job:
     """A command with its limits.
 
     Attributes:
-        kind: ``tests``, ``sanitizer`` or ``sweep``.
+        kind: ``compile``, ``tests``, ``sanitizer`` or ``sweep``.
         seconds: that it may take; what is left then is for a later run.
         until: the part of the whole budget by which it must be over: later jobs are to have the rest.
         silence: seconds without a word after which it hangs.
+        expected: seconds that it is thought to take.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Job:
     seconds: float
     until: float = 1.0
     silence: float = inf
+    expected: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class Record:
             self.entries = entries
 
     def done(self, job: Job) -> bool:
-        return job.name in self.entries and self.entries[job.name].outcome != "cut"
+        """Whether it is over. What was compiled lies on the machine, which may be another the next time."""
+        return job.kind != "compile" and job.name in self.entries and self.entries[job.name].outcome != "cut"
 
     def keep(self, job: Job, entry: Entry) -> None:
         """Write it down, with all that an earlier part of the same job found."""

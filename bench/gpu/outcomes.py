@@ -19,6 +19,8 @@ def judge(job: Job, finished: Finished, own_limit: bool) -> Entry:
     """
     if job.kind == "sanitizer":
         return _judge_sanitizer(finished, own_limit or finished.silent)
+    if job.kind == "compile":
+        return _judge_compilation(finished)
     return {"tests": _judge_tests, "sweep": _judge_sweep}[job.kind](finished)
 
 
@@ -39,6 +41,15 @@ def outcomes(output: str) -> tuple[dict[str, str], str]:
         if outcome:
             tests[name] = outcome
     return tests, running
+
+
+def _judge_compilation(finished: Finished) -> Entry:
+    last = finished.output.strip().rpartition("\n")[2][:200]
+    if finished.status is None:
+        return Entry("cut", "what isn't compiled yet is when it is needed", finished.seconds)
+    if finished.status == 0:
+        return Entry("passed", last, finished.seconds)
+    return Entry("failed", f"it ended with {finished.status}", finished.seconds, output=finished.output[-_KEPT:])
 
 
 def _judge_tests(finished: Finished) -> Entry:

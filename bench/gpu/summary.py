@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from ..report.document.figures import geometric, shape
+from ..report.document.figures import digits, geometric, shape
 from ..report.sweep import load
 from ..storage.results import AUTO, TORCH, duels
 from .jobs import Entry
@@ -58,6 +59,37 @@ def summary(head: str, entries: Mapping[str, Entry], sweeps: Mapping[str, Path])
     return "\n".join(lines[:39]) + "\n"
 
 
+def kernels(path: Path) -> str:
+    """The sweep of the first minutes: microseconds a step by shape, mode and contender, in brackets as a replayed
+    graph, and the least that they could be by the limits measured; "" where there are no rows."""
+    if not path.exists():
+        return ""
+    try:
+        rows = load(path).rows
+    except ValueError as error:
+        return f"{path.name}: {error}\n"
+    names = list(dict.fromkeys(rows["contender"]))
+    lines = [f"{'microseconds a step':34}" + "".join(f"{name:>16}" for name in (*names, "the least"))]
+    for _, group in rows.groupby("group", sort=False):
+        first = group.iloc[0]
+        by_name = {row["contender"]: row for row in group.to_dict("records")}
+        figures = [_figure(by_name.get(name)) for name in names]
+        least = digits(first["floor_seconds"] * 1e6 / first["T"])
+        what = f"{first['cell']} {first['H']}/{first['B']} {first['mode']}"
+        lines.append(f"{what:34}" + "".join(f"{figure:>16}" for figure in (*figures, least)))
+    wrong = rows[rows["status"] == "failed"]
+    lines += [f"  {shape(row)} {row['mode']}, {row['contender']}: {row['note']}" for row in wrong.to_dict("records")]
+    return "\n".join(lines) + "\n"
+
+
+def _figure(row: Mapping[Any, Any] | None) -> str:
+    """A contender's time; of a replayed graph, where there is one, in brackets."""
+    if row is None or row["status"] != "ok":
+        return "-" if row is None else row["status"]
+    replayed = f" ({digits(row['graph_p50'] * 1e6 / row['T'])})" if row["graph_p50"] > 0 else ""
+    return digits(row["us_per_step"]) + replayed
+
+
 def _line(name: str, entry: Entry) -> str:
     what = "; ".join(part for part in (entry.outcome, entry.counts, entry.note) if part)
-    return f"{name:32}{entry.seconds:5.0f} s  {what}"
+    return f"{name:58}{entry.seconds:5.0f} s  {what}"

@@ -12,7 +12,7 @@ from gatefuse.bench.suite import shapes as data
 from gatefuse.bench.suite.shapes import Shape
 
 MODES = ("forward", "training")
-SWEEPS = ("quick", "full", "real", "lengths", "regimes", "smoke")
+SWEEPS = ("quick", "full", "real", "lengths", "regimes", "first", "smoke")
 
 # On a GPU, the most telling first; a CPU measures float32 alone.
 DTYPES = {
@@ -21,6 +21,7 @@ DTYPES = {
     "real": ("bfloat16", "float16", "float32"),
     "lengths": ("bfloat16", "float32"),
     "regimes": ("float16", "bfloat16", "float32"),
+    "first": ("bfloat16",),
     "smoke": ("float32",),
 }
 # A full sweep's limits by device: bytes that one contender's training call may hold, operations of one such call.
@@ -78,6 +79,7 @@ def shapes(sweep: str, device: str) -> list[Shape]:
         "real": (s for s in data.REAL if not on_cpu or s.flop <= REAL_CPU_FLOP),
         "lengths": data.LENGTHS_CPU if on_cpu else data.LENGTHS,
         "regimes": data.REGIMES_CPU if on_cpu else data.REGIMES,
+        "first": data.FIRST,
         "smoke": data.SMOKE,
     }
     each = list(dict.fromkeys(found[sweep]))

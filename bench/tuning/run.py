@@ -3,7 +3,7 @@
 First all that is left is compiled ahead, by as many processes as there are cores: what doesn't fit has a row that says
 so before the GPU is touched, and what fits lies in Triton's cache. Then one process after another measures the trials
 in their order; one that hangs or breaks the device's context is ended, its trial gets a row, and the next goes on
-behind it.
+behind it. Last comes a profile of the unchanged kernels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gatefuse.bench.measure.stamp import Stamp, take_stamp
 from gatefuse.bench.plugin.progress import NOW
 from gatefuse.bench.storage import tuning_log
 from gatefuse.bench.storage.tuning_log import Log
-from gatefuse.bench.tuning import compilation, report
+from gatefuse.bench.tuning import compilation, kernel_profile, report
 from gatefuse.bench.tuning import trial as trying
 from gatefuse.bench.tuning.variant import Trial
 from gatefuse.bench.tuning.variants import VARIANTS, trials
@@ -152,7 +152,11 @@ def main(
             print(f"nothing is compiled ahead: {error}", flush=True)
             return []
 
-    left = run(log, chosen, command, budget - (time.monotonic() - began), compiled)
+    # Those who ask for certain variants want nothing else.
+    behind = 0.0 if flags else min(kernel_profile.SECONDS, budget / 3)
+    left = run(log, chosen, command, budget - behind - (time.monotonic() - began), compiled)
+    if behind:
+        print(kernel_profile.write(path.parent, _head(stamp), behind), flush=True)
     if path.exists():
         print(report.write_measured(path))
         print(report.short(tuning_log.latest(tuning_log.read(path))))

@@ -88,17 +88,27 @@ class Program:
     d_parameters: tuple[Expr, ...]
     phases: tuple[Phase, ...]
 
-    @property
+    @cached_property
     def stages(self) -> int:
         """How many products follow one another in a step."""
         return max((p.stage for p in self.products), default=0)
 
-    @property
+    @cached_property
     def columns(self) -> tuple[int, ...]:
         """The gate of each column block of r, by its number among the recurrent gates."""
         return tuple(g for p in self.products for g in p.gates)
 
-    @property
+    @cached_property
+    def in_order(self) -> bool:
+        """One product has all gates, in the order of the weights' rows."""
+        return len(self.products) == 1 and self.columns == tuple(range(len(self.cell.recurrent_gates)))
+
+    @cached_property
+    def all_inputs(self) -> bool:
+        """The equations use the input's part of every gate."""
+        return {slot.gate for slot in self.slots} >= set(range(len(self.cell.input_gates)))
+
+    @cached_property
     def additive(self) -> bool:
         """Each gate is used only as x + r, in the order of the weights' rows: dx and dr are one."""
         G = range(len(self.cell.gates))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.codegen.per_cell import per_cell
 from gatefuse.kernels.equations.program import computed_products
 
 
@@ -18,13 +19,18 @@ def buffer_shapes(
     What is saved are the columns' sums, and with ``whole``, where nobody keeps the input's product, also the slots that
     are x alone.
     """
+    rest, saved, fed = _counts(cell, save, all_states, whole)
+    return (rest, T, B, W), (saved, T, B, W), (fed, T if save else min(T, 1), B, W)
+
+
+@per_cell
+def _counts(cell: Cell, save: bool, all_states: bool, whole: bool) -> tuple[int, int, int]:
+    """How many sequences rest, saved and fed are."""
     program = cell.program
     keep = save or all_states or any(p.state > 0 for p in program.products)
-    rest = (len(cell.states) - 1 if keep else 0, T, B, W)
     apart = sum(slot.column < 0 for slot in program.slots) if whole else 0
-    saved = (len(program.columns) + apart if save else 0, T, B, W)
-    fed = (len(computed_products(cell)), T if save else min(T, 1), B, W)
-    return rest, saved, fed
+    saved = len(program.columns) + apart if save else 0
+    return len(cell.states) - 1 if keep else 0, saved, len(computed_products(cell))
 
 
 def saved_layout(sums: Tensor, W: int) -> Tensor:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from gatefuse.kernels.runtime.settings import interpreted, precision
 from gatefuse.kernels.runtime.tf32 import rounded
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # frozen, it would take longer to make than a kernel to start
 class Sequence:
     """The inputs of a loop, all in one dtype on one device, without gaps.
 
@@ -54,7 +55,7 @@ class Sequence:
     def program(self) -> Program:
         return self.cell.program
 
-    @property
+    @cached_property
     def shape(self) -> CellShape:
         return cell_shape(self.cell)
 
@@ -97,13 +98,15 @@ class Sequence:
     def columns_weight(self) -> Tensor:
         """The weights in the order of the columns, (columns * W, H), as kernels multiply them: rounded where that is in
         tf32."""
-        parts = self.weights()
+        parts = [self.weight] if self.program.in_order else self.weights()
         found = parts[0].contiguous() if len(parts) == 1 else torch.cat(parts) if parts else self.weight[:0]
         return rounded(found) if precision(found.dtype) == "tf32" and not interpreted() else found
 
     def columns_bias(self) -> Tensor | None:
         """The bias in the order of the columns."""
-        return None if self.bias is None else self._rows(self.bias, self.program.columns)
+        if self.bias is None or self.program.in_order:
+            return self.bias
+        return self._rows(self.bias, self.program.columns)
 
     def _rows(self, weight: Tensor, gates: tuple[int, ...]) -> Tensor:
         G = len(self.cell.recurrent_gates)
@@ -120,16 +123,14 @@ class Sequence:
     def buffers(self, save: bool, all_states: bool) -> Forward:
         """What a forward fills: empty, but for the finals, which begin as the states, in float32."""
         shapes = buffer_shapes(self.cell, self.T, self.B, self.W, save, all_states)
-        rest, saved, fed = (debug.empty(self.x, *shape) for shape in shapes)
-        output = debug.empty(self.x, self.T, self.B, self.W)
+        rest, saved, fed, output = debug.empties(self.x, *shapes, (self.T, self.B, self.W))
         return Forward(output, rest, self.states.to(torch.float32, copy=True), saved, fed)
 
     def gradients(self, d_finals: Tensor) -> Backward:
         """What a backward fills: sums begin at zero, and the states' gradients as those of the finals."""
         x, shape = self.x, self.shape
         # Gates whose x no equation uses have no slot to write their gradient.
-        whole = set(shape.X) >= set(range(shape.G))
-        d_x = (debug.empty if whole else _zeros)(x, self.T, self.B, shape.G * self.W)
+        d_x = (debug.empty if self.program.all_inputs else _zeros)(x, self.T, self.B, shape.G * self.W)
         d_r = d_x if shape.ADDITIVE else debug.empty(x, self.T, self.B, shape.COLUMNS * self.W)
         d_carry = d_finals.to(torch.float64 if x.dtype == torch.float64 else torch.float32, copy=True)
         return Backward(d_x, d_r, d_carry, d_carry.new_zeros(shape.P, self.B, self.W), self._d_fresh(d_carry))

@@ -19,17 +19,9 @@ from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.directions import plain
+from gatefuse.kernels.loops.layer_weights import dense, weight_shapes
 from gatefuse.kernels.loops.llvm_division import divided, layout
-from gatefuse.kernels.loops.llvm_schedule import (
-    Memory,
-    Place,
-    Run,
-    dense,
-    input_arguments,
-    prepared,
-    run_all,
-    weight_shapes,
-)
+from gatefuse.kernels.loops.llvm_schedule import Memory, Place, Run, input_arguments, prepared, run_all
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.kernels.task import Form, live, restarts
 

@@ -14,10 +14,8 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.llvm.compiled import Compiled
-from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.llvm_division import steps_ahead
 from gatefuse.kernels.runtime.scratch import scratch
-from gatefuse.kernels.task import Form
 
 _LINE = 64  # bytes
 
@@ -52,40 +50,6 @@ class Memory:
         place = Place(self._block, self.bytes)
         self.bytes += -(-numbers * self.size // _LINE) * _LINE
         return place
-
-
-def dense(
-    cell: Cell, form: Form, weights: Sequence[Tensor], shapes: Sequence[tuple[int, ...]], x: Tensor
-) -> list[Tensor]:
-    """The weights of each layer and direction in turn, as compiled code reads them.
-
-    Raises:
-        ValueError: one has another shape.
-        RuntimeError: one has another dtype or device.
-    """
-    found = []
-    for k, (weight, shape) in enumerate(zip(weights, shapes, strict=True)):
-        if weight.shape != shape:
-            raise ValueError(f"{_name(cell, form, k)} must have shape {shape}. Got {tuple(weight.shape)}.")
-        if weight.dtype != x.dtype or not weight.is_cpu:
-            what, here = f"{weight.dtype} on {weight.device}", f"{x.dtype} on {x.device}"
-            raise RuntimeError(f"{_name(cell, form, k)} must be {here}, as x is. Got {what}.")
-        found.append(plain(weight))
-    return found
-
-
-def _name(cell: Cell, form: Form, k: int) -> str:
-    """What weight number k is called."""
-    linear = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][: form.each]
-    names = [*linear, *(f"parameter {name}" for name in cell.parameters)]
-    return names[k % len(names)]
-
-
-def weight_shapes(cell: Cell, form: Form, I: int, H: int) -> tuple[tuple[int, ...], ...]:
-    """Of a direction's weights."""
-    N, M = len(cell.input_gates) * H, len(cell.recurrent_gates) * H
-    biases = ((N,), (M,)) if form.bias else ()
-    return (N, I), (M, H), *biases, *((H,) for _ in cell.parameters)
 
 
 def input_arguments(

@@ -6,7 +6,7 @@ What depends on the sizes alone is found once, and kept with the cell; see llvm_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,16 +14,15 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
+from gatefuse.kernels.loops.again import Again, differentiable, needed
 from gatefuse.kernels.loops.directions import plain
+from gatefuse.kernels.loops.layer_weights import dense
 from gatefuse.kernels.loops.llvm_division import layout
-from gatefuse.kernels.loops.llvm_schedule import dense, run_all
+from gatefuse.kernels.loops.llvm_schedule import run_all
 from gatefuse.kernels.loops.llvm_training_calls import schedule as schedule_of
 from gatefuse.kernels.runtime import debug
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.kernels.task import Form, restarts
-
-# (x, states, weights, fresh) -> the output and the final states, differentiable any number of times
-Again = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor] | None], tuple[Tensor, Sequence[Tensor]]]
 
 
 def can_train(cell: Cell, form: Form) -> bool:
@@ -90,10 +89,9 @@ class _Layers(torch.autograd.Function):
     def backward(ctx: Any, d_output: Tensor | None, *d_finals: Tensor | None):
         kept, mask, x, *tensors = ctx.saved_tensors
         given = d_output, *d_finals
-        # many gradients at once, of autograd's own vmap, which no compiled code knows
-        batched = any(d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in given)
-        if torch.is_grad_enabled() or batched:  # grad mode is on only where the gradients' own gradients are wanted
-            found = _differentiable(ctx, mask, [x, *tensors], given)
+        if needed(given):
+            fresh = 0 if mask is None else len(ctx.cell.states)
+            found = differentiable(ctx, [x, *tensors], fresh, given)
         else:
             found = _gradients(ctx, kept, mask, x, tensors, d_output, d_finals)
         return None, None, None, None, *found
@@ -133,19 +131,3 @@ def _gradients(
         for layer, sums in enumerate(d_parameters.sum(2)):
             d_weights[layer * each + linear : (layer + 1) * each] = sums.unbind()
     return [d_x, *d_states.unbind(1), *d_weights, *(() if d_fresh is None else d_fresh.unbind(1))]
-
-
-def _differentiable(
-    ctx: Any, mask: Tensor | None, leaves: list[Tensor], given: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """The gradients by way of torch's own operators, which can be differentiated again."""
-    create_graph, S = torch.is_grad_enabled(), len(ctx.cell.unchanged().states)
-    x, *tensors = leaves
-    fresh = tensors[len(tensors) - S :] if mask is not None else None
-    with torch.enable_grad():
-        output, finals = ctx.again(x, tensors[:S], tensors[S : len(tensors) - len(fresh or ())], fresh)
-    pairs = [(value, d) for value, d in zip((output, *finals), given, strict=True) if d is not None]
-    needed = [leaf for leaf in leaves if leaf.requires_grad]
-    outputs, upstream = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(outputs, needed, upstream, create_graph=create_graph, allow_unused=True))
-    return [next(found) if leaf.requires_grad else None for leaf in leaves]

@@ -14,9 +14,10 @@ from gatefuse.kernels.codegen.llvm.compiled import backward_loop, forward_loop
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import Program, computed_products
 from gatefuse.kernels.loops.buffers import buffer_shapes
+from gatefuse.kernels.loops.layer_weights import weight_shapes
 from gatefuse.kernels.loops.llvm_division import divided
 from gatefuse.kernels.loops.llvm_products import of_input, of_weights
-from gatefuse.kernels.loops.llvm_schedule import Memory, Place, Run, input_arguments, prepared, weight_shapes
+from gatefuse.kernels.loops.llvm_schedule import Memory, Place, Run, input_arguments, prepared
 from gatefuse.kernels.task import Form
 
 

@@ -24,6 +24,7 @@ from gatefuse.kernels.loops.eager import loop_in_order
 from gatefuse.kernels.runtime.refused_launch import refused
 from gatefuse.kernels.runtime.requirement import require_triton
 
+_module = cache(import_module)
 KERNELS = ("step", "block", "grid")  # loops that launch Triton's
 ON_CPU = ("aten", "llvm")  # loops that also know float64, and run one direction
 LOOPS = (*ON_CPU, *KERNELS)
@@ -106,7 +107,7 @@ def forward(
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
     _check(Cell.by_key(cell), *inputs, loop, order, input_weight, input_bias)
     with torch.cuda.device_of(x):
-        kept = _run(loop, "forward", _sequence(cell, inputs, order, input_weight, input_bias), save, all_states)
+        kept = run_loop(loop, "forward", _sequence(cell, inputs, order, input_weight, input_bias), save, all_states)
     return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
 
 
@@ -136,7 +137,7 @@ def backward(
     output, rest, finals, fed = dense((output, rest, finals, fed))
     saved = saved if loop in ON_CPU and saved.stride(-1) == 1 else saved.contiguous()
     with torch.cuda.device_of(x):
-        found = _run(
+        found = run_loop(
             loop, "backward", _sequence(cell, inputs, order, input_weight, input_bias),
             Forward(output, rest, finals, saved, fed), Upstream(*dense((d_output, d_rest, d_finals))),
             *((wanted,) if input_weight is not None else ()),
@@ -153,11 +154,11 @@ def _sequence(cell: str, inputs: tuple[Any, ...], order: str, *input_weights: Te
     return Sequence(Cell.by_key(cell), *[*dense(inputs), order, *dense(input_weights)])
 
 
-def _run(loop: str, way: str, sequence: Any, *args: Any) -> Any:
+def run_loop(loop: str, way: str, sequence: Any, *args: Any) -> Any:
     """A loop's forward or backward; by the step loop, which keeps the same buffers, where its kernel doesn't fit."""
     if loop in KERNELS:
         require_triton(f"the {loop} loop")
-    run = getattr(import_module(f"gatefuse.kernels.loops.{loop}"), way)
+    run = getattr(_module(f"gatefuse.kernels.loops.{loop}"), way)
     if loop in ON_CPU:
         return run(sequence, *args)
     try:

@@ -15,11 +15,18 @@ def finish(loop: Sequence, kept: Forward, d: Backward) -> Gradients:
     dtype = loop.x.dtype
     d_weight, d_bias = _weight_gradients(loop, kept, d.r)
     d_fresh = None if d.fresh is None else d.fresh.to(dtype)
-    return Gradients(d.x, d.states.to(dtype), d_weight, d_bias, d.parameters.sum(1).to(dtype), d_fresh)
+    d_parameters = (
+        d.parameters.sum(1).to(dtype) if d.parameters.shape[0] else d.parameters.new_empty(0, loop.W, dtype=dtype)
+    )
+    return Gradients(d.x, d.states.to(dtype), d_weight, d_bias, d_parameters, d_fresh)
 
 
 def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tensor | None]:
     G, H, D = len(loop.cell.recurrent_gates), loop.H, loop.directions
+    if loop.program.in_order and D == 1 and not loop.program.products[0].computed:
+        vectors = state_before(loop, kept, loop.program.products[0].state, 0)
+        d_weight = torch.mm(d_r.flatten(0, 1).t(), vectors.flatten(0, 1))
+        return d_weight, None if loop.bias is None else d_r.sum((0, 1))
     blocks = [loop.weight.new_zeros(H, H)] * (G * D)
     fed = computed_products(loop.cell)
     for k, p in enumerate(loop.program.products):

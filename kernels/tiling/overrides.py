@@ -15,7 +15,7 @@ TILES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("block", "forward"): ("BB", "warps"),
     ("block", "backward"): ("BB", "warps"),
     ("grid", "forward"): ("BU", "KC", "BB", "warps"),
-    ("grid", "backward"): ("BN", "SLICES", "KC", "BB", "warps"),
+    ("grid", "backward"): ("BU", "BN", "SLICES", "KC", "BB", "warps"),
     ("step", "forward"): ("LENGTHS", "LARGEST"),
     ("step", "backward"): ("LENGTHS", "LARGEST"),
 }
@@ -53,6 +53,11 @@ def trying(loop: str, way: str, changes: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         del _tried[loop, way]
+
+
+def nothing() -> bool:
+    """Whether nothing is tried, so that what was found before holds."""
+    return not _tried
 
 
 def tiles(loop: str, way: str) -> dict[str, Any]:

@@ -89,12 +89,14 @@ def grid_backward_tiles(
     """The grid driver's tiles backward; see grid_tiles. At small H each program has all of a product's sum, from
     H 512 on as small a part of it as there are programs for."""
 
-    def cut(BN: int, SLICES: int, BB: int, KC: int = 0, warps: int = 0) -> GridBackwardTiles:
+    def cut(BN: int, SLICES: int, BB: int, KC: int = 0, warps: int = 0, BU: int = 0) -> GridBackwardTiles:
         KC = KC or (max(64, _chunk(-(-H // SLICES), 128)) if SLICES > 1 else _chunk(H, 256))
         chunks = -(-H // (SLICES * KC))
         units = -(-H // BN) * SLICES
         shared = (BN + BB) * len(program.columns) * chunks * KC * itemsize
-        BU = BN if SLICES == 1 else _power(-(-H // units), 8)
+        BU = BU or (BN if SLICES == 1 else _power(-(-H // units), 8))
+        if BU * units < H:
+            raise ValueError(f"{units} programs must own {H} units, BU each. Got BU {BU}.")
         # A second group of four warps would multiply the same 64 rows again, for half of the samples.
         found = warps or (8 if BN * BB > 1024 and not held.groups else 4)
         return GridBackwardTiles(BU, BN, SLICES, chunks, KC, BB, found, units, shared)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.drivers.packing import moved
 from gatefuse.kernels.drivers.padding import finals_given, inputs_within, states_within
 from gatefuse.kernels.drivers.vendor import torch_rnn
-from gatefuse.kernels.loops.operator import watched
+from gatefuse.kernels.loops.operator import KERNELS, watched
 from gatefuse.kernels.plan import Plan, choose
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.task import Form, Request, Task, Weights
@@ -71,7 +72,7 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
-    if driver_name == "llvm" and _at_once(call, form) and (found := _compiled_layers(cell, call, form)):
+    if driver_name in _AT_ONCE and _at_once(call, form) and (found := _AT_ONCE[driver_name](cell, call, form)):
         return found
     x, states, lengths, empty = call.x, call.states, call.lengths, False
     if lengths is not None:
@@ -146,14 +147,36 @@ def _compiled_layers(cell: Cell, call: Call, form: Form) -> Results | None:
     if call.lengths is not None or not call.x.shape[2] or not llvm_training.can_train(cell, form):
         return None
 
+    again = _by_operators(cell, form, call)
+    output, finals = llvm_training.layers(*given, call.resets, call.fresh, again)
+    return (output,), finals
+
+
+def _layers_by_kernels(loop_name: str, cell: Cell, call: Call, form: Form) -> Results | None:
+    """All layers by Triton's kernels; None where a direction or a mask asks for more than these."""
+    if form.bidirectional or call.lengths is not None or call.resets is not None:
+        return None
+    from gatefuse.kernels.loops import kernel_layers
+
+    again = _by_operators(cell, form, call)
+    output, finals = kernel_layers.layers(cell, loop_name, call.x, call.states, call.weights, form, again)
+    return (output,), finals
+
+
+_AT_ONCE: dict[str, Callable[[Cell, Call, Form], Results | None]]
+_AT_ONCE = {"llvm": _compiled_layers, **{name: partial(_layers_by_kernels, name) for name in KERNELS}}
+
+
+def _by_operators(cell: Cell, form: Form, call: Call) -> Any:
+    """The same layers by the loop over the equations, which can be differentiated any number of times."""
+
     def again(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], fresh: Any) -> tuple[Tensor, Any]:
         (output,), finals = loop(
             cell, "eager", call._replace(x=x, states=tuple(states), weights=list(weights), fresh=fresh), form
         )
         return output, finals
 
-    output, finals = llvm_training.layers(*given, call.resets, call.fresh, again)
-    return (output,), finals
+    return again
 
 
 def _may_be_empty(lengths: Tensor) -> bool:

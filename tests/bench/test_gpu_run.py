@@ -164,6 +164,33 @@ def test_a_job_that_breaks_the_device_twice_at_the_same_place_waits_for_the_next
     assert [name for name, _ in machine.ran] == ["quick", "quick", "next"]
 
 
+@pytest.mark.parametrize("how", ["hangs", "is given up"])
+def test_where_the_barrier_alone_fails_no_test_of_a_kernel_that_has_it_is_begun(tmp_path, how):
+    name = "tests/bench/measure/test_barrier_loop.py::test_programs_of_a_grid_meet[8] "
+    failing = (1e9, None, name) if how == "hangs" else (3, 70, f"{name}FAILED\n{BROKE}")
+    machine = Machine(tests=[failing, (5, 0, PASS)], next=(5, 0, PASS), sweep=(5, 0, ""))
+    jobs = [replace(job("tests", seconds=60), silence=10.0), job("next"), job("sweep", "sweep", seconds=float("inf"))]
+    make_run(machine, jobs, tmp_path)
+    without = ["-m", "gpu and not grid"]
+    assert [arguments[-2:] == without for _, arguments in machine.ran] == [False, True, True, False]
+    # A sweep finds out about what breaks the device within one group.
+    assert ("--without=gatefuse grid" in machine.ran[-1][1]) == (how == "hangs")
+
+
+def test_kernels_are_compiled_by_each_call_as_each_may_have_another_machine(tmp_path):
+    machine = Machine(kernels=(5, 0, "12 kernels in 5 s\n"), next=(5, 0, PASS))
+    jobs = [job("kernels", "compile"), job("next")]
+    record, _ = make_run(machine, jobs, tmp_path)
+    assert (record.entries["kernels"].outcome, record.entries["kernels"].note) == ("passed", "12 kernels in 5 s")
+    make_run(machine, jobs, tmp_path)
+    assert [name for name, _ in machine.ran] == ["kernels", "next", "kernels"]
+    machine.ends["kernels"] = (5, 1, "it: CompilationError: no\n")
+    record, said = make_run(machine, jobs, tmp_path)
+    assert (record.entries["kernels"].outcome, said[-1].strip()) == ("failed", "failed; it ended with 1")
+    machine.ends["kernels"] = (1e9, 0, "")
+    assert make_run(machine, jobs, tmp_path)[0].entries["kernels"].outcome == "cut"
+
+
 def test_a_silence_in_which_nothing_is_named_ends_the_job(tmp_path):
     machine = Machine(sweep=(1e9, None, ""), next=(5, 0, PASS))
     jobs = [replace(job("sweep", "sweep", seconds=1e9), silence=10.0), job("next")]

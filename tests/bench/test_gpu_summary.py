@@ -42,3 +42,14 @@ def test_the_summary_says_who_wins_and_what_failed_in_40_lines(tmp_path):
     sheet = summary.tests(entries)
     assert sheet.count("FAILED tests/a.py") == 50
     assert sheet.rstrip().endswith("Traceback")
+
+
+def test_the_first_minutes_sweep_is_a_table_of_times(tmp_path):
+    path = tmp_path / "first.csv"
+    assert summary.kernels(path) == ""
+    write_rows(path, gatefuse_grid=3e-6, **{"torch.nn": 6e-6})
+    head, row = summary.kernels(path).splitlines()
+    assert head.split() == ["microseconds", "a", "step", "gatefuse", "grid", "torch.nn", "the", "least"]
+    assert row.split() == ["lstm", "8/2", "training", "1", "2", "0.25"]
+    path.write_text("")
+    assert summary.kernels(path).startswith("first.csv: ")

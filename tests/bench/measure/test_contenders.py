@@ -64,6 +64,13 @@ def test_on_a_gpu_shapes_with_a_name_come_first(sweep):
     assert named == sorted(named, reverse=True)
 
 
+def test_the_first_minutes_on_a_gpu_have_kernels_and_what_they_are_to_beat():
+    found = {g.shape.cell: [c.name for c in who.contenders(g)] for g in groups(who.FIRST, "cuda")}
+    own = ["gatefuse step", "gatefuse block", "gatefuse grid"]
+    assert found == {"lstm": [*own, "torch.nn"], "gru": [*own, "torch.nn"], "gru_reset_first": own}
+    assert {g.dtype for g in groups(who.FIRST, "cuda")} == {"bfloat16"}
+
+
 def test_compiling_is_left_to_the_long_sweeps():
     shape = Shape("lstm", 8, 2, 3, 4)
     for device in (CPU, CUDA):

@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 def test_every_shipped_cell_has_one_and_every_group_is_measured_against_it():
     assert set(hand_written.STEPS) == set(cell_names())
-    for sweep in SWEEPS:
+    for sweep in (name for name in SWEEPS if name != who.FIRST):  # which has no loop in Python
         for device in ("cpu", "cuda"):
             for group in groups(sweep, device):
                 name = who.baseline(group)

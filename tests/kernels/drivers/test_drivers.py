@@ -64,7 +64,7 @@ def test_odd_sizes(device, name, cell, shape):
 @pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["all"]], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_first", "article_peephole_lstm", "slstm"])
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_programs_share_the_weights(device, cell, options):
+def test_grid_s_programs_share_the_weights(device, cell, options):
     """Several programs along the units, several chunks of their weights, several tiles of the batch."""
     check_here("grid", make_task(find_cell(cell), 3, 35, 40, **options), torch.float32, device)
 
@@ -73,7 +73,7 @@ def test_programs_share_the_weights(device, cell, options):
 @pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["resets to given states"]], ids=["plain", "masks"])
 @pytest.mark.parametrize("cell", [find_cell("lstm"), find_cell("gru_reset_first"), made_up_cells.three_stages])
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_programs_share_the_sum_of_a_product_backward(monkeypatch, device, cell, options):
+def test_grid_s_programs_share_the_sum_of_a_product_backward(monkeypatch, device, cell, options):
     """As from H 512 on: slices of a sum, some of them empty, and tiles of the batch that take turns."""
     monkeypatch.setattr(tiles, "_SPLIT", 1)
     check_here("grid", make_task(cell, 3, 35, 70, **options), torch.float32, device)

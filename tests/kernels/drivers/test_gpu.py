@@ -45,7 +45,7 @@ def test_grid_is_right_where_other_threads_store_than_load(H, B, gradients):
     task = cast(change(task, lambda value: value * 0.1), torch.bfloat16, "cuda")
     with torch.set_grad_enabled(gradients):
         found = {k: run(task, "grid").sequences[0].detach().double() for k in range(100)}
-    exact = eager.run(cast(task, torch.float64)).sequences[0].detach().cuda()
+    exact = eager.run(cast(task, torch.float64, "cuda")).sequences[0].detach()
     plain = eager.run(task).sequences[0].detach().double()
     most = allowed(error(plain, exact), torch.finfo(torch.bfloat16).eps)
     assert max(errors(found, dict.fromkeys(found, exact)).values()) <= most
@@ -73,7 +73,7 @@ def test_a_thousand_times_the_same_bits(loop):
 
 @pytest.mark.grid
 @pytest.mark.parametrize(("H", "B"), [(256, 16), (512, 16), (512, 300)])
-def test_programs_may_come_late(monkeypatch, H, B):
+def test_grid_s_programs_may_come_late(monkeypatch, H, B):
     """In debug mode buffers start as NaN, and programs pause before each barrier."""
     task = cast(make_task(find_cell("gru_reset_first"), 12, B, H, resets=True), torch.bfloat16, "cuda")
     first = results(ByLoop("grid"), task)
@@ -165,6 +165,6 @@ def test_auto_runs_own_cells_by_kernels():
 
 
 @pytest.mark.grid
-def test_a_refusal_says_how_much_shared_memory_there_is():
+def test_grid_s_refusal_says_how_much_shared_memory_there_is():
     request = Request(find_cell("lstm"), torch.device("cuda"), torch.bfloat16, 4, 16, 16_384)
     assert "bytes of shared memory" in driver("grid").refusal(request)

@@ -12,8 +12,10 @@ from torch.testing import assert_close
 from gatefuse import Recurrent, find_cell
 from gatefuse.kernels.codegen.llvm.processor import LEVELS, SETTING, this_processor
 from gatefuse.kernels.drivers import llvm
+from gatefuse.kernels.plan import choose
 from gatefuse.kernels.runtime import threads as pool
 from gatefuse.kernels.runtime.threads import threads
+from gatefuse.kernels.task import Request
 from tests.support.compiling import ROOT
 from tests.support.layers import flat
 from tests.support.oracle import check, make_task
@@ -88,6 +90,7 @@ import torch
 from gatefuse import find_cell
 from gatefuse.kernels.codegen.llvm.processor import this_processor
 from gatefuse.kernels.drivers import llvm
+from gatefuse.kernels.plan import choose
 from tests.support.oracle import check, make_task
 
 torch.set_num_threads(1)
@@ -135,3 +138,24 @@ def test_a_sample_s_bits_depend_on_neither_batch_nor_threads(nothing_determinist
             assert torch.equal(layer(x)[0], expected)
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("cell", "T", "B", "H", "options", "driver"),
+    [
+        ("gru", 1, 1, 64, {}, "vendor"),
+        ("elman", 3, 1, 64, {}, "vendor"),
+        ("gru", 2, 1, 64, {}, "llvm"),
+        ("elman", 4, 1, 64, {}, "llvm"),
+        ("gru", 1, 8, 256, {}, "llvm"),
+        ("lstm", 1, 1, 64, {}, "llvm"),
+        ("gru_reset_first", 1, 1, 64, {}, "llvm"),
+        ("gru", 1, 1, 64, {"resets": True}, "llvm"),
+        ("gru", 1, 1, 64, {"lengths": True}, "llvm"),
+        ("elman", 1, 1, 64, {"all_states": True}, "llvm"),
+    ],
+)
+def test_a_call_of_little_work_is_torch_s_where_torch_begins_sooner(cell, T, B, H, options, driver):
+    """A GRU's and an RNN's single steps, which a layer that was accelerated must not slow down."""
+    plan = choose(Request(find_cell(cell), torch.device("cpu"), torch.float32, T, B, H, **options))
+    assert plan.driver == driver, str(plan)

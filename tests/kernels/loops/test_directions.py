@@ -70,7 +70,7 @@ def test_every_cell_in_both_directions(device, name, cell, options):
 
 @pytest.mark.grid
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_several_programs_in_each_direction(monkeypatch, device):
+def test_grid_s_programs_in_each_direction(monkeypatch, device):
     """Programs that share weights and a product's sum, tiles of the batch that take turns."""
     monkeypatch.setattr(tiles, "_SPLIT", 1)
     check_both("grid", made_up_cells.three_stages, (2, 35, 70), device, resets=True, fresh=True)

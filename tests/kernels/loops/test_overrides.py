@@ -38,6 +38,7 @@ CHANGES = [
     ("grid", "forward", {"LEFT": "states", "ROWS": "units", "LOADS": ".ca", "FORM": "every"}),
     ("grid", "backward", {"BN": 32, "BB": 32, "FORM": "portable"}),
     ("grid", "backward", {"BN": 64, "SLICES": 2, "KC": 16}),
+    ("grid", "backward", {"BU": 8, "BN": 64, "SLICES": 4, "KC": 16}),
     ("grid", "backward", {"SUMS": "gates", "LOADS": ".ca"}),
     ("grid", "backward", {"SUMS": "gates", "BN": 64, "SLICES": 2, "KC": 16}),
 ]
@@ -69,6 +70,11 @@ def test_a_change_reaches_the_cut_and_leaves_nothing_behind():
         assert backward() == before[1]
     with trying("grid", "backward", {"SLICES": 1, "BN": 16, "BB": 16}):
         assert (backward().BU, backward().units, backward().CHUNKS * backward().KC) == (16, 32, 512)
+    with (
+        trying("grid", "backward", {"BU": 4}),
+        pytest.raises(ValueError, match=r"64 programs must own 512 units, BU each. Got BU 4."),
+    ):
+        backward()
     with trying("block", "backward", {"warps": 8}):
         assert tiles.block_tiles(64, "backward").warps == 8
         assert tiles.block_tiles(64) == before[2]

@@ -23,7 +23,7 @@ from tests.support.kernel_mutants import mutant, put_in
 from tests.support.oracle import cast, make_task, results
 from tests.support.resident_programs import AtRandom, First, InTurn, Last, PausedOnArrival, ResidentPrograms
 
-pytestmark = pytest.mark.skipif(not grid.interpreted(), reason="needs Triton's interpreter: TRITON_INTERPRET=1")
+pytestmark = pytest.mark.skipif(not grid._INTERPRETED, reason="needs Triton's interpreter: TRITON_INTERPRET=1")
 MASKS = {"lengths": True, "resets": True, "fresh": True, "all_states": True}
 # Units by programs, of 16 units each.
 HIDDEN = {2: 20, 3: 33, 4: 50}
@@ -45,8 +45,8 @@ def make(cell, T, B, H, **options):
 def at_once(monkeypatch, task, schedule, form="ptx", driver=None):
     """The results of whole launches, by name, and what was seen of them."""
     with monkeypatch.context() as patch, watching(ResidentPrograms(schedule)) as seen:
-        patch.setattr(grid, "interpreted", lambda: False)
-        patch.setattr(grid, "_form", lambda: form)
+        patch.setattr(grid, "_INTERPRETED", False)
+        patch.setattr(grid, "_form", lambda x: form)
         found = results(driver or Grid(), task)
     assert seen.launches == ["grid_forward_kernel", "grid_backward_kernel"]
     return found, seen
@@ -107,7 +107,7 @@ D_STORE = "                    store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, 
 D_ARRIVAL = "                    if CELL.PHASES[phase] > 0:\n                        arrive(counter_ptr + tile, FORM)\n"
 COUNT = "arrivals = tl.num_programs(0)"
 ADD = "@leader red.release.gpu.global.add.u32"
-POLL = "@leader ld.acquire.gpu.global.u32"
+POLL = "{who} ld.acquire.gpu.global.u32"
 MEET = "        tl.debug_barrier()\n"
 # Of a module its changes.
 DEADLOCKS = {
@@ -131,15 +131,15 @@ FAULTS = {
     "gradients stored after the arrival": (
         grid_backward, [(D_STORE, ""), (D_ARRIVAL, D_ARRIVAL + D_STORE)], "paused on arrival"
     ),
-    "no wait": (grid_forward, [("wait(counter, met * arrivals, FORM)", "pass")], "the first late"),
+    "no wait": (grid_forward, [("wait(counter, met * arrivals, FORM, POLLS)", "pass")], "the first late"),
     "no wait backward": (
-        grid_backward, [("wait(counter_ptr + tile, met * arrivals, FORM)", "pass")], "the first late"
+        grid_backward, [("wait(counter_ptr + tile, met * arrivals, FORM, POLLS)", "pass")], "the first late"
     ),
     "one too few is awaited": (grid_forward, [(COUNT, COUNT + " - 1")], "the first late"),
     "one too few is awaited backward": (grid_backward, [(COUNT, COUNT + " - 1")], "the first late"),
     "every thread adds": (barrier, [(ADD, ADD.removeprefix("@leader "))], "the first late"),
     "the poll ends too early": (
-        barrier, [("    @leader ld.acquire.gpu.global.u32 seen, [$1];\n    setp.lt.u32", "    setp.lt.u32")],
+        barrier, [(f"    {POLL} seen, [$1];\n", "")],
         "the first late",
     ),
     "the arrival releases nothing": (barrier, [(ADD, ADD.replace("release", "relaxed"))], ""),
@@ -209,7 +209,7 @@ def test_own_states_loaded_before_the_wait_are_found(monkeypatch, tmp_path):
 
 def test_a_partial_sum_that_is_overwritten_too_early_is_found(monkeypatch, tmp_path):
     """Their addresses are used again in each step."""
-    meet = "        wait(counter, target, FORM)\n"
+    meet = "        wait(counter, target, FORM, POLLS)\n"
     task = broken(monkeypatch, tmp_path, grid_backward, [(meet, "        block_barrier(FORM)\n")])
     with trying("grid", "backward", {"BN": 16, "SLICES": 2, "KC": 16}):
         _, seen = at_once(monkeypatch, task, InTurn())
