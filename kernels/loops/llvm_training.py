@@ -88,6 +88,8 @@ class _Layers(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_output: Tensor | None, *d_finals: Tensor | None):
         kept, mask, x, *tensors = ctx.saved_tensors
+        kept = kept.contiguous()  # whatever hooks of saved tensors have made of it
+        mask = None if mask is None else mask.contiguous()
         given = d_output, *d_finals
         if needed(given):
             fresh = 0 if mask is None else len(ctx.cell.states)

@@ -27,7 +27,6 @@ def require_triton(what: str) -> None:
 
 
 @constant
-@cache
 def interpreter_refusal() -> str:
     """Why Triton's interpreter can't run with the numpy that is installed, "" where it can: up to 3.6 it fails inside
     of a kernel with numpy from 2.4 on, in words of numpy's."""

@@ -1,28 +1,22 @@
-"""Files that are written together, whole, or none of them."""
+"""Files that are written together, each whole, and none where one of them can't be."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
+
+from gatefuse.bench.storage.whole_file import check_writable, write_whole
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
     """Write all of these files, in place of what has their names.
 
     Raises:
-        OSError: one can't be written; then nothing was changed.
+        OSError: one can't be written. Where that shows before the first is written, none is.
     """
-    parts = {path: path.with_name(f"{path.name}.{os.getpid()}.part") for path in files}
-    try:
-        for path, data in files.items():
-            if path.is_dir():
-                raise IsADirectoryError(f"{path} must be a file. It is a folder.")
-            parts[path].write_bytes(data)
-        for path, part in parts.items():
-            part.replace(path)
-    finally:
-        for part in parts.values():
-            with suppress(OSError):
-                part.unlink()
+    for path in files:
+        if path.is_dir():
+            raise IsADirectoryError(f"{path} must be a file. It is a folder.")
+        check_writable(path)
+    for path, data in files.items():
+        write_whole(path, data)

@@ -9,6 +9,7 @@ import torch
 
 from gatefuse.bench.measure.clocks import CpuClock, GpuClock
 from gatefuse.bench.measure.sampling import ENOUGH, GRAPH_CALL, measure
+from gatefuse.kernels.runtime import cuda_graphs
 
 
 class FakeClock:
@@ -134,7 +135,7 @@ class FakeCuda:
 
     def __init__(self, capture_fails=False):
         self.now, self.stream_now, self.capture_fails, self.log = 0.0, "first", capture_fails, []
-        self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: self.work(0.5e-3))
+        self.CUDAGraph = lambda: SimpleNamespace(replay=lambda: self.work(0.5e-3), reset=lambda: None)
         self.is_initialized = lambda: True
 
     def work(self, seconds, result=None):
@@ -204,6 +205,8 @@ def cuda(monkeypatch):
     def make(**more):
         found = FakeCuda(**more)
         monkeypatch.setattr(torch, "cuda", found)
+        monkeypatch.setattr(cuda_graphs, "take", lambda: SimpleNamespace(stream=found.Stream()))
+        monkeypatch.setattr(cuda_graphs, "give_back", lambda taken: None)
         monkeypatch.setattr(torch, "empty", lambda *size, device, **kind: empty(1, **kind))
         return found, GpuClock()
 

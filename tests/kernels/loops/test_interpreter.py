@@ -21,7 +21,6 @@ def installed(monkeypatch):
     """Puts versions in the place of those that are installed."""
 
     def clear():
-        requirement.interpreter_refusal.cache_clear()
         requirement.require_triton.cache_clear()
         for holder in (find_cell("gru"), find_cell("gru").current()):
             holder.made.pop("plans", None)

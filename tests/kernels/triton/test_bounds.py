@@ -96,7 +96,7 @@ FAULTS = {
         "block_forward_kernel: a load",
     ),
     "grid: samples that aren't there": (
-        "grid", grid_forward, "inside = (row < H - c * KC) & (b < B)", "inside = (row < H - c * KC) & (b <= B)",
+        "grid", grid_forward, "there = tl.minimum(b, B - 1)", "there = tl.minimum(b, B)",
         "grid_forward_kernel: a load",
     ),
     "grid backward: samples that aren't there": (

@@ -12,7 +12,7 @@ from gatefuse.kernels.runtime import device as limits
 from gatefuse.kernels.task import Request
 
 GPU = torch.device("cuda", 0)
-H100 = SimpleNamespace(shared_memory_per_block_optin=232_448, multi_processor_count=132)
+H100 = SimpleNamespace(shared_memory_per_block_optin=232_448, multi_processor_count=132, major=9)
 
 
 @pytest.fixture(autouse=True)
