@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-REPORT = Path(__file__).parents[1] / "reports" / "cpu" / "quick.csv"
+REPORT = Path(__file__).parents[1] / "reports" / "amd-epyc-2-threads" / "quick.csv"
 
 rows = pd.read_csv(REPORT)
 ok = rows[rows["status"] == "ok"]

@@ -105,12 +105,14 @@ def plain(layer: Recurrent, x: Tensor, states: list[Tensor]) -> tuple[Tensor, tu
     """The equations step by step, as anybody would write the loop."""
     cell = layer.cell
     product = linear(x, layer.weight_ih_l0, layer.bias_ih_l0)
-    R = Recurrence(cell.gates, layer.weight_hh_l0, layer.bias_hh_l0)
+    R = Recurrence(cell.recurrent_gates, layer.weight_hh_l0, layer.bias_hh_l0, cell.gates)
     parameters = {name: getattr(layer, f"{name}_l0") for name in cell.parameters}
     now, outputs = tuple([s[0] for s in states]), []
     for step in product:
         # copies: equations that change a state in place mean their own
-        new = cell.equations(Gates(cell.gates, step), R, *[s.clone() for s in now], **parameters)
+        new = cell.equations(
+            Gates(cell.input_gates, step, whole=cell.gates), R, *[s.clone() for s in now], **parameters
+        )
         now = tuple([s.double().expand(B, H) for s in (new if isinstance(new, tuple) else (new,))])
         outputs.append(now[0])
     return torch.stack(outputs), tuple([s.unsqueeze(0) for s in now])
