@@ -59,7 +59,9 @@ class Results:
         if rows.empty:
             raise ValueError(f"rows must hold at least one that can be used. Got none: {'; '.join(skipped[:3])}.")
         group = rows.groupby(list(GROUP), sort=False).ngroup()
-        load = rows["others"].fillna(rows["load"] * (TAKEN / WANTED))
+        # Short groups have no count of their own, and are taken to be as the others of the file.
+        taken = rows["others"].fillna(rows["others"].median())
+        load = taken.fillna(rows["load"] * (TAKEN / WANTED))
         return cls(sweep, rows.assign(group=group, busy=load > TAKEN * rows["cores"]), tuple(skipped))
 
     @cached_property

@@ -265,6 +265,9 @@ def test_what_other_programs_took_outdoes_the_load_at_the_beginning(tmp_path):
     rows = make_rows(load=11.0, others=0.1, cores=2)
     text = sweep.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
     assert "The machine was busy" not in text
+    rows.loc[rows["H"] == 64, "others"] = float("nan")
+    assert "The machine was busy" not in sweep.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
+    rows["others"] = 0.1
     rows.loc[rows["B"] == 1, "others"] = 0.7
     text = sweep.write(write(rows, tmp_path / "some-gpu" / "quick.csv")).read_text()
     assert "**The machine was busy**: other programs took up to 0.7 of 2 cores, in 6 of 12 groups." in text
