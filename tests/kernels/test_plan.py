@@ -120,7 +120,7 @@ def test_on_a_cpu_nothing_is_counted():
     assert (plan.driver, plan.costs, plan.tiles) == ("llvm", {}, ())
 
 
-def test_on_a_cpu_without_llvm_torch_comes_first(without_llvm):
+def test_on_a_cpu_without_llvm_torch_comes_first(without_llvm, cpu):
     plan = Recurrent("lstm", 3, 4).plan(torch.zeros(2, 1, 3))
     assert (plan.driver, plan.costs, plan.tiles) == ("vendor", {}, ())
     assert plan.refused == {"llvm": "llvmlite is not installed"}
@@ -130,7 +130,7 @@ def cpu_request(cell="lstm", T=100, B=32, H=64, dtype=torch.float32, **flags):
     return Request(find_cell(cell), torch.device("cpu"), dtype, T, B, H, **flags)
 
 
-def test_on_a_cpu_llvm_runs_what_it_can_and_others_the_rest():
+def test_on_a_cpu_llvm_runs_what_it_can_and_others_the_rest(cpu):
     assert choose(cpu_request("peephole_lstm", needs_grad=True)).driver == "llvm"
     assert choose(cpu_request(dtype=torch.float64, resets=True, all_states=True)).driver == "llvm"
     plan = choose(cpu_request(dtype=torch.bfloat16))
