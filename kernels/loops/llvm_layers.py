@@ -21,7 +21,7 @@ from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.layer_weights import dense, weight_shapes
 from gatefuse.kernels.loops.llvm_division import divided, layout
-from gatefuse.kernels.loops.llvm_schedule import Memory, Place, Run, input_arguments, prepared, run_all
+from gatefuse.kernels.loops.llvm_schedule import Memory, Place, Run, input_arguments, prepared, readable, run_all
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.kernels.task import Form, live, restarts
 
@@ -58,7 +58,7 @@ def layers(
         The output (T, B, D * H), and the final states (L * D, B, H).
     """
     version = cell.current()
-    x = plain(x) if x.is_neg() or (x.stride(2) != 1 and x.shape[2] != 1) else x
+    x = readable(x)
     (T, B, _), H, masked = x.shape, states[0].shape[-1], lengths is not None
     masks = _masks(T, lengths, resets, form) if masked or resets is not None else ()
     deterministic = torch.are_deterministic_algorithms_enabled()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.llvm.compiled import Compiled
+from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.llvm_division import steps_ahead
 from gatefuse.kernels.runtime.scratch import scratch
 
@@ -70,6 +71,11 @@ def prepared(compiled: Compiled, values: dict[str, Any]) -> Run:
     places = tuple((k, place) for k, name in enumerate(names) if isinstance(place := values.get(name), Place))
     numbers = {name: 0 if isinstance(value := values.get(name, 0), Place) else value for name in names}
     return Run(compiled, compiled.fields.filled(numbers), places)
+
+
+def readable(x: Tensor) -> Tensor:
+    """The input as compiled code reads it: a sample's features side by side, and not marked as negated."""
+    return plain(x) if x.is_neg() or (x.stride(2) != 1 and x.shape[2] != 1) else x
 
 
 def run_all(runs: Sequence[Run], bytes: int, blocks: Iterable[Tensor | None], like: Tensor) -> None:

@@ -18,7 +18,7 @@ from gatefuse.kernels.loops.again import Again, differentiable, needed
 from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.layer_weights import dense
 from gatefuse.kernels.loops.llvm_division import layout
-from gatefuse.kernels.loops.llvm_schedule import run_all
+from gatefuse.kernels.loops.llvm_schedule import readable, run_all
 from gatefuse.kernels.loops.llvm_training_calls import schedule as schedule_of
 from gatefuse.kernels.runtime import debug
 from gatefuse.kernels.runtime.threads import available
@@ -66,7 +66,7 @@ class _Layers(torch.autograd.Function):
     def forward(ctx: Any, cell: Cell, form: Form, again: Again, mask: Tensor | None, x: Tensor, *tensors: Tensor):
         S = len(cell.states)
         states, (T, B, _), H = tensors[:S], x.shape, tensors[0].shape[-1]
-        x_now = plain(x) if x.is_neg() or (x.stride(2) != 1 and x.shape[2] != 1) else x
+        x_now = readable(x)
         given = T, B, x_now.shape[2], x_now.stride(), H, form, mask is not None
         schedule = schedule_of(cell, x.dtype, *given, layout(T * B), available())
         fresh = tensors[len(tensors) - S :] if mask is not None else ()
@@ -105,7 +105,7 @@ def _gradients(
 ) -> list[Tensor | None]:  # fmt: skip
     cell, form, S, P = ctx.cell, ctx.form, len(ctx.cell.states), len(ctx.cell.parameters)
     states, (T, B, _), (L, _, H) = tensors[:S], x.shape, tensors[0].shape
-    x = plain(x) if x.is_neg() or (x.stride(2) != 1 and x.shape[2] != 1) else x
+    x = readable(x)
     given = T, B, x.shape[2], x.stride(), H, form, mask is not None
     schedule = schedule_of(cell, x.dtype, *given, layout(T * B), available())
     fresh = tensors[len(tensors) - S :] if mask is not None else ()
