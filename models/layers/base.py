@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,12 +15,15 @@ from torch.nn.utils.rnn import PackedSequence
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import driver, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
+from gatefuse.kernels.equations.facts import untranslatable
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
+from gatefuse.models.execution.heads import by_heads, parts
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
+from gatefuse.models.layers.layout import block_diagonal
 
 
 class Stack:
@@ -38,11 +42,20 @@ class Stack:
     batch_first: bool
     dropout: float
     bidirectional: bool
+    heads: int = 1  # parts of R, each of its own units
     driver: str
     training: bool
 
     def _flat(self) -> list[Tensor]:
         raise NotImplementedError
+
+    def _whole(self) -> list[Tensor]:
+        """As ``_flat``, with an R for all units in the place of the heads'."""
+        weights = self._flat()
+        if self.heads == 1:
+            return weights
+        each = len(weights) // (2 * self.num_layers if self.bidirectional else self.num_layers)
+        return [block_diagonal(w, self.heads) if k % each == 1 else w for k, w in enumerate(weights)]
 
     def _prepare(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Call:
         weights = self._flat()
@@ -108,7 +121,15 @@ class Stack:
     def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Plan:
         given = x, state, lengths, resets, reset_state, all_states
         call = self._prepare_packed(*given)[1] if isinstance(x, PackedSequence) else self._prepare(*given)
-        return PLAN if transforming() else explain(Request(*request_of(self.cell, call)), self.driver)
+        if transforming():
+            return PLAN
+        if self.heads == 1:
+            return explain(Request(*request_of(self.cell, call)), self.driver)
+        self._check_heads()
+        part = self._part(call)
+        plan = explain(Request(*request_of(self.cell, part)), self.driver)
+        units = part.states[0].shape[-1]
+        return replace(plan, reason=f"for each of {self.heads} heads of {units} units, {plan.reason}")
 
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
@@ -131,25 +152,48 @@ class Stack:
     def _run_padded(self, call: Call) -> Results:
         """Time first or batch first, as the layer is."""
         form = self._form(batch_first=self.batch_first and call.batched)
-        name = plan_of(request_of(self.cell, call), self.driver).driver
-        sequences: tuple[Tensor, ...]
-        if name == "vendor" and not torch.compiler.is_compiling():
-            run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
-            output, finals = run(self.cell, call.x, call.states, call.weights, form, call.lengths)
-            sequences = (output,)
-        else:
-            if form.batch_first:
-                call = call._replace(x=call.x.transpose(0, 1))
-            sequences, finals = self._loop(name, call, form)
-            if form.batch_first:
-                sequences = tuple([s.transpose(0, 1) for s in sequences])
+        sequences, finals = self._run_one(call, form) if self.heads == 1 else self._run_heads(call, form)
         if not call.batched:
             sequences = tuple([s.squeeze(1) for s in sequences])
             finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
         return sequences, finals
 
+    def _run_one(self, call: Call, form: Form) -> Results:
+        """The layers with one R each, or those of a head; sequences are batch first where the form is."""
+        name = plan_of(request_of(self.cell, call), self.driver).driver
+        if name == "vendor" and not torch.compiler.is_compiling():
+            run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
+            output, finals = run(self.cell, call.x, call.states, call.weights, form, call.lengths)
+            return (output,), finals
+        if not form.batch_first:
+            return self._loop(name, call, form)
+        sequences, finals = self._loop(name, call._replace(x=call.x.transpose(0, 1)), form)
+        return tuple([s.transpose(0, 1) for s in sequences]), finals
+
+    def _run_heads(self, call: Call, form: Form) -> Results:
+        self._check_heads()
+        if not form.batch_first:
+            return by_heads(call, form, self.heads, self._run_one)
+        sequences, finals = by_heads(call._replace(x=call.x.transpose(0, 1)), form, self.heads, self._run_one)
+        return tuple([s.transpose(0, 1) for s in sequences]), finals
+
+    def _check_heads(self) -> None:
+        """Raises ValueError: it can't be known that the cell's equations mix no units, and so no heads."""
+        if why := untranslatable(self.cell.serial):
+            raise ValueError(
+                f"the cell of a layer with heads must be one that code can be made of, which shows that it mixes no "
+                f"units but by R. Got {self.cell.name}: {why}."
+            )
+
+    def _part(self, call: Call) -> Call:
+        """The first layer's first head."""
+        return parts(call, 0, 2 if self.bidirectional else 1, self.num_layers, self.heads)[0]
+
     def _run_packed(self, packing: Packing, call: Call) -> Results:
         form = self._form(batch_first=False)
+        if self.heads > 1:
+            sequences, finals = self._run_heads(call._replace(x=packing.unpack(call.x)), form)
+            return tuple([packing.pack(s) for s in sequences]), finals
         name = plan_of(request_of(self.cell, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
             run = vendor.packed if compiler_around() is None else torch.compiler.disable(vendor.packed)

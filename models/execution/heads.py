@@ -1,0 +1,78 @@
+"""Layers with heads: R is block-diagonal, so that each head is a recurrence of its own units, beside the others.
+
+Equations mix no units but by R. So what a layer with n heads computes are n layers of H / n units, of the same input,
+whose results lie side by side, as those of two directions do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+
+from gatefuse.kernels.task import Form
+from gatefuse.models.execution.calls import Call, Results
+
+
+def by_heads(call: Call, form: Form, heads: int, run: Callable[[Call, Form], Results]) -> Results:
+    """Run each head of each layer by itself.
+
+    Args:
+        call: with x of shape (T, B, I), and each R of shape (G * H, H / heads).
+        form: the layers'; x is time first whatever it says.
+        run: runs a call of one layer, of a head's units.
+
+    Returns:
+        Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
+    """
+    D, L = form.directions, form.num_layers
+    each = form._replace(num_layers=1, dropout=0.0, batch_first=False)
+    x, last = call.x, []
+    sequences: tuple[Tensor, ...] = ()
+    for layer in range(L):
+        if layer and form.dropout:
+            x = drop(x, form.dropout)
+        given = call._replace(x=x, all_states=call.all_states and layer == L - 1)
+        results = [run(part, each) for part in parts(given, layer, D, L, heads)]
+        sequences = tuple([_joined(column, D) for column in zip(*[found for found, _ in results], strict=True)])
+        last.append([torch.cat(column, -1) for column in zip(*[finals for _, finals in results], strict=True)])
+        x = sequences[0]
+    return sequences, tuple([torch.cat(column) for column in zip(*last, strict=True)])
+
+
+def parts(call: Call, layer: int, D: int, L: int, heads: int) -> list[Call]:
+    """The calls of a layer's heads."""
+    rows, each = slice(layer * D, (layer + 1) * D), len(call.weights) // L
+    H = call.states[0].shape[-1]
+    states = [_units(s[rows], heads) for s in call.states]
+    weights = [_rows(w, heads, H) for w in call.weights[layer * each : (layer + 1) * each]]
+    fresh = None if call.fresh is None else [_units(s[rows], heads) for s in call.fresh]
+    return [
+        call._replace(
+            states=tuple([s[k] for s in states]),
+            weights=[w[k] for w in weights],
+            fresh=None if fresh is None else tuple([s[k] for s in fresh]),
+        )
+        for k in range(heads)
+    ]
+
+
+def _units(state: Tensor, heads: int) -> Sequence[Tensor]:
+    """Each head's units of a state (D, B, H), in memory of their own, as loops read them."""
+    return [part.contiguous() for part in state.chunk(heads, -1)]
+
+
+def _rows(weight: Tensor, heads: int, H: int) -> Sequence[Tensor]:
+    """Each head's rows of a weight (gates * H, ...), gate by gate."""
+    rest = weight.shape[1:]
+    by_head = weight.reshape(-1, heads, H // heads, *rest).transpose(0, 1)
+    return by_head.reshape(heads, -1, *rest).unbind(0)
+
+
+def _joined(by_head: Sequence[Tensor], D: int) -> Tensor:
+    """Sequences (T, B, D * H) of the heads' (T, B, D * H / heads): by direction, then head."""
+    if D == 1:
+        return torch.cat(list(by_head), -1)
+    return torch.cat([part.unflatten(-1, (D, -1)) for part in by_head], -1).flatten(-2)
