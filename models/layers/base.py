@@ -21,7 +21,8 @@ from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
-from gatefuse.models.execution.heads import by_heads, parts
+from gatefuse.models.execution.heads import by_heads, parts, run_apart
+from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.layers.layout import block_diagonal
 
@@ -49,9 +50,9 @@ class Stack:
     def _flat(self) -> list[Tensor]:
         raise NotImplementedError
 
-    def _whole(self) -> list[Tensor]:
-        """As ``_flat``, with an R for all units in the place of the heads'."""
-        weights = self._flat()
+    def _whole(self, weights: list[Tensor] | None = None) -> list[Tensor]:
+        """The weights, with an R for all units in the place of the heads'."""
+        weights = self._flat() if weights is None else weights
         if self.heads == 1:
             return weights
         each = len(weights) // (2 * self.num_layers if self.bidirectional else self.num_layers)
@@ -126,14 +127,19 @@ class Stack:
         if self.heads == 1:
             return explain(Request(*request_of(self.cell, call)), self.driver)
         self._check_heads()
-        part = self._part(call)
-        plan = explain(Request(*request_of(self.cell, part)), self.driver)
-        units = part.states[0].shape[-1]
-        return replace(plan, reason=f"for each of {self.heads} heads of {units} units, {plan.reason}")
+        how = "all {} heads at once, with zeros between them"
+        if run_apart(self.cell, call, self.driver, self.heads):
+            how = "each of {} heads"
+            call = parts(call, 0, 2 if self.bidirectional else 1, self.num_layers, self.heads)[0]
+        plan = explain(Request(*request_of(self.cell, call)), self.driver)
+        return replace(plan, reason=f"for {how.format(self.heads)}, {plan.reason}")
 
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
     ) -> tuple[Any, Any]:
+        plain = lengths is resets is reset_state is None and not all_states and self.heads == 1
+        if plain and (found := repeated(self, x, state)):
+            return found
         if isinstance(x, PackedSequence):
             packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states)
             rows, finals = self._lower(call, partial(self._run_packed, packing))
@@ -142,40 +148,48 @@ class Stack:
             finals = reorder(finals, x.unsorted_indices)
         else:
             call = self._prepare(x, state, lengths, resets, reset_state, all_states)
-            sequences, finals = self._lower(call, self._run_padded)
+            sequences, finals = self._lower(call, partial(self._run_padded, x))
         return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
 
     def _lower(self, call: Call, run: Callable[[Call], Results]) -> Results:
         """In autocast's dtype where there are lengths: it knows torch's loops, not what lengths need around them."""
         return run(call) if call.lengths is None else lowered(call, run)
 
-    def _run_padded(self, call: Call) -> Results:
-        """Time first or batch first, as the layer is."""
+    def _run_padded(self, x: Tensor, call: Call) -> Results:
+        """Time first or batch first, as the layer is; ``x`` is as it was given."""
         form = self._form(batch_first=self.batch_first and call.batched)
-        sequences, finals = self._run_one(call, form) if self.heads == 1 else self._run_heads(call, form)
+        if self.heads > 1:
+            sequences, finals = self._run_heads(call, form)
+        else:
+            sequences, finals = self._run_whole(call, form, x)
         if not call.batched:
             sequences = tuple([s.squeeze(1) for s in sequences])
             finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
         return sequences, finals
 
-    def _run_one(self, call: Call, form: Form) -> Results:
+    def _run_whole(self, call: Call, form: Form, x: Tensor | None = None) -> Results:
         """The layers with one R each, or those of a head; sequences are batch first where the form is."""
         name = plan_of(request_of(self.cell, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
             run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
             output, finals = run(self.cell, call.x, call.states, call.weights, form, call.lengths)
             return (output,), finals
-        if not form.batch_first:
-            return self._loop(name, call, form)
-        sequences, finals = self._loop(name, call._replace(x=call.x.transpose(0, 1)), form)
-        return tuple([s.transpose(0, 1) for s in sequences]), finals
+        if form.batch_first:
+            call = call._replace(x=call.x.transpose(0, 1))
+        sequences, finals = self._loop(name, call, form)
+        if name == "llvm" and x is not None:
+            remember(self, x, call)
+        return tuple([s.transpose(0, 1) for s in sequences]) if form.batch_first else sequences, finals
 
     def _run_heads(self, call: Call, form: Form) -> Results:
+        """As ``_run_whole``; each R of shape (G * H, H / heads)."""
         self._check_heads()
-        if not form.batch_first:
-            return by_heads(call, form, self.heads, self._run_one)
-        sequences, finals = by_heads(call._replace(x=call.x.transpose(0, 1)), form, self.heads, self._run_one)
-        return tuple([s.transpose(0, 1) for s in sequences]), finals
+        if not run_apart(self.cell, call, self.driver, self.heads):
+            return self._run_whole(call._replace(weights=self._whole(call.weights)), form)
+        if form.batch_first:
+            call = call._replace(x=call.x.transpose(0, 1))
+        sequences, finals = by_heads(call, form, self.heads, self._run_whole)
+        return tuple([s.transpose(0, 1) for s in sequences]) if form.batch_first else sequences, finals
 
     def _check_heads(self) -> None:
         """Raises ValueError: it can't be known that the cell's equations mix no units, and so no heads."""
@@ -184,10 +198,6 @@ class Stack:
                 f"the cell of a layer with heads must be one that code can be made of, which shows that it mixes no "
                 f"units but by R. Got {self.cell.name}: {why}."
             )
-
-    def _part(self, call: Call) -> Call:
-        """The first layer's first head."""
-        return parts(call, 0, 2 if self.bidirectional else 1, self.num_layers, self.heads)[0]
 
     def _run_packed(self, packing: Packing, call: Call) -> Results:
         form = self._form(batch_first=False)

@@ -32,6 +32,13 @@ def mixed(x, R, h, s, *, tau, p):
 CELLS = (*cell_names(), mixed)
 
 
+@pytest.fixture(params=[True, False], ids=["apart", "at once"])
+def apart(request, monkeypatch):
+    """Each head by itself, or all at once with zeros between them, whichever sizes are taken for."""
+    monkeypatch.setattr("gatefuse.models.layers.base.run_apart", lambda *_: request.param)
+    return request.param
+
+
 def whole(layer):
     """The layer of one R, with the heads' blocks on its diagonal."""
     options = {name: getattr(layer, name) for name in ("num_layers", "bias", "batch_first", "bidirectional")}
@@ -77,7 +84,7 @@ def masks():
 
 
 @pytest.mark.parametrize("each", CELLS, ids=lambda cell: getattr(cell, "name", cell))
-def test_every_cell(each):
+def test_every_cell(each, apart):
     layer = Recurrent(each, I, H, **DOUBLE, heads=HEADS)
     M = len(layer.cell.recurrent_gates)
     assert layer.weight_hh_l0.shape == (M * H, H // HEADS)
@@ -93,7 +100,7 @@ def test_every_cell(each):
     ids=["plain", "deep", "batch first"],
 )
 @pytest.mark.parametrize("each", ["lstm", mixed], ids=["lstm", "mixed"])
-def test_every_driver(name, options, each):
+def test_every_driver(name, options, each, apart):
     if name == "vendor" and each is mixed:
         pytest.skip("torch has no loop for it")
     layer = Recurrent(each, I, H, driver=name, **DOUBLE, **options, heads=HEADS)
@@ -110,7 +117,7 @@ def test_every_driver(name, options, each):
 
 
 @pytest.mark.parametrize("name", ["step", "block", "grid"])
-def test_kernels(name):
+def test_kernels(name, apart):
     layer = Recurrent(mixed, I, 16, bidirectional=True, driver=name, heads=2)
     if why := driver_named(name).refusal(Request(mixed, torch.device("cpu"), torch.float32, 3, 2, 8)):
         pytest.skip(why)
@@ -124,12 +131,12 @@ def test_kernels(name):
 
 
 @pytest.mark.parametrize("heads", [1, 2, 6])
-def test_any_number_of_heads(heads):
+def test_any_number_of_heads(heads, apart):
     layer = Recurrent("gru_reset_first", I, H, 2, **DOUBLE, heads=heads)
     assert_same(layer, *given(layer))
 
 
-def test_packed_sequences():
+def test_packed_sequences(apart):
     layer = Recurrent("slstm", I, H, 2, bidirectional=True, **DOUBLE, heads=HEADS)
     x = torch.randn(T, B, I, **DOUBLE)
     packed = pack_padded_sequence(x, torch.tensor([2, T, 1, 5]), enforce_sorted=False)
@@ -139,7 +146,7 @@ def test_packed_sequences():
     assert_close(finals, last)
 
 
-def test_dropout_between_layers_draws_as_one_layer_of_all_units_does():
+def test_dropout_between_layers_draws_as_one_layer_of_all_units_does(apart):
     layer = Recurrent("lstm", I, H, 3, dropout=0.5, **DOUBLE, heads=HEADS)
     full = whole(layer)
     full.dropout = 0.5
@@ -150,7 +157,7 @@ def test_dropout_between_layers_draws_as_one_layer_of_all_units_does():
     assert_close(found, full(x)[0])
 
 
-def test_gradients_against_finite_differences():
+def test_gradients_against_finite_differences(apart):
     layer = Recurrent("gru_reset_first", 2, 4, bidirectional=True, **DOUBLE, heads=2)
     names = list(dict(layer.named_parameters()))
 
@@ -166,9 +173,19 @@ def test_gradients_against_finite_differences():
 def test_plans_say_what_runs():
     layer = Recurrent("peephole_lstm", I, H, heads=HEADS)
     plan = layer.plan(torch.randn(T, B, I))
-    assert plan.reason.startswith(f"for each of {HEADS} heads of {H // HEADS} units, ")
-    assert str(plan).startswith(f"{plan.driver}: for each of {HEADS} heads")
-    assert f"heads={HEADS}" in repr(layer)
+    assert plan.reason.startswith(f"for all {HEADS} heads at once, with zeros between them, ")
+    assert str(plan).startswith(f"{plan.driver}: for all {HEADS} heads at once")
+    large = Recurrent("peephole_lstm", I, 256, heads=4)
+    assert large.plan(torch.randn(64, B, I)).reason.startswith("for each of 4 heads, ")
+    assert large.plan(torch.randn(4, B, I)).reason.startswith("for all 4 heads at once, ")
+    large.driver = "eager"
+    assert large.plan(torch.randn(64, B, I)).reason.startswith("for all 4 heads at once, ")
+    assert large.plan(torch.randn(64, 64, I)).reason.startswith("for each of 4 heads, ")
+    layer = Recurrent("peephole_lstm", I, 256, heads=4)
+    x = torch.randn(64, B, I)
+    with torch.no_grad():
+        assert_close(layer(x), whole(layer).float()(x))
+    assert "heads=4" in repr(layer)
     with pytest.raises(RuntimeError, match="driver vendor can't run this call"):
         Recurrent("peephole_lstm", I, H, driver="vendor", heads=HEADS)(torch.randn(T, B, I))
 
@@ -188,7 +205,7 @@ def test_steppers_copies_pickles_scripts_and_objects(tmp_path):
     assert exported.weight_bytes >= 4 * 4 * H * H
 
 
-def test_compiled_exported_and_transformed_by_torch():
+def test_compiled_exported_and_transformed_by_torch(apart):
     layer = Recurrent("slstm", I, H, 2, **DOUBLE, heads=HEADS)
     x = torch.randn(T, B, I, **DOUBLE)
     expected = layer(x)
@@ -200,7 +217,7 @@ def test_compiled_exported_and_transformed_by_torch():
     assert_close(torch.vmap(lambda x: layer(x)[0])(many), torch.stack([layer(x)[0], layer(2 * x)[0]]))
 
 
-def test_under_autocast():
+def test_under_autocast(apart):
     layer = Recurrent("peephole_lstm", I, H, 2, heads=HEADS)
     x = torch.randn(T, B, I)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -209,8 +226,10 @@ def test_under_autocast():
     assert_close(found.float(), expected.float(), rtol=0.05, atol=0.02)
 
 
-def test_numbers_of_operations():
+def test_numbers_of_operations(monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
+
+    monkeypatch.setattr("gatefuse.models.layers.base.run_apart", lambda *_: True)
 
     def count(heads):
         layer = Recurrent("peephole_lstm", I, 8, driver="eager", heads=heads)
