@@ -14,8 +14,12 @@ from torch.nn.functional import dropout as drop
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import driver
+from gatefuse.kernels.elementwise import elementwise
+from gatefuse.kernels.equations.facts import untranslatable
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.calls import Call, Results, request_of
+from gatefuse.models.execution.context import exporting
+from gatefuse.models.layers.layout import block_diagonal
 
 # What a head must take so many multiplications to run by itself, and sums of so many units: with fewer, products of all
 # units, most of them with zeros, are done sooner. On an AMD EPYC an LSTM of H 256 took 0.6 of the time with 4 heads, as
@@ -41,6 +45,29 @@ def run_apart(cell: Cell, call: Call, wanted: str, heads: int) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return each * _STEPS >= _MANY
     return each * call.B * (call.T if wanted in _ONCE else 1) >= _MANY
+
+
+def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tuple[Cell, list[Tensor]]:
+    """A cell and weights that compute all heads at once: with zeros between them, or where each unit is a head of its
+    own, by numbers in the place of R."""
+    each = len(weights) // (form.directions * form.num_layers)
+    M = len(cell.recurrent_gates)
+    # a file knows the cell that was written alone
+    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting()
+    made = elementwise(cell.serial, form.bias) if numbers_will_do else cell
+    if made is cell or untranslatable(made.serial):
+        return cell, [block_diagonal(w, heads) if k % each == 1 else w for k, w in enumerate(weights)]
+    found = []
+    for first in range(0, len(weights), each):
+        w_ih, w_hh, *rest = weights[first : first + each]
+        numbers = [*w_hh.reshape(M, heads).unbind(0)]
+        none = w_hh.new_empty(0, heads)
+        if form.bias:
+            b_ih, b_hh, *own = rest
+            found += [w_ih, none, b_ih, none[:, 0], *own, *numbers, *b_hh.reshape(M, heads).unbind(0)]
+        else:
+            found += [w_ih, none, *rest, *numbers]
+    return made, found
 
 
 def by_heads(call: Call, form: Form, heads: int, run: Callable[[Call, Form], Results]) -> Results:

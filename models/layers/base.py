@@ -21,10 +21,9 @@ from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
-from gatefuse.models.execution.heads import by_heads, parts, run_apart
+from gatefuse.models.execution.heads import at_once, by_heads, parts, run_apart
 from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
-from gatefuse.models.layers.layout import block_diagonal
 
 
 class Stack:
@@ -50,13 +49,10 @@ class Stack:
     def _flat(self) -> list[Tensor]:
         raise NotImplementedError
 
-    def _whole(self, weights: list[Tensor] | None = None) -> list[Tensor]:
-        """The weights, with an R for all units in the place of the heads'."""
-        weights = self._flat() if weights is None else weights
-        if self.heads == 1:
-            return weights
-        each = len(weights) // (2 * self.num_layers if self.bidirectional else self.num_layers)
-        return [block_diagonal(w, self.heads) if k % each == 1 else w for k, w in enumerate(weights)]
+    def _at_once(self) -> tuple[Cell, list[Tensor]]:
+        """A cell and weights of one R, which compute what the layer does."""
+        weights = self._flat()
+        return (self.cell, weights) if self.heads == 1 else at_once(self.cell, weights, self._form(False), self.heads)
 
     def _prepare(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Call:
         weights = self._flat()
@@ -127,11 +123,14 @@ class Stack:
         if self.heads == 1:
             return explain(Request(*request_of(self.cell, call)), self.driver)
         self._check_heads()
-        how = "all {} heads at once, with zeros between them"
-        if run_apart(self.cell, call, self.driver, self.heads):
+        cell, form, how = self.cell, self._form(False), "all {} heads at once, with zeros between them"
+        if run_apart(cell, call, self.driver, self.heads):
             how = "each of {} heads"
-            call = parts(call, 0, 2 if self.bidirectional else 1, self.num_layers, self.heads)[0]
-        plan = explain(Request(*request_of(self.cell, call)), self.driver)
+            call = parts(call, 0, form.directions, self.num_layers, self.heads)[0]
+        else:
+            cell, _ = at_once(cell, call.weights, form, self.heads)
+            how = how if cell is self.cell else "all {} units, each a head of its own, by numbers in R's place"
+        plan = explain(Request(*request_of(cell, call)), self.driver)
         return replace(plan, reason=f"for {how.format(self.heads)}, {plan.reason}")
 
     def _run(
@@ -167,16 +166,17 @@ class Stack:
             finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
         return sequences, finals
 
-    def _run_whole(self, call: Call, form: Form, x: Tensor | None = None) -> Results:
+    def _run_whole(self, call: Call, form: Form, x: Tensor | None = None, cell: Cell | None = None) -> Results:
         """The layers with one R each, or those of a head; sequences are batch first where the form is."""
-        name = plan_of(request_of(self.cell, call), self.driver).driver
+        cell = cell or self.cell
+        name = plan_of(request_of(cell, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
             run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
-            output, finals = run(self.cell, call.x, call.states, call.weights, form, call.lengths)
+            output, finals = run(cell, call.x, call.states, call.weights, form, call.lengths)
             return (output,), finals
         if form.batch_first:
             call = call._replace(x=call.x.transpose(0, 1))
-        sequences, finals = self._loop(name, call, form)
+        sequences, finals = self._loop(cell, name, call, form)
         if name == "llvm" and x is not None:
             remember(self, x, call)
         return tuple([s.transpose(0, 1) for s in sequences]) if form.batch_first else sequences, finals
@@ -185,7 +185,8 @@ class Stack:
         """As ``_run_whole``; each R of shape (G * H, H / heads)."""
         self._check_heads()
         if not run_apart(self.cell, call, self.driver, self.heads):
-            return self._run_whole(call._replace(weights=self._whole(call.weights)), form)
+            cell, weights = at_once(self.cell, call.weights, form, self.heads)
+            return self._run_whole(call._replace(weights=weights), form, cell=cell)
         if form.batch_first:
             call = call._replace(x=call.x.transpose(0, 1))
         sequences, finals = by_heads(call, form, self.heads, self._run_whole)
@@ -209,27 +210,27 @@ class Stack:
             run = vendor.packed if compiler_around() is None else torch.compiler.disable(vendor.packed)
             output, finals = run(self.cell, call.x, call.states, call.weights, form, packing)
             return (output,), finals
-        sequences, finals = self._loop(name, call._replace(x=packing.unpack(call.x)), form)
+        sequences, finals = self._loop(self.cell, name, call._replace(x=packing.unpack(call.x)), form)
         return tuple([packing.pack(s) for s in sequences]), finals
 
     def _form(self, batch_first: bool) -> Form:
         dropout = self.dropout if self.training else 0.0
         return Form(self.bias, self.num_layers, self.bidirectional, dropout, batch_first)
 
-    def _loop(self, name: str, call: Call, form: Form) -> Results:
+    def _loop(self, cell: Cell, name: str, call: Call, form: Form) -> Results:
         if not torch.compiler.is_compiling():
             if torch.jit.is_tracing() and name in ("eager", "aten"):
-                name = _by_trace(name, Request(*request_of(self.cell, call)))
+                name = _by_trace(name, Request(*request_of(cell, call)))
             run = lowered if compiler_around() is None else torch.compiler.disable(lowered)
-            return run(call, lambda lower: loop(self.cell, name, lower, form))
+            return run(call, lambda lower: loop(cell, name, lower, form))
         # no transform can look into an operator for all steps
         if not transforming():
             from gatefuse.models.execution import compiled  # which in turn needs this module
 
             if compiled.stands_for(name, call.x.device):
                 by = self.driver if call.x.device.type == "cpu" else name  # there, auto may choose for each T
-                return lowered(call, lambda lower: compiled.run(self.cell, by, lower, form))
-        return lowered(call, lambda lower: loop(self.cell, name, lower, form))
+                return lowered(call, lambda lower: compiled.run(cell, by, lower, form))
+        return lowered(call, lambda lower: loop(cell, name, lower, form))
 
 
 def _by_trace(name: str, request: Request) -> str:

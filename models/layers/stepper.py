@@ -148,7 +148,8 @@ class Stepper:
         from gatefuse.kernels.loops.llvm_layers import Steps
 
         form = Form(layer.bias, layer.num_layers)
-        return Steps(layer.cell, self._input_shape, self._states, [w.detach() for w in layer._whole()], form)
+        cell, weights = layer._at_once()
+        return Steps(cell, self._input_shape, self._states, [w.detach() for w in weights], form)
 
     @torch.no_grad()
     def _run_layer(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 from torch.testing import assert_close
 
 import gatefuse
-from gatefuse import Recurrent, Stepper, cell, cell_names
+from gatefuse import Recurrent, Stepper, cell, cell_names, find_cell
 from gatefuse.kernels.drivers import driver as driver_named
 from gatefuse.kernels.task import Request
 from gatefuse.models.layers.layout import block_diagonal
@@ -130,10 +130,56 @@ def test_kernels(name, apart):
     assert_close(ours, gradients(expected, list(layer.parameters())), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("heads", [1, 2, 6])
+@pytest.mark.parametrize("heads", [1, 2, H])
 def test_any_number_of_heads(heads, apart):
     layer = Recurrent("gru_reset_first", I, H, 2, **DOUBLE, heads=heads)
     assert_same(layer, *given(layer))
+
+
+@pytest.mark.parametrize("each", CELLS, ids=lambda cell: getattr(cell, "name", cell))
+def test_a_head_for_each_unit(each):
+    layer = Recurrent(each, I, H, **DOUBLE, heads=H)
+    assert layer.weight_hh_l0.shape == (len(layer.cell.recurrent_gates) * H, 1)
+    x, states = given(layer)
+    if layer.cell.recurrent_gates:
+        assert layer.plan(x).reason.startswith(f"for all {H} units, each a head of its own, by numbers in R's place, ")
+    assert_same(layer, x)
+    assert_same(layer, x, states, **masks(), reset_state=states, all_states=True)
+    with torch.no_grad():
+        assert_close(Stepper(layer, B)(x[0]), layer(x[:1])[0][0])
+
+
+@pytest.mark.parametrize("name", ["eager", "aten", "llvm", "script"])
+@pytest.mark.parametrize("options", [{"bidirectional": True, "num_layers": 2}, {"batch_first": True, "bias": False}])
+def test_a_head_for_each_unit_in_every_driver(name, options):
+    layer = Recurrent(mixed, I, H, driver=name, **DOUBLE, **options, heads=H)
+    assert_same(layer, *given(layer))
+    assert_same(layer, *given(layer), lengths=[T, 1, 2, 5], all_states=True)
+
+
+@pytest.mark.parametrize("name", ["step", "block", "grid"])
+def test_a_head_for_each_unit_in_kernels(name):
+    layer = Recurrent(mixed, I, 8, driver=name, heads=8)
+    if why := driver_named(name).refusal(Request(mixed, torch.device("cpu"), torch.float32, 3, 2, 8)):
+        pytest.skip(why)
+    x = torch.randn(3, 2, I)
+    found = layer(x)
+    ours = gradients(found, list(layer.parameters()))
+    layer.driver = "eager"
+    expected = layer(x)
+    assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    assert_close(ours, gradients(expected, list(layer.parameters())), rtol=1e-3, atol=1e-3)
+
+
+def test_a_head_for_each_unit_is_an_independently_recurrent_network():
+    """Whose cell has its weights as a parameter."""
+    layer = Recurrent(cell(gates="a")(lambda x, R, h: torch.relu(x.a + R.a(h))), I, H, bias=False, **DOUBLE, heads=H)
+    known = Recurrent("ind_rnn", I, H, bias=False, **DOUBLE)
+    known.load_state_dict(
+        {"weight_ih_l0": layer.weight_ih_l0, "weight_hh_l0": torch.empty(0, H), "u_l0": layer.weight_hh_l0.view(H)}
+    )
+    x = torch.randn(T, B, I, **DOUBLE)
+    assert_close(layer(x), known(x))
 
 
 def test_packed_sequences(apart):
@@ -190,8 +236,9 @@ def test_plans_say_what_runs():
         Recurrent("peephole_lstm", I, H, driver="vendor", heads=HEADS)(torch.randn(T, B, I))
 
 
-def test_steppers_copies_pickles_scripts_and_objects(tmp_path):
-    layer = Recurrent("slstm", I, H, 2, heads=HEADS).eval()
+@pytest.mark.parametrize("heads", [HEADS, H])
+def test_steppers_copies_pickles_scripts_and_objects(tmp_path, heads):
+    layer = Recurrent("slstm", I, H, 2, heads=heads).eval()
     x = torch.randn(T, B, I)
     expected = layer(x)[0].detach()
     stepper = Stepper(layer, B)
@@ -202,14 +249,17 @@ def test_steppers_copies_pickles_scripts_and_objects(tmp_path):
         scripted = gatefuse.scripted(layer)
     assert_close(scripted(x)[0], expected)
     exported = gatefuse.export_object(layer, tmp_path / "heads.o")
-    assert exported.weight_bytes >= 4 * 4 * H * H
+    recurrent = H * H if heads < H else H
+    assert exported.weight_bytes >= 2 * 4 * 4 * recurrent
 
 
-def test_compiled_exported_and_transformed_by_torch(apart):
-    layer = Recurrent("slstm", I, H, 2, **DOUBLE, heads=HEADS)
+@pytest.mark.parametrize("heads", [HEADS, H])
+def test_compiled_exported_and_transformed_by_torch(heads, apart):
+    fresh = cell(gates="i f z o")(find_cell("slstm").equations)  # of which nothing is known yet
+    layer = Recurrent(fresh, I, H, 2, **DOUBLE, heads=heads)
     x = torch.randn(T, B, I, **DOUBLE)
-    expected = layer(x)
     found = torch.compile(layer, backend="aot_eager", fullgraph=True)(x)
+    expected = layer(x)
     assert_close(found, expected)
     assert_close(gradients(found, list(layer.parameters())), gradients(expected, list(layer.parameters())))
     assert_close(torch.export.export(layer, (x,)).module()(x)[0], expected[0])
