@@ -239,6 +239,7 @@ def cell(
     scalars: str = "",
     constants: Mapping[str, float] | None = None,
     parameter_init: Mapping[str, FirstValue] | None = None,
+    inputs: str = "",
 ) -> Callable[[Callable[..., Any]], Cell]:
     """Make a cell of a function ``f(x, R, state, ..., *, parameter, ...)`` that holds its equations.
 
@@ -256,6 +257,9 @@ def cell(
         constants: numbers by keyword-only names, which are no parameters then; ``with_`` gives a cell with others.
         parameter_init: what parameters begin with, by name: a number, or a function that fills the tensor that it is
             called with, as those of torch.nn.init. Others are drawn as torch.nn draws weights.
+        inputs: what the equations are given beside the gates, as names separated by blanks: ``x.a`` is (B, H), of which
+            a call gives one number a sample or one a unit, ``layer(x, inputs={"a": a})``. An input is no gate and has
+            no weights; what is done to all gates of x leaves it out.
 
     Returns:
         A decorator that makes the Cell.
@@ -263,7 +267,9 @@ def cell(
     Raises:
         TypeError: an argument is of the wrong type, or the signature is not ``(x, R, state, ..., *, parameter, ...)``.
         ValueError: a gate is named twice or is not a name, or has another side than x or R; the input feeds none;
-            ``init`` names no state, ``bias`` no gate, or another argument no keyword-only name.
+            ``init`` names no state, ``bias`` no gate, or another argument no keyword-only name; an input is named as a
+            gate is, or twice.
     """
     names = read_gates(gates)
-    return lambda equations: Cell(equations, declare(equations, names, init, bias, scalars, constants, parameter_init))
+    given = names, init, bias, scalars, constants, parameter_init, inputs
+    return lambda equations: Cell(equations, declare(equations, *given))

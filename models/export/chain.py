@@ -203,6 +203,11 @@ def _layers(where: str, kind: type[nn.Module], module: Any) -> Iterator[Layer]:
     version = cell.current()
     if version.refusal:
         raise TypeError(f"{where} must have a cell that code can be made of. Got {cell.name}: {version.refusal}.")
+    if cell.inputs:
+        raise TypeError(
+            f"{where} must have a cell without inputs beside its gates, for which C has no argument. Got {cell.name} "
+            f"with {', '.join(cell.inputs)}."
+        )
     names = [] if kind is Recurrent else [n for group in module._all_weights for n in group]
     flat = [_held(w) for w in (module._flat() if kind is Recurrent else [getattr(module, n) for n in names])]
     each = len(flat) // module.num_layers

@@ -20,6 +20,7 @@ from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
+from gatefuse.models.layers.beside import beside, packed_beside
 
 
 class Stack:
@@ -44,10 +45,13 @@ class Stack:
     def _flat(self) -> list[Tensor]:
         raise NotImplementedError
 
-    def _prepare(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Call:
+    def _prepare(
+        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
+    ) -> Call:
         weights = self._flat()
         check_input(x, self.input_size, weights[0])
         batched = x.dim() == 3
+        given = beside(self.cell, inputs, x, self.hidden_size, self.batch_first and batched)
         if resets is not None:
             check_resets(resets, tuple(x.shape[:-1]), x.device)
             if not batched:
@@ -69,7 +73,8 @@ class Stack:
             if resets is None:
                 raise ValueError("reset_state must come with resets. Got reset_state alone.")
             fresh = self._states(reset_state, shape, x, "reset_state")
-        return Call(x, states, weights, lengths, resets, fresh, all_states, T, B, batched, given=state is not None)
+        checked = lengths, resets, fresh, all_states, T, B, batched, state is not None
+        return Call(x, states, weights, *checked, given)
 
     def _states(self, state: Any, shape: tuple[int, ...], x: Tensor, what: str) -> tuple[Tensor, ...]:
         """(L * D, B, H) each, as given without a batch or with one."""
@@ -80,7 +85,14 @@ class Stack:
         return tuple(map(Tensor.contiguous, found))
 
     def _prepare_packed(
-        self, x: PackedSequence, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
+        self,
+        x: PackedSequence,
+        state: Any,
+        lengths: Any,
+        resets: Any,
+        reset_state: Any,
+        all_states: bool,
+        inputs: Any = None,
     ) -> tuple[Packing, Call]:
         """How x is packed, and the call, with packed rows as its x, and samples in the order of packing."""
         for name, value in (("lengths", lengths), ("resets", resets), ("reset_state", reset_state)):
@@ -96,31 +108,33 @@ class Stack:
         if given != N:
             raise RuntimeError(f"a PackedSequence of these batch_sizes must have {N} rows. Got {given}.")
         lengths = None if packing.rows is None else packing.lengths
+        own = packed_beside(self.cell, inputs, x, packing, self.hidden_size, self.batch_first)
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
         if state is None:
             states = first_states(self.cell, x.data, n, B, H)
         else:
             states = reorder(self._states(state, (n, B, H), x.data, self._state), x.sorted_indices)
-        return packing, Call(
-            x.data, states, weights, lengths, None, None, all_states, T, B, True, given=state is not None
-        )
+        checked = lengths, None, None, all_states, T, B, True, state is not None
+        return packing, Call(x.data, states, weights, *checked, own)
 
-    def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Plan:
-        given = x, state, lengths, resets, reset_state, all_states
+    def _explain(
+        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
+    ) -> Plan:
+        given = x, state, lengths, resets, reset_state, all_states, inputs
         call = self._prepare_packed(*given)[1] if isinstance(x, PackedSequence) else self._prepare(*given)
         return PLAN if transforming() else explain(Request(*request_of(self.cell, call)), self.driver)
 
     def _run(
-        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
+        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
     ) -> tuple[Any, Any]:
         if isinstance(x, PackedSequence):
-            packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states)
+            packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states, inputs)
             rows, finals = self._lower(call, partial(self._run_packed, packing))
             form = x.batch_sizes, x.sorted_indices, x.unsorted_indices
             sequences: tuple[Any, ...] = tuple([PackedSequence(data, *form) for data in rows])
             finals = reorder(finals, x.unsorted_indices)
         else:
-            call = self._prepare(x, state, lengths, resets, reset_state, all_states)
+            call = self._prepare(x, state, lengths, resets, reset_state, all_states, inputs)
             sequences, finals = self._lower(call, self._run_padded)
         return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,6 +115,7 @@ class Recurrent(Stack, nn.Module):
         resets: Tensor | None = None,
         reset_state: Tensor | tuple[Tensor, ...] | None = None,
         all_states: bool = False,
+        inputs: Mapping[str, Tensor | PackedSequence] | None = None,
     ) -> tuple[Any, Any]:
         """Run the layers over a batch of sequences.
 
@@ -131,6 +132,11 @@ class Recurrent(Stack, nn.Module):
             reset_state: the states that they then begin with, in the form of ``state``; the cell's own first values
                 where None.
             all_states: whether sequences of all states of the last layer are wanted, not only of its output.
+            inputs: what the cell declares as its inputs beside the gates, by name, of x's dtype: of x's shape without
+                the features, one number a sample and step, or with H in their place, one a unit; with 1 in the place of
+                steps, samples or units for which it is the same. All layers and directions are given the same. Where x
+                is packed, packed as it is, or padded to the longest sample. What it holds beyond a sample's end
+                reaches nothing.
 
         Returns:
             The output (T, B, D * H), batch first or without a batch as x was, or with all_states a tuple of such
@@ -138,15 +144,17 @@ class Recurrent(Stack, nn.Module):
 
         Raises:
             TypeError: an argument is of the wrong type.
-            ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong.
+            ValueError: the input's rank or dtype, or the shape or a value of lengths, resets or an input beside the
+                gates, is wrong; one of these is missing, or not the cell's.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if isinstance(x, Proxy) or not (state is lengths is resets is reset_state is None):
-            proxy = proxy_among(x, state, lengths, resets, reset_state)
+        if isinstance(x, Proxy) or not (state is lengths is resets is reset_state is inputs is None):
+            values = tuple(inputs.values()) if isinstance(inputs, Mapping) else ()
+            proxy = proxy_among(x, state, lengths, resets, reset_state, values)
             if proxy is not None:
                 given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
-                return recorded(proxy, self, x, state, **given)
-        return self._run(x, state, lengths, resets, reset_state, all_states)
+                return recorded(proxy, self, x, state, **given, inputs=inputs)
+        return self._run(x, state, lengths, resets, reset_state, all_states, inputs)
 
     def plan(
         self,
@@ -157,12 +165,13 @@ class Recurrent(Stack, nn.Module):
         resets: Tensor | None = None,
         reset_state: Tensor | tuple[Tensor, ...] | None = None,
         all_states: bool = False,
+        inputs: Mapping[str, Tensor | PackedSequence] | None = None,
     ) -> Plan:
         """Which driver would run this call, and why the others would not; ``print`` it. Nothing is run.
 
         Arguments and errors are forward's.
         """
-        return self._explain(x, state, lengths, resets, reset_state, all_states)
+        return self._explain(x, state, lengths, resets, reset_state, all_states, inputs)
 
     def flatten_parameters(self) -> None:
         """Lay the weights out as cuDNN wants them; done when the layer is made or moved, and a no-op elsewhere."""

@@ -98,6 +98,9 @@ def _become_generated(layer: Any) -> None:
         raise ValueError("a model must not be a layer with a projection itself; put it into a module. Got one.")
     if why := untranslatable(cell.serial):
         raise ValueError(f"a cell must be translatable to be scripted. Got {cell.name}: {why}.")
+    if cell.inputs:
+        given = ", ".join(cell.inputs)
+        raise ValueError(f"a cell must have no inputs beside its gates to be scripted. Got {cell.name} with {given}.")
     names = layer._names if isinstance(layer, Recurrent) else [name for group in layer._all_weights for name in group]
     weights = _weights(cell, names, layer.bias)
     kind = _generated(cell, weights, layer.num_layers, layer.bidirectional, layer.bias, type(layer) is Recurrent)
