@@ -42,6 +42,10 @@ _numbers = count()
 class Cell(Declared):
     """A recurrent cell, known by its equations, with all that it declares. Made by ``gatefuse.cell``.
 
+    Args:
+        equations: the function.
+        declaration: what it declares, of which each value is an attribute of the cell too, such as gates and states.
+
     Attributes:
         name: the function's name.
         serial: a name that no other cell in this process has.

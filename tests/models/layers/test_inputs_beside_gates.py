@@ -71,7 +71,8 @@ def test_several_inputs_and_states(generator, driver_name):
 
 @pytest.mark.parametrize("driver_name", KERNELS)
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_kernels(generator, driver_name, bidirectional):
+@pytest.mark.parametrize(("T", "H"), [(T, H), (2, 66)], ids=["few units", "spare units"])
+def test_kernels(generator, driver_name, bidirectional, T, H):
     layer = Recurrent(aging, I, H, num_layers=2, bidirectional=bidirectional, driver=driver_name)
     if why := driver(driver_name).refusal(Request(aging, torch.device("cpu"), torch.float32, T, B, H)):
         pytest.skip(why)
@@ -304,3 +305,14 @@ def test_layers_are_pickled_copied_and_warmed_up(generator):
     names = [name for name, _ in layer.named_parameters()]
     assert names == ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "rate_l0"]
     assert layer.weight_ih_l0.shape == (3 * H, I)
+
+
+def test_a_call_that_came_before_is_given_its_own_inputs(generator):
+    """What goes straight to compiled code the second time is no call with inputs."""
+    layer, x = Recurrent(scored, I, H), draw(generator, T, B, I, dtype=torch.float32).detach()
+    with torch.no_grad():
+        ones, zeros = (layer(x, inputs={"a": x.new_full((T, B), a)})[0] for a in (1.0, 0.0))
+        assert not zeros.any()
+        assert torch.equal(layer(x, inputs={"a": x.new_ones(T, B)})[0], ones)
+        with pytest.raises(ValueError, match=r"Got none for a\."):
+            layer(x)
