@@ -25,9 +25,10 @@ from torch import Tensor
 
 from gatefuse.kernels import registry
 from gatefuse.kernels.equations.declaration import Declaration, Declared, declare
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.parameters import FirstValue
+from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.equations.signature import formed, one_for_each, read_gates
 from gatefuse.kernels.equations.tracing.known import Known, known, open_ended
 from gatefuse.kernels.pickling import carried, own_name, reduced

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.equations.facts import untranslatable
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.equations.inputs import GatesAndInputs, cut
+from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.loops.care import Careful, reached
 from gatefuse.kernels.loops.directions import inputs_of
 from gatefuse.kernels.task import Outcome

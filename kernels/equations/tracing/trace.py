@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
 from gatefuse.kernels.equations.expression import Expr, Graph, input_names
-from gatefuse.kernels.equations.gates import Gates, OfGate, Uncalled, check_gate
+from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.equations.inputs import GatesAndInputs
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.program import Product, Program, find_phases, find_products, find_slots, find_sums
+from gatefuse.kernels.equations.recurrence import OfGate, Uncalled, check_gate
 from gatefuse.kernels.equations.signature import one_for_each
 from gatefuse.kernels.equations.tracing.place import beginning, raised, run_equations, running
 from gatefuse.kernels.equations.tracing.questions import Watch
