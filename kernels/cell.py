@@ -35,6 +35,7 @@ from gatefuse.kernels.pickling import carried, own_name, reduced
 
 if TYPE_CHECKING:
     from gatefuse.kernels.equations.program import Program
+    from gatefuse.kernels.noise.noisy_cell import Noise
 
 _MOST = 8  # versions of one cell's equations, after which they are taken to change for ever
 _numbers = count()
@@ -66,6 +67,13 @@ class Cell(Declared):
         self._first: Cell | None = None  # the cell that this one is, but for its constants
         self._others: WeakValueDictionary[str, Cell] = WeakValueDictionary()  # of this one's, by their constants
         registry.enter(self)
+
+    noise: tuple[Noise, ...] = ()  # what a layer draws in training
+
+    @property
+    def trained(self) -> Cell:
+        """The cell that runs in training: another where there is noise."""
+        return self
 
     by_serial = staticmethod(registry.by_serial)
     by_key = staticmethod(registry.by_key)

@@ -138,6 +138,11 @@ def _check(where: str, module: nn.Module) -> None:
         )
     _check_hooks(where, module)
     if getattr(module, "training", False):
+        if isinstance(module, Recurrent) and module.draws:
+            raise ValueError(
+                f"{where} must be in eval mode, as model.eval() sets it, since C draws nothing. Got {kind.__name__} of "
+                f"{module.cell.name} in training mode, with weight_dropout {module.weight_dropout}."
+            )
         drops = getattr(module, "p", 0.0) if kind in _DROPOUTS else getattr(module, "dropout", 0.0)
         if drops and (kind in _DROPOUTS or getattr(module, "num_layers", 1) > 1):
             raise ValueError(

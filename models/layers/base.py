@@ -22,6 +22,7 @@ from gatefuse.models.execution.context import PLAN, transforming
 from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.layers.beside import beside, packed_beside
+from gatefuse.models.layers.noise import drawn
 
 
 class Stack:
@@ -42,9 +43,20 @@ class Stack:
     bidirectional: bool
     driver: str
     training: bool
+    weight_dropout: float = 0.0  # of recurrent weights, in training
 
     def _flat(self) -> list[Tensor]:
         raise NotImplementedError
+
+    @property
+    def draws(self) -> bool:
+        """Whether, in training, something is drawn beside dropout between layers."""
+        return bool(self.cell.noise or self.weight_dropout)
+
+    @property
+    def _running(self) -> Cell:
+        """The cell that runs now."""
+        return self.cell.trained if self.training and self.cell.noise else self.cell
 
     def _prepare(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
@@ -123,22 +135,25 @@ class Stack:
     ) -> Plan:
         given = x, state, lengths, resets, reset_state, all_states, inputs
         call = self._prepare_packed(*given)[1] if isinstance(x, PackedSequence) else self._prepare(*given)
-        return PLAN if transforming() else explain(Request(*request_of(self.cell, call)), self.driver)
+        return PLAN if transforming() else explain(Request(*request_of(self._running, call)), self.driver)
 
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
     ) -> tuple[Any, Any]:
+        draws = self.training and self.draws
         plain = lengths is resets is reset_state is inputs is None and not all_states
-        if plain and (found := repeated(self, x, state)):
+        if plain and not draws and (found := repeated(self, x, state)):
             return found
         if isinstance(x, PackedSequence):
             packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states, inputs)
+            call = drawn(self.cell, call, self.weight_dropout) if draws else call
             rows, finals = self._lower(call, partial(self._run_packed, packing))
             form = x.batch_sizes, x.sorted_indices, x.unsorted_indices
             sequences: tuple[Any, ...] = tuple([PackedSequence(data, *form) for data in rows])
             finals = reorder(finals, x.unsorted_indices)
         else:
             call = self._prepare(x, state, lengths, resets, reset_state, all_states, inputs)
+            call = drawn(self.cell, call, self.weight_dropout) if draws else call
             sequences, finals = self._lower(call, partial(self._run_padded, x))
         return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
 
@@ -149,11 +164,11 @@ class Stack:
     def _run_padded(self, x: Tensor, call: Call) -> Results:
         """Time first or batch first, as the layer is; ``x`` is as it was given."""
         form = self._form(batch_first=self.batch_first and call.batched)
-        name = plan_of(request_of(self.cell, call), self.driver).driver
+        name = plan_of(request_of(self._running, call), self.driver).driver
         sequences: tuple[Tensor, ...]
         if name == "vendor" and not torch.compiler.is_compiling():
             run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
-            output, finals = run(self.cell, call.x, call.states, call.weights, form, call.lengths)
+            output, finals = run(self._running, call.x, call.states, call.weights, form, call.lengths)
             sequences = (output,)
         else:
             if form.batch_first:
@@ -170,10 +185,10 @@ class Stack:
 
     def _run_packed(self, packing: Packing, call: Call) -> Results:
         form = self._form(batch_first=False)
-        name = plan_of(request_of(self.cell, call), self.driver).driver
+        name = plan_of(request_of(self._running, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
             run = vendor.packed if compiler_around() is None else torch.compiler.disable(vendor.packed)
-            output, finals = run(self.cell, call.x, call.states, call.weights, form, packing)
+            output, finals = run(self._running, call.x, call.states, call.weights, form, packing)
             return (output,), finals
         sequences, finals = self._loop(name, call._replace(x=packing.unpack(call.x)), form)
         return tuple([packing.pack(s) for s in sequences]), finals
@@ -185,17 +200,17 @@ class Stack:
     def _loop(self, name: str, call: Call, form: Form) -> Results:
         if not torch.compiler.is_compiling():
             if torch.jit.is_tracing() and name in ("eager", "aten"):
-                name = _by_trace(name, Request(*request_of(self.cell, call)))
+                name = _by_trace(name, Request(*request_of(self._running, call)))
             run = lowered if compiler_around() is None else torch.compiler.disable(lowered)
-            return run(call, lambda lower: loop(self.cell, name, lower, form))
+            return run(call, lambda lower: loop(self._running, name, lower, form))
         # no transform can look into an operator for all steps
         if not transforming():
             from gatefuse.models.execution import compiled  # which in turn needs this module
 
             if compiled.stands_for(name, call.x.device):
                 by = self.driver if call.x.device.type == "cpu" else name  # there, auto may choose for each T
-                return lowered(call, lambda lower: compiled.run(self.cell, by, lower, form))
-        return lowered(call, lambda lower: loop(self.cell, name, lower, form))
+                return lowered(call, lambda lower: compiled.run(self._running, by, lower, form))
+        return lowered(call, lambda lower: loop(self._running, name, lower, form))
 
 
 def _by_trace(name: str, request: Request) -> str:

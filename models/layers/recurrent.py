@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.drivers import vendor
+from gatefuse.kernels.noise.noisy_cell import checked_probability
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import check_driver, check_layer
@@ -46,10 +47,12 @@ class Recurrent(Stack, nn.Module):
         driver: who runs the time loop, one of ``gatefuse.kernels.drivers.DRIVERS``; "auto" takes the fastest that can.
         device: where the parameters lie.
         dtype: a floating type.
+        weight_dropout: in training, the probability of zeroing an element of the recurrent weights, drawn once a call;
+            the others are divided by 1 - weight_dropout (S. Merity et al. 2018, arXiv:1708.02182).
 
     Raises:
-        TypeError: a size is no int, a flag no bool, or the cell neither a name nor a cell.
-        ValueError: a size, dropout, the cell's or the driver's name is out of its range.
+        TypeError: a size is no int, a flag no bool, weight_dropout no number, or the cell neither a name nor a cell.
+        ValueError: a size, dropout, weight_dropout, the cell's or the driver's name is out of its range.
         RuntimeError: dtype is no floating type.
     """
 
@@ -66,6 +69,7 @@ class Recurrent(Stack, nn.Module):
         driver: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        weight_dropout: float = 0.0,
     ):
         super().__init__()
         self.cell = find_cell(cell)
@@ -78,6 +82,7 @@ class Recurrent(Stack, nn.Module):
         self.batch_first = batch_first
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
+        self.weight_dropout = checked_probability("weight_dropout", weight_dropout)
 
         D = 2 if bidirectional else 1
         self._names: list[str] = []
@@ -181,7 +186,7 @@ class Recurrent(Stack, nn.Module):
     def extra_repr(self) -> str:
         text = f"{self.cell.name}, {self.input_size}, {self.hidden_size}"
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        for name, default in (*defaults.items(), ("driver", "auto")):
+        for name, default in (*defaults.items(), ("driver", "auto"), ("weight_dropout", 0.0)):
             if (value := getattr(self, name)) != default:
                 text += f", {name}={value}"
         return text
