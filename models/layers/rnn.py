@@ -96,10 +96,8 @@ class _Layer(FlatWeights, Stack):
             return output, state
         self._refuse_projection()
         # as torch.nn does, where Recurrent gives an empty output
-        if isinstance(input, Tensor) and input.dim() > 1:
-            T = input.shape[1 if self.batch_first and input.dim() == 3 else 0]
-            if T == 0:
-                raise RuntimeError("input must have at least one step. Got T = 0.")
+        if isinstance(input, Tensor) and input.dim() > 1 and self._steps(input)[0] == 0:
+            raise RuntimeError("input must have at least one step. Got T = 0.")
         return self._run(input, hx, lengths, resets, reset_state, all_states)
 
     def plan(
