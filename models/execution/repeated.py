@@ -68,7 +68,9 @@ def remember(layer: Stack, x: Tensor, call: Call) -> None:
     apart = call.x.stride(2) != 1 and call.x.shape[2] != 1
     if apart or x.is_neg() or (form.dropout and form.num_layers > 1) or not call.T * call.B:
         return
-    if call.lengths is not None or call.resets is not None or call.all_states or watched(*call.states, *call.weights):
+    if call.inputs or call.lengths is not None or call.resets is not None or call.all_states:
+        return
+    if watched(*call.states, *call.weights):
         return
     from gatefuse.kernels.loops.llvm_layers import Prepared
 

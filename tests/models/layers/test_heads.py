@@ -35,7 +35,7 @@ CELLS = (*cell_names(), mixed)
 @pytest.fixture(params=[True, False], ids=["apart", "at once"])
 def apart(request, monkeypatch):
     """Each head by itself, or all at once with zeros between them, whichever sizes are taken for."""
-    monkeypatch.setattr("gatefuse.models.layers.base.run_apart", lambda *_: request.param)
+    monkeypatch.setattr("gatefuse.models.execution.heads.run_apart", lambda *_: request.param)
     return request.param
 
 
@@ -182,6 +182,46 @@ def test_a_head_for_each_unit_is_an_independently_recurrent_network():
     assert_close(layer(x), known(x))
 
 
+@cell(gates="f n:x m:R", inputs="a age")
+def aged(x, R, h):
+    f = torch.sigmoid(x.f + R.f(h)) * x.a
+    return f * torch.exp(-x.age) * h + (1 - f) * tanh(x.n + R.m(f * h))
+
+
+@pytest.mark.parametrize("heads", [HEADS, H])
+@pytest.mark.parametrize("name", ["eager", "aten", "llvm", "script"])
+def test_inputs_beside_the_gates(name, heads, apart):
+    layer = Recurrent(aged, I, H, 2, bidirectional=True, driver=name, **DOUBLE, heads=heads)
+    x, states = given(layer)
+    inputs = {"a": torch.rand(T, B, 1, **DOUBLE), "age": torch.rand(T, 1, H, **DOUBLE)}
+    inputs = {key: value.requires_grad_() for key, value in inputs.items()}
+    assert_same(layer, x, states, inputs=inputs)
+    assert_same(layer, x, states, inputs=inputs, **masks())
+    full = whole(layer)
+    for key in inputs:
+        ours, theirs = (gradients(each(x, inputs=inputs), [inputs[key]])[0] for each in (layer, full))
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("heads", [HEADS, H])
+def test_noise_is_drawn_as_in_one_layer_of_all_units(heads, apart):
+    noisy = gatefuse.zoneout(gatefuse.recurrent_dropout(find_cell("lstm"), 0.25), h=0.5, c=0.25)
+    layer = Recurrent(noisy, I, H, 2, **DOUBLE, heads=heads)
+    full = whole(layer)
+    x = torch.randn(T, B, I, **DOUBLE)
+    torch.manual_seed(1)
+    found = layer(x)[0]
+    torch.manual_seed(1)
+    assert_close(found, full(x)[0])
+    assert_close(layer.eval()(x), full.eval()(x))
+    dropping = Recurrent("gru", I, H, weight_dropout=0.5, **DOUBLE, heads=heads)
+    torch.manual_seed(1)
+    found = dropping(x)[0]
+    torch.manual_seed(1)
+    assert_close(dropping(x)[0], found)
+    assert not torch.allclose(dropping(x)[0], found)
+
+
 def test_packed_sequences(apart):
     layer = Recurrent("slstm", I, H, 2, bidirectional=True, **DOUBLE, heads=HEADS)
     x = torch.randn(T, B, I, **DOUBLE)
@@ -279,7 +319,7 @@ def test_under_autocast(apart):
 def test_numbers_of_operations(monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
 
-    monkeypatch.setattr("gatefuse.models.layers.base.run_apart", lambda *_: True)
+    monkeypatch.setattr("gatefuse.models.execution.heads.run_apart", lambda *_: True)
 
     def count(heads):
         layer = Recurrent("peephole_lstm", I, 8, driver="eager", heads=heads)
