@@ -144,10 +144,9 @@ class Stack:
             if form.batch_first:
                 call = call._replace(x=call.x.transpose(0, 1))
             sequences, finals = self._loop(name, call, form)
-            if name == "llvm":
-                remember(self, x, call)
             if form.batch_first:
                 sequences = tuple([s.transpose(0, 1) for s in sequences])
+        remember(name, self, x, call)
         if not call.batched:
             sequences = tuple([s.squeeze(1) for s in sequences])
             finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
