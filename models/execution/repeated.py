@@ -1,5 +1,5 @@
-"""A call of a form that came before: planned and checked then, and now only for what may have changed since. A step of a
-small layer takes less time than to find out who runs it.
+"""A call of a form that came before: planned and checked then, and now only for what may have changed since. A step of
+a small layer takes less time than to find out who runs it.
 
 Where nothing is trained that is compiled code; where something is, torch's own function for one step of an LSTM.
 """

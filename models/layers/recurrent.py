@@ -17,7 +17,7 @@ from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.drivers import vendor
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.symbolic import proxy_among, recorded
-from gatefuse.models.layers.arguments import check_driver, check_layer
+from gatefuse.models.layers.arguments import check_driver, check_heads, check_layer
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.first_values import fill
 from gatefuse.models.layers.layout import full_weights, parameter_shapes
@@ -46,6 +46,8 @@ class Recurrent(Stack, nn.Module):
         driver: who runs the time loop, one of ``gatefuse.kernels.drivers.DRIVERS``; "auto" takes the fastest that can.
         device: where the parameters lie.
         dtype: a floating type.
+        heads: parts of H / heads units each, which R multiplies by themselves: ``weight_hh_lk`` is (G * H, H / heads),
+            its rows by gate, then unit.
 
     Raises:
         TypeError: a size is no int, a flag no bool, or the cell neither a name nor a cell.
@@ -66,11 +68,14 @@ class Recurrent(Stack, nn.Module):
         driver: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        heads: int = 1,
     ):
         super().__init__()
         self.cell = find_cell(cell)
         self.driver = check_driver(driver)
         check_layer(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype)
+        self.heads = check_heads(heads, hidden_size)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -83,7 +88,7 @@ class Recurrent(Stack, nn.Module):
         self._names: list[str] = []
         for layer in range(num_layers):
             features = D * hidden_size if layer else input_size
-            shapes = parameter_shapes(self.cell, features, hidden_size, bias)
+            shapes = parameter_shapes(self.cell, features, hidden_size, bias, heads)
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:D]:
                 for name, shape in shapes.items():
                     parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -172,7 +177,7 @@ class Recurrent(Stack, nn.Module):
     def extra_repr(self) -> str:
         text = f"{self.cell.name}, {self.input_size}, {self.hidden_size}"
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        for name, default in (*defaults.items(), ("driver", "auto")):
+        for name, default in (*defaults.items(), ("driver", "auto"), ("heads", 1)):
             if (value := getattr(self, name)) != default:
                 text += f", {name}={value}"
         return text
