@@ -9,6 +9,8 @@ from gatefuse.kernels.cell import Cell, cell
 from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.kernels.codegen import source
 from gatefuse.kernels.equations.operators import operator_names
+from gatefuse.kernels.noise.recurrent_dropout import recurrent_dropout
+from gatefuse.kernels.noise.zoneout import zoneout
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.accelerate import accelerate, restore
 from gatefuse.models.execution import flop_counts
@@ -38,10 +40,12 @@ __all__ = [
     "export_object",
     "find_cell",
     "operator_names",
+    "recurrent_dropout",
     "restore",
     "scripted",
     "source",
     "warmup",
+    "zoneout",
 ]
 
 _moved.offer()

@@ -25,15 +25,17 @@ from torch import Tensor
 
 from gatefuse.kernels import registry
 from gatefuse.kernels.equations.declaration import Declaration, Declared, declare
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.parameters import FirstValue
+from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.equations.signature import formed, one_for_each, read_gates
 from gatefuse.kernels.equations.tracing.known import Known, known, open_ended
 from gatefuse.kernels.pickling import carried, own_name, reduced
 
 if TYPE_CHECKING:
     from gatefuse.kernels.equations.program import Program
+    from gatefuse.kernels.noise.noisy_cell import Noise
 
 _MOST = 8  # versions of one cell's equations, after which they are taken to change for ever
 _numbers = count()
@@ -67,6 +69,13 @@ class Cell(Declared):
         self._first: Cell | None = None  # the cell that this one is, but for its constants
         self._others: WeakValueDictionary[str, Cell] = WeakValueDictionary()  # of this one's, by their constants
         registry.enter(self)
+
+    noise: tuple[Noise, ...] = ()  # what a layer draws in training
+
+    @property
+    def trained(self) -> Cell:
+        """The cell that runs in training: another where there is noise."""
+        return self
 
     by_serial = staticmethod(registry.by_serial)
     by_key = staticmethod(registry.by_key)
@@ -247,6 +256,7 @@ def cell(
     scalars: str = "",
     constants: Mapping[str, float] | None = None,
     parameter_init: Mapping[str, FirstValue] | None = None,
+    inputs: str = "",
 ) -> Callable[[Callable[..., Any]], Cell]:
     """Make a cell of a function ``f(x, R, state, ..., *, parameter, ...)`` that holds its equations.
 
@@ -264,6 +274,9 @@ def cell(
         constants: numbers by keyword-only names, which are no parameters then; ``with_`` gives a cell with others.
         parameter_init: what parameters begin with, by name: a number, or a function that fills the tensor that it is
             called with, as those of torch.nn.init. Others are drawn as torch.nn draws weights.
+        inputs: what the equations are given beside the gates, as names separated by blanks: ``x.a`` is (B, H), of which
+            a call gives one number a sample or one a unit, ``layer(x, inputs={"a": a})``. An input is no gate and has
+            no weights; what is done to all gates of x leaves it out.
 
     Returns:
         A decorator that makes the Cell.
@@ -271,7 +284,9 @@ def cell(
     Raises:
         TypeError: an argument is of the wrong type, or the signature is not ``(x, R, state, ..., *, parameter, ...)``.
         ValueError: a gate is named twice or is not a name, or has another side than x or R; the input feeds none;
-            ``init`` names no state, ``bias`` no gate, or another argument no keyword-only name.
+            ``init`` names no state, ``bias`` no gate, or another argument no keyword-only name; an input is named as a
+            gate is, or twice.
     """
     names = read_gates(gates)
-    return lambda equations: Cell(equations, declare(equations, names, init, bias, scalars, constants, parameter_init))
+    given = names, init, bias, scalars, constants, parameter_init, inputs
+    return lambda equations: Cell(equations, declare(equations, *given))

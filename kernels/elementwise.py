@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.equations.gates import Gates, OfGate, Uncalled, check_gate
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.recurrence import OfGate, Uncalled, check_gate
 from gatefuse.kernels.runtime.dynamo import constant
 
 

@@ -78,6 +78,8 @@ class Task:
         fresh: the states that they then begin with, (B, H) each; the cell's init where None.
         reverse: from the last step of each sample to the first.
         all_states: sequences of all states are wanted, not only of the output.
+        inputs: what is given beside the gates, in the order of the cell's inputs: (T, B, H) each, or 1 in the place of
+            any of these.
         within: x is zero beyond the ends, and samples of no steps have the cell's own first states, so that nothing
             there can spoil a product; else a driver sees to it (padding.py).
     """
@@ -92,6 +94,7 @@ class Task:
     reverse: bool = False
     all_states: bool = False
     within: bool = False
+    inputs: tuple[Tensor, ...] = ()
 
     @property
     def order(self) -> range:

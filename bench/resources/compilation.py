@@ -144,7 +144,7 @@ def _compile(case: Case, arch: str, ways: Collection[str]) -> tuple[dict[str, di
     from triton.backends.compiler import GPUTarget
 
     loop, cell = import_module(case.loop.module), find_cell(case.cell)
-    T, B, H, G, S = _STEPS, case.B, case.H, len(cell.input_gates), len(cell.states)
+    T, B, H, G, S = _STEPS, case.B, case.H, len(cell.x_blocks), len(cell.states)
 
     M = len(cell.recurrent_gates)
 

@@ -17,7 +17,8 @@ from gatefuse.bench.suite.contender import Network
 from gatefuse.bench.suite.sweeps import Group
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.models.execution.calls import first_states
 
 # A compilation takes seconds, several a cell; these sweeps have the time.

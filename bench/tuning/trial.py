@@ -81,7 +81,7 @@ def measured(trial: Trial, clock: Clock, device: torch.device, steps: int = STEP
 def make_inputs(place: Place, T: int, device: torch.device) -> Sequence:
     """A sequence of random values, with weights as a layer begins with; the same for the same place and length."""
     cell, generator = find_cell(place.cell), torch.Generator(device).manual_seed(0)
-    B, H, G, S = place.B, place.H, len(cell.input_gates), len(cell.states)
+    B, H, G, S = place.B, place.H, len(cell.x_blocks), len(cell.states)
 
     def draw(*shape: int, within: float = 1.0) -> Tensor:
         value = torch.rand(*shape, generator=generator, device=device) * 2 - 1

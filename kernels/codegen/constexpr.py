@@ -61,7 +61,7 @@ def cell_shape(cell: Cell) -> CellShape:
         SAVED=tuple(slot.column for slot in program.slots),
         V=tuple(p.state for p in program.products),
         S=len(cell.states),
-        G=len(cell.input_gates),
+        G=len(cell.x_blocks),
         COLUMNS=len(program.columns),
         P=len(cell.parameters),
         ADDITIVE=program.additive,

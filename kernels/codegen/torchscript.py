@@ -19,8 +19,9 @@ def masked_loop(x: Tensor, initial: List[Tensor], weight_ih: Tensor, weight_hh: 
 
 
 def torchscript_source(program: Program) -> str:
-    """Two functions: ``loop``, and ``masked_loop`` with resets and lengths. Shapes and meaning as in drivers.Task;
-    both return the sequences and the final states."""
+    """Two functions: ``loop``, and ``masked_loop`` with resets and lengths. Shapes and meaning as in drivers.Task, but
+    that inputs beside the gates lie behind the features of x, H columns each; both return the sequences and the final
+    states."""
     return f"# Generated from the equations of {program.cell.name}.\n\n" + "\n\n".join(
         head + "\n".join(f"    {line}" for line in _body(program, masked)) + "\n"
         for head, masked in ((_PLAIN, False), (_MASKED, True))
@@ -69,9 +70,14 @@ def _summed(program: Program, product: Product) -> bool:
 
 def _before(program: Program) -> list[str]:
     """What is computed once: the input product, and weights, biases and inputs cut by product."""
-    G, M = len(program.cell.input_gates), len(program.cell.recurrent_gates)
+    G, M = len(program.cell.x_blocks), len(program.cell.recurrent_gates)
+    linear, size = "torch.nn.functional.linear({}, weight_ih, bias_ih)", "weight_ih.size(1)"
+    gates = linear.format("x")
+    if program.cell.inputs:
+        of_gates = linear.format(f"x[:, :, :{size}]")
+        gates = f"torch.cat([{of_gates}, x[:, :, {size}:]], 2)"
     lines = [
-        "gates = torch.nn.functional.linear(x, weight_ih, bias_ih)",
+        f"gates = {gates}",
         "no_bias = torch.zeros(weight_hh.size(0), dtype=x.dtype, device=x.device)",
         "bias = no_bias if bias_hh is None else bias_hh",
     ]

@@ -6,8 +6,8 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
+from gatefuse.kernels.drivers.blocks import blocks, both_blocks
 from gatefuse.kernels.drivers.padding import both_spared, spared
 from gatefuse.kernels.drivers.sixteens import both_in_sixteens, in_sixteens
 from gatefuse.kernels.equations.facts import key_of, untranslatable, widest_product
@@ -52,12 +52,14 @@ def whole_refusal(request: Request) -> str:
 @in_sixteens
 def run(task: Task, loop: str) -> Outcome:
     """Run a task by one of the operator's loops; see Task and Outcome for shapes."""
-    return _run_one(task, loop, linear(task.x, task.weights.input, task.weights.input_bias))
+    return _run_one(task, loop, blocks(task))
 
 
 @spared
 def run_whole(task: Task, loop: str) -> Outcome:
-    """As run, by a loop that multiplies the input itself."""
+    """As run, by a loop that multiplies the input itself, unless it has inputs behind it."""
+    if task.cell.inputs:
+        return _run_one(task, loop, blocks(task))
     return _run_one(task, loop, task.x, task.weights.input, task.weights.input_bias)
 
 
@@ -87,7 +89,7 @@ def run_both(tasks: tuple[Task, Task], loop: str) -> Outcome:
         return torch.cat([torch.stack(values) for values in pairs], -1)
 
     input_weight, recurrent, input_bias, bias = weights
-    x = linear(task.x, input_weight, input_bias)
+    x = both_blocks(tasks, input_weight, input_bias)
     parameters = beside(first.parameters, second.parameters) if first.parameters else x.new_empty(0, 2 * H)
     restarts = fresh = None
     if task.resets is not None:

@@ -6,8 +6,7 @@ loop.
 
 from __future__ import annotations
 
-from torch.nn.functional import linear
-
+from gatefuse.kernels.drivers.blocks import blocks
 from gatefuse.kernels.drivers.padding import spared
 from gatefuse.kernels.loops.eager import loop
 from gatefuse.kernels.task import Outcome, Request, Task
@@ -26,7 +25,7 @@ def run(task: Task) -> Outcome:
     weights, live = task.weights, task.live()
     sequences, finals = loop(
         task.cell,
-        linear(task.x, weights.input, weights.input_bias),
+        blocks(task),
         task.states,
         weights.recurrent,
         weights.recurrent_bias,

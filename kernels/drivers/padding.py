@@ -23,6 +23,19 @@ def inputs_within(x: Tensor, lengths: Tensor) -> Tensor:
     return torch.where((torch.arange(x.shape[0], device=x.device)[:, None] < lengths).unsqueeze(2), x, 0.0)
 
 
+# Of inputs beside the gates a zero could be divided by; this is a fair score, a fair time and a fair mask.
+_HARMLESS = 0.5
+
+
+def beside_within(inputs: Sequence[Tensor], lengths: Tensor, T: int) -> tuple[Tensor, ...]:
+    """Inputs beside the gates, (..., T or 1, B or 1, H or 1), harmless beyond the ends; lengths are on their device."""
+    if not inputs:
+        return ()
+    live = (torch.arange(T, device=lengths.device)[:, None] < lengths).unsqueeze(2)
+    some = live[:1]
+    return tuple([torch.where(live if a.shape[-3] == T else some, a, _HARMLESS) for a in inputs])
+
+
 def states_within(cell: Cell, states: Sequence[Tensor], lengths: Tensor) -> tuple[Tensor, ...]:
     """States (..., B, H), the cell's own first ones where a sample has no step."""
     empty = (lengths == 0).unsqueeze(1)
@@ -38,7 +51,8 @@ def finals_given(states: Sequence[Tensor], finals: Sequence[Tensor], lengths: Te
 def _within(task: Task) -> Task:
     assert task.lengths is not None
     states = states_within(task.cell, task.states, task.lengths)
-    return replace(task, x=inputs_within(task.x, task.lengths), states=states, within=True)
+    x, beside = inputs_within(task.x, task.lengths), beside_within(task.inputs, task.lengths, task.x.shape[0])
+    return replace(task, x=x, states=states, inputs=beside, within=True)
 
 
 def spared(run: Callable[..., Outcome]) -> Callable[..., Outcome]:

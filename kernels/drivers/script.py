@@ -15,6 +15,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.per_cell import per_cell
 from gatefuse.kernels.codegen.torchscript import torchscript_source
 from gatefuse.kernels.drivers import eager
+from gatefuse.kernels.drivers.blocks import behind
 from gatefuse.kernels.drivers.padding import spared
 from gatefuse.kernels.drivers.saving import saved_elsewhere
 from gatefuse.kernels.equations.facts import untranslatable
@@ -38,7 +39,7 @@ def run(task: Task) -> Outcome:
         return eager.run(task)
     weights = task.weights
     args = (
-        task.x,
+        behind(task.x, task),
         list(task.states),
         weights.input,
         weights.recurrent,
@@ -58,7 +59,7 @@ def run(task: Task) -> Outcome:
 
 
 def _trains(task: Task) -> bool:
-    tensors = task.x, *task.states, *task.weights[:4], *task.weights.parameters, *(task.fresh or ())
+    tensors = task.x, *task.inputs, *task.states, *task.weights[:4], *task.weights.parameters, *(task.fresh or ())
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 

@@ -23,7 +23,9 @@ def _wider(task: Task, W: int) -> Task:
     two = found[2:4] if biases else [None, None]
     weights = Weights(found[0], found[1], two[0], two[1], tuple(found[len(linear) :]))
     fresh = None if task.fresh is None else tuple([wider(s, W) for s in task.fresh])
-    return replace(task, states=tuple([wider(s, W) for s in task.states]), weights=weights, fresh=fresh)
+    inputs = tuple([wider(a, W) if a.shape[-1] > 1 else a for a in task.inputs])
+    states = tuple([wider(s, W) for s in task.states])
+    return replace(task, states=states, weights=weights, fresh=fresh, inputs=inputs)
 
 
 def in_sixteens(run: Callable[..., Outcome]) -> Callable[..., Outcome]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from gatefuse.kernels.equations.inputs import read_inputs
 from gatefuse.kernels.equations.parameters import (
     FirstValue,
     as_number,
@@ -38,6 +39,7 @@ class Declaration(NamedTuple):
         scalars: the parameters that are learned as one number for all units, (1,).
         constants: names and numbers of the keyword-only names that are no parameters.
         parameter_init: names of parameters and what these begin with, where it isn't torch.nn's random draw.
+        inputs: names of what equations are given beside the gates.
     """
 
     declared: tuple[str, ...]
@@ -52,12 +54,14 @@ class Declaration(NamedTuple):
     scalars: tuple[str, ...]
     constants: tuple[tuple[str, float], ...]
     parameter_init: tuple[tuple[str, FirstValue], ...]
+    inputs: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """What the equations' results depend on, for a fingerprint: not how a layer lays out parameters."""
         found = repr((self.declared, self.states, self.parameters, self.init))
-        return f"{found} {self.constants!r}" if self.constants else found
+        found += f" {self.constants!r}" if self.constants else ""
+        return f"{found} inputs {' '.join(self.inputs)}" if self.inputs else found
 
     @property
     def plain(self) -> bool:
@@ -86,6 +90,7 @@ class Declared:
     Attributes:
         declaration: all of them.
         plain: as the declaration's.
+        x_blocks: names of what x holds for loops, H columns each: input_gates, and behind them inputs.
     """
 
     declared: tuple[str, ...]
@@ -98,6 +103,7 @@ class Declared:
     input_biases: tuple[str, ...]
     recurrent_biases: tuple[str, ...]
     scalars: tuple[str, ...]
+    inputs: tuple[str, ...]
 
     def __init__(self, declaration: Declaration):
         values = declaration._asdict()
@@ -105,6 +111,7 @@ class Declared:
         vars(self).update(values)
         self.declaration = declaration
         self.plain = declaration.plain
+        self.x_blocks = declaration.input_gates + declaration.inputs
 
     @property
     def constants(self) -> dict[str, float]:
@@ -125,6 +132,7 @@ def declare(
     scalars: Any = "",
     constants: Any = None,
     parameter_init: Any = None,
+    inputs: Any = "",
 ) -> Declaration:
     """The declaration of a cell of these equations; arguments are ``gatefuse.cell``'s, but for gates, which are apart.
 
@@ -136,6 +144,7 @@ def declare(
     names, fed, recurrent = read_sides(gates)
     states, named = read_signature(equations)
     check_names(cell, names, states, named)
+    beside = read_inputs(cell, names, (*states, *named), inputs)
     numbers = read_constants(cell, named, constants)
     parameters = tuple([name for name in named if name not in numbers])
     return Declaration(
@@ -150,4 +159,5 @@ def declare(
         read_scalars(cell, parameters, scalars),
         tuple(numbers.items()),
         tuple(read_first_values(cell, parameters, parameter_init).items()),
+        beside,
     )

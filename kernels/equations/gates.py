@@ -1,4 +1,4 @@
-"""What equations are given beside their states: x and R, each value of them by gate.
+"""What equations are given beside their states, each value of it by gate: x, and what R gives (recurrence.py).
 
 ``x.f`` is gate f's, ``R(v)`` the recurrent product for all gates and ``R.f(v)`` for gate f alone. Operators and torch's
 functions take all gates at once too, and do to each what they would do to it alone.
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 
 class Given:
@@ -57,7 +56,7 @@ class Gates(Given):
     def __iter__(self):
         if self._parts is None:
             assert self._packed is not None
-            self._parts = _cut(self._packed, len(self._names), -1)
+            self._parts = cut_gates(self._packed, len(self._names), -1)
         return iter(self._parts)
 
     def __getattr__(self, name: str) -> Tensor:
@@ -160,8 +159,8 @@ def by_gate(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
         TypeError: it changes a tensor in place, or its result for a gate is no tensor.
     """
     # torch's compiler can't follow a look at names
-    if not torch.compiler.is_compiling() and (_changes(_name(func)) or kwargs.get("out") is not None):
-        raise TypeError(f"a function of all gates must change no tensor in place. Got {_name(func)}.")
+    if not torch.compiler.is_compiling() and (_changes(name_of(func)) or kwargs.get("out") is not None):
+        raise TypeError(f"a function of all gates must change no tensor in place. Got {name_of(func)}.")
     found = list(_found((*args, *kwargs.values())))
     names = found[0]._names
     if others := [each._names for each in found if each._names != names]:
@@ -171,13 +170,13 @@ def by_gate(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, 
     for name in names:
         result = func(*[_of(a, name) for a in args], **{k: _of(a, name) for k, a in kwargs.items()})
         if not isinstance(result, Tensor):
-            got = f"{type(result).__name__} by {_name(func)}"
+            got = f"{type(result).__name__} by {name_of(func)}"
             raise TypeError(f"a function of all gates must give a tensor for each of them. Got {got}.")
         results.append(result)
     return Gates(names, parts=results, whole=found[0]._whole)
 
 
-def _name(func: Callable[..., Any]) -> str:
+def name_of(func: Callable[..., Any]) -> str:
     return getattr(func, "__name__", "a function")
 
 
@@ -203,80 +202,7 @@ def _of(value: Any, name: str) -> Any:
     return type(value)([_of(each, name) for each in value]) if type(value) in (tuple, list) else value
 
 
-class Uncalled(Given):
-    """What must be called with a vector, and is no value itself: R, or R of a gate. torch asks it before it computes
-    with it."""
-
-    @classmethod
-    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # no TypeError, of which Tensor's operators make one of their own
-        raise ValueError(
-            f"R must be called with a vector, as R(h), or R.f(h) for gate f. Got R itself in {_name(func)}."
-        )
-
-
-class OfGate(Uncalled):
-    """The recurrent product for one gate, of a function that computes it."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]):
-        self._function = function
-
-    def __call__(self, vector: Tensor) -> Tensor:
-        return self._function(vector)
-
-
-class Recurrence(Uncalled):
-    """The product with the recurrent weights: ``R(v)`` for all gates, ``R.f(v)`` for gate f.
-
-    Args:
-        names: the G gates that have a product.
-        weight: (G * H, H), gate by gate as torch.nn lays it out.
-        bias: (G * H,) or None.
-        whole: all gates of the cell, where these are some of them.
-    """
-
-    def __init__(self, names: Sequence[str], weight: Tensor, bias: Tensor | None, whole: Sequence[str] = ()):
-        self._names = names
-        self._weight = weight
-        self._bias = bias
-        self._whole = whole or names
-        self._grad = torch.is_grad_enabled()
-
-    def __call__(self, vector: Tensor) -> Gates:
-        return Gates(self._names, _product(vector, self._weight, self._bias), whole=self._whole)
-
-    def __getattr__(self, name: str) -> Callable[[Tensor], Tensor]:
-        check_gate(name, self._names, self._whole)
-        k, G = self._names.index(name), len(self._names)
-        weight = _cut(self._weight, G, 0, self._grad)[k]
-        bias = None if self._bias is None else _cut(self._bias, G, 0, self._grad)[k]
-        product = OfGate(lambda vector: _product(vector, weight, bias))
-        self.__dict__[name] = product  # cut once a sequence, not once a step
-        return product
-
-
-def check_gate(name: str, names: Sequence[str], whole: Sequence[str]) -> None:
-    """Raises AttributeError: R was asked for what is no gate, or for one that only the input feeds."""
-    if name not in names:
-        side = f", as {name} is declared without this side" if name in whole else ""
-        raise AttributeError(f"a gate of R must be one of {', '.join(names) or '(none)'}{side}. Got {name}.")
-
-
-def _product(vector: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """In the weights' dtype, whatever the vector was made of: (h > 0).float(), for one."""
-    try:
-        return linear(vector if vector.dtype == weight.dtype else vector.to(weight.dtype), weight, bias)
-    except (AttributeError, RuntimeError):
-        if not isinstance(vector, Tensor):
-            raise TypeError(f"what R multiplies must be a tensor. Got {type(vector).__name__}.") from None
-        if vector.shape[-1:] != weight.shape[1:]:
-            raise ValueError(
-                f"what R multiplies must have a state's shape, (..., {weight.shape[1]}). Got {tuple(vector.shape)}."
-            ) from None
-        raise
-
-
-def _cut(values: Tensor, G: int, dim: int, grad: bool = True) -> tuple[Tensor, ...]:
+def cut_gates(values: Tensor, G: int, dim: int, grad: bool = True) -> tuple[Tensor, ...]:
     """The gates' parts, with gradients also where equations look at a gate under no_grad: a name is no operation, and
     what is cut is kept for others who ask. Without ``grad`` nobody asks for any."""
     if grad and values.requires_grad and not torch.is_grad_enabled():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Slot(NamedTuple):
     """A value loaded for a gate: row block ``gate`` of x where it is >= 0, plus column block ``column`` of r.
 
-    Row blocks are numbered as the cell's input_gates.
+    Row blocks are numbered as the cell's x_blocks.
     """
 
     name: str
@@ -105,8 +105,8 @@ class Program:
 
     @cached_property
     def all_inputs(self) -> bool:
-        """The equations use the input's part of every gate."""
-        return {slot.gate for slot in self.slots} >= set(range(len(self.cell.input_gates)))
+        """The equations use every block of x."""
+        return {slot.gate for slot in self.slots} >= set(range(len(self.cell.x_blocks)))
 
     @cached_property
     def additive(self) -> bool:
@@ -204,7 +204,7 @@ def find_slots(
 ) -> tuple[tuple[Slot, ...], tuple[Expr, ...]]:
     column = {gate: p.first + k for p in products for k, gate in enumerate(p.gates)}
     slots, d_slots = [], []
-    row = {gate: g for g, gate in enumerate(cell.input_gates)}
+    row = {gate: g for g, gate in enumerate(cell.x_blocks)}
     number = {gate: g for g, gate in enumerate(cell.recurrent_gates)}
     for gate in cell.gates:
         if gate in sums:
@@ -218,6 +218,10 @@ def find_slots(
             if name in used:
                 slots.append(Slot(name, *at))
                 d_slots.append(gradients[name])
+    for name in cell.inputs:
+        if f"x_{name}" in used:
+            slots.append(Slot(f"x_{name}", row[name], -1))
+            d_slots.append(gradients[f"x_{name}"])
     return tuple(slots), tuple(d_slots)
 
 
@@ -242,9 +246,18 @@ def find_phases(slots: tuple[Slot, ...], products: list[Product]) -> tuple[Phase
 def unused_gates(program: Program) -> list[str]:
     """Gates of which neither x nor a product reaches a new state."""
     cell = program.cell
-    used = {cell.input_gates[slot.gate] for slot in program.slots if slot.gate >= 0}
-    used |= {cell.recurrent_gates[gate] for gate in program.columns}
+    used = _x_blocks(program) | {cell.recurrent_gates[gate] for gate in program.columns}
     return [gate for gate in cell.gates if gate not in used]
+
+
+def unused_inputs(program: Program) -> list[str]:
+    """Inputs beside the gates that reach no new state."""
+    return [name for name in program.cell.inputs if name not in _x_blocks(program)]
+
+
+def _x_blocks(program: Program) -> set[str]:
+    """The blocks of x that the equations use."""
+    return {program.cell.x_blocks[slot.gate] for slot in program.slots if slot.gate >= 0}
 
 
 def computed(program: Program, stage: int) -> list[int]:

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.equations.facts import untranslatable
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.inputs import GatesAndInputs, cut
+from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.loops.care import Careful, reached
 from gatefuse.kernels.loops.directions import inputs_of
 from gatefuse.kernels.task import Outcome
@@ -28,7 +30,7 @@ def loop(
     reverse: bool,
     wanted: int,
 ) -> Outcome:
-    """The loop alone, from the input product x (T, B, G * H) on.
+    """The loop alone, from x (T, B, blocks * H) on: the input product, and behind it the inputs beside the gates.
 
     Args:
         restarts, live: (T, B) bool or None; beyond its end a sample's states stay, in the sequences too.
@@ -46,7 +48,8 @@ def loop(
             )
     T = x.shape[0]
     # all steps' slices at once, since an operator costs more than what it does here
-    inputs = x.unbind(0)
+    of_gates, beside = cut(x, len(cell.input_gates), cell.inputs)
+    gates = of_gates.unbind(0)
     begins = None if restarts is None else restarts.unsqueeze(2).unbind(0)
     lives = None if live is None else live.unsqueeze(2).unbind(0)
     history: list[tuple[Tensor, ...]] = []
@@ -55,7 +58,11 @@ def loop(
         before = now
         if begins is not None and fresh is not None:
             now = tuple(torch.where(begins[t], first, s) for first, s in zip(fresh, now, strict=True))
-        now = step(Gates(cell.input_gates, inputs[t], whole=cell.gates), R, now, named)
+        x_t = Gates(cell.input_gates, gates[t], whole=cell.gates)
+        if beside:
+            at_step = {name: steps[t] for name, steps in beside.items()}
+            x_t = GatesAndInputs(at_step, cell.input_gates, gates[t], whole=cell.gates)
+        now = step(x_t, R, now, named)
         if lives is not None:
             now = tuple(torch.where(lives[t], new, old) for new, old in zip(now, before, strict=True))
         history.append(now)

@@ -78,7 +78,7 @@ def _forward_plan(
     division = divided(T, B, H, shape.COLUMNS * H * H * size)
     rows = division.rows(B)
     compiled = forward_loop(cell, dtype, rows, H)
-    step, G = B * H * size, len(cell.input_gates)
+    step, G = B * H * size, len(cell.x_blocks)
     numbers = _numbers(cell, T, B, H, size, reverse, rest[0] > 0) | division.arguments() | {
         "layout": layout(T * B), "save": int(save), "ends": 0, "I": I, "input_steps": 1, "ahead_row": 0, "ahead_tile":
         0, "x_step": B * (I or G * H) * size, "x_row": (I or G * H) * size, "sums_column": H * size, "sums_step": step *

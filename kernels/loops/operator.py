@@ -54,7 +54,7 @@ def _check(
         )
     if loop == "llvm" and (x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu"):
         raise TypeError(f"x must be float32 or float64 on a CPU for the loop llvm. Got {x.dtype} on {x.device}.")
-    D, G, M = 2 if order == "both" else 1, len(cell.input_gates), len(cell.recurrent_gates)
+    D, G, M = 2 if order == "both" else 1, len(cell.x_blocks), len(cell.recurrent_gates)
     if input_weight is not None:
         if loop != "llvm":
             raise ValueError(f"input_weight must be None but for the loop llvm. Got one for {loop}.")

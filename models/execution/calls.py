@@ -13,7 +13,7 @@ from torch.nn.functional import dropout as drop
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.drivers.packing import moved
-from gatefuse.kernels.drivers.padding import finals_given, inputs_within, states_within
+from gatefuse.kernels.drivers.padding import beside_within, finals_given, inputs_within, states_within
 from gatefuse.kernels.drivers.vendor import torch_rnn
 from gatefuse.kernels.loops.operator import KERNELS, watched
 from gatefuse.kernels.plan import Plan, choose
@@ -30,7 +30,8 @@ _MOST = 4096  # plans that a cell keeps
 class Call(NamedTuple):
     """A call whose arguments are checked and have the forms that drivers take, but for x, which stays batch first.
 
-    Without ``given`` the states are the cell's first, which nobody gave.
+    Without ``given`` the states are the cell's first, which nobody gave. ``inputs`` are those beside the gates, time
+    first, in the order of the cell's: (L * D, T, B, H) each, or 1 in the place of any of these.
     """
 
     x: Tensor
@@ -44,6 +45,7 @@ class Call(NamedTuple):
     B: int
     batched: bool
     given: bool
+    inputs: tuple[Tensor, ...] = ()
 
 
 def first_states(cell: Cell, x: Tensor, *shape: int) -> tuple[Tensor, ...]:
@@ -74,12 +76,12 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     """
     if driver_name in _AT_ONCE and _at_once(call, form) and (found := _AT_ONCE[driver_name](cell, call, form)):
         return found
-    x, states, lengths, empty = call.x, call.states, call.lengths, False
+    x, states, lengths, beside, empty = call.x, call.states, call.lengths, call.inputs, False
     if lengths is not None:
         empty = _may_be_empty(lengths)
         lengths = moved(lengths, x.device)
         # for all layers at once: what a layer hands on is zero beyond the ends
-        x = inputs_within(x, lengths)
+        x, beside = inputs_within(x, lengths), beside_within(beside, lengths, call.T)
         states = states_within(cell, states, lengths) if empty else states
     rows = states[0].shape[0]
     D, n = form.directions, len(call.weights) // rows
@@ -102,6 +104,7 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
                 reverse=k > first,
                 all_states=call.all_states and first + D == rows,
                 within=True,
+                inputs=of_row(beside, k),
             )
             for k in range(first, first + D)
         ]
@@ -126,8 +129,8 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
 
 
 def _at_once(call: Call, form: Form) -> bool:
-    """Whether compiled code may run all layers, nothing being dropped or watched."""
-    if call.all_states or not call.T * call.B or (form.dropout and form.num_layers > 1):
+    """Whether compiled code may run all layers, nothing being given beside the gates, dropped or watched."""
+    if call.inputs or call.all_states or not call.T * call.B or (form.dropout and form.num_layers > 1):
         return False
     tensors = call.x, *call.states, *call.weights, *(call.fresh or ())
     return not watched(*tensors, call.lengths, call.resets)
@@ -179,6 +182,11 @@ def _by_operators(cell: Cell, form: Form, call: Call) -> Any:
     return again
 
 
+def of_row(inputs: Sequence[Tensor], k: int) -> tuple[Tensor, ...]:
+    """Inputs beside the gates of a direction of a layer, by its row among the states: (T, B, H) each, or 1."""
+    return tuple([a[k if a.shape[0] > 1 else 0] for a in inputs])
+
+
 def _may_be_empty(lengths: Tensor) -> bool:
     """Whether a sample may have no step; where lengths can be read without waiting, whether one has none."""
     if lengths.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or transforming():
@@ -190,7 +198,8 @@ def cast(call: Call, dtype: torch.dtype) -> Call:
     """The call with all that is computed with in that dtype."""
     states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
     fresh = None if call.fresh is None else tuple([s.to(dtype) for s in call.fresh])
-    return call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh)
+    beside = tuple([a.to(dtype) for a in call.inputs])
+    return call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh, inputs=beside)
 
 
 def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:
@@ -215,9 +224,9 @@ def running_dtype(x: Tensor) -> torch.dtype:
 
 def request_of(cell: Cell, call: Call) -> tuple[Any, ...]:
     """The arguments of a Request, which hash faster than one."""
-    x, states, weights, lengths, resets, fresh, all_states, T, B, *_ = call
+    x, states, weights, lengths, resets, fresh, all_states, T, B, _, _, beside = call
     needs_grad = torch.is_grad_enabled() and (
-        weights[0].requires_grad or any(t.requires_grad for t in (*weights, x, *states, *(fresh or ())))
+        weights[0].requires_grad or any(t.requires_grad for t in (*weights, x, *beside, *states, *(fresh or ())))
     )
     H = states[0].shape[-1]
     dtype = running_dtype(x)

@@ -15,6 +15,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.equations.facts import file_key
 from gatefuse.kernels.loops.operator import LOOPS, ON_CPU
 from gatefuse.kernels.task import Form
+from gatefuse.models.execution.beside import joined
 from gatefuse.models.execution.calls import Call, Results
 from gatefuse.models.execution.context import exporting
 from gatefuse.models.execution.operators import layers
@@ -54,6 +55,7 @@ def run(cell: Cell, by: str, call: Call, form: Form) -> Results:
             weights=call.weights[k * each : (k + 1) * each],
             fresh=None if call.fresh is None else tuple([s[rows] for s in call.fresh]),
             all_states=call.all_states and k == L - 1,
+            inputs=tuple([a[rows] if a.shape[0] > 1 else a for a in call.inputs]),
         )
         sequences, last = _operator(cell, by, part, form)
         x = sequences[0]
@@ -62,6 +64,7 @@ def run(cell: Cell, by: str, call: Call, form: Form) -> Results:
 
 
 def _operator(cell: Cell, by: str, call: Call, form: Form) -> Results:
+    call = joined(call)
     states, fresh = call.states if call.given else (), call.fresh or ()
     options = file_key(cell.serial) if exporting() else cell.serial, by, form.bias, form.bidirectional, call.all_states
     inputs = call.x, states, call.weights, fresh, call.lengths, call.resets

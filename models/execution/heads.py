@@ -53,7 +53,7 @@ def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tu
     each = len(weights) // (form.directions * form.num_layers)
     M = len(cell.recurrent_gates)
     # a file knows the cell that was written alone
-    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting()
+    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting() and not cell.inputs
     made = elementwise(cell.serial, form.bias) if numbers_will_do else cell
     if made is cell or untranslatable(made.serial):
         return cell, [block_diagonal(w, heads) if k % each == 1 else w for k, w in enumerate(weights)]
@@ -103,11 +103,14 @@ def parts(call: Call, layer: int, D: int, L: int, heads: int) -> list[Call]:
     states = [_units(s[rows], heads) for s in call.states]
     weights = [_rows(w, heads, H) for w in call.weights[layer * each : (layer + 1) * each]]
     fresh = None if call.fresh is None else [_units(s[rows], heads) for s in call.fresh]
+    beside = [a[rows] if a.shape[0] > 1 else a for a in call.inputs]
+    inputs = [a.chunk(heads, -1) if a.shape[-1] == H else (a,) * heads for a in beside]
     return [
         call._replace(
             states=tuple([s[k] for s in states]),
             weights=[w[k] for w in weights],
             fresh=None if fresh is None else tuple([s[k] for s in fresh]),
+            inputs=tuple([a[k] for a in inputs]),
         )
         for k in range(heads)
     ]

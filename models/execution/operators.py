@@ -22,6 +22,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import vendor
 from gatefuse.kernels.task import Form
 from gatefuse.models.execution import saved_graphs
+from gatefuse.models.execution.beside import parted
 from gatefuse.models.execution.calls import Call, first_states, loop, plan_of, request_of
 
 
@@ -34,7 +35,7 @@ def layers(
     """Layers, without dropout between them.
 
     Args:
-        x: (T, B, I).
+        x: (T, B, I), with inputs beside the gates as further features (beside.py).
         states: (L * D, B, H) each; none for the cell's first states.
         weights: of each layer and direction in turn.
         fresh: (L * D, B, H) each; none for the cell's first states.
@@ -53,9 +54,9 @@ def _results(inputs: Sequence[Any], options: Sequence[Any]) -> list[Tensor]:
     T, B, H, rows = _sizes(inputs, options)
     form = Form(bias, rows // 2 if bidirectional else rows, bidirectional)
     begin = tuple(states) or first_states(found, x, rows, B, H)
-    call = Call(
-        x, begin, list(weights), lengths, resets, tuple(fresh) or None, all_states, T, B, True, given=bool(states)
-    )
+    x, beside = parted(found, x, weights[0].shape[1], H)
+    given = lengths, resets, tuple(fresh) or None, all_states, T, B, True, bool(states)
+    call = Call(x, begin, list(weights), *given, beside)
     # The tracer's autocast is in the graph already.
     with torch.autocast(x.device.type, enabled=False):
         name = plan_of(request_of(found, call), by).driver

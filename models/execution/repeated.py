@@ -74,7 +74,9 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     form = layer._form(layer.batch_first)
     if x.is_neg() or (form.dropout and form.num_layers > 1) or not call.T * call.B or _something_around():
         return
-    if call.lengths is not None or call.resets is not None or call.all_states or watched(*call.states, *call.weights):
+    if call.inputs or call.lengths is not None or call.resets is not None or call.all_states:
+        return
+    if watched(*call.states, *call.weights):
         return
     cell, shape, prepared = layer.cell.current(), call.states[0].shape, None
     if trained and not torch_rnn.is_step(layer.cell, x, layer.batch_first, call.B):

@@ -138,6 +138,11 @@ def _check(where: str, module: nn.Module) -> None:
         )
     _check_hooks(where, module)
     if getattr(module, "training", False):
+        if isinstance(module, Recurrent) and module.draws:
+            raise ValueError(
+                f"{where} must be in eval mode, as model.eval() sets it, since C draws nothing. Got {kind.__name__} of "
+                f"{module.cell.name} in training mode, with weight_dropout {module.weight_dropout}."
+            )
         drops = getattr(module, "p", 0.0) if kind in _DROPOUTS else getattr(module, "dropout", 0.0)
         if drops and (kind in _DROPOUTS or getattr(module, "num_layers", 1) > 1):
             raise ValueError(
@@ -203,6 +208,11 @@ def _layers(where: str, kind: type[nn.Module], module: Any) -> Iterator[Layer]:
     version = cell.current()
     if version.refusal:
         raise TypeError(f"{where} must have a cell that code can be made of. Got {cell.name}: {version.refusal}.")
+    if cell.inputs:
+        raise TypeError(
+            f"{where} must have a cell without inputs beside its gates, for which C has no argument. Got {cell.name} "
+            f"with {', '.join(cell.inputs)}."
+        )
     if kind is Recurrent:
         made, flat = module._at_once()
         version = made.current()

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from gatefuse.bench.measure.tolerance import allowed, error, worst
 from gatefuse.kernels.drivers import eager
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.task import Task, Weights
 from gatefuse.models.export.chain import Layer, Lookup, Operation
 

@@ -24,6 +24,8 @@ from gatefuse.models.execution.context import PLAN, transforming
 from gatefuse.models.execution.heads import at_once, by_heads, parts, run_apart
 from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
+from gatefuse.models.layers.beside import beside, packed_beside
+from gatefuse.models.layers.noise import drawn
 
 
 class Stack:
@@ -45,6 +47,7 @@ class Stack:
     heads: int = 1  # parts of R, each of its own units
     driver: str
     training: bool
+    weight_dropout: float = 0.0  # of recurrent weights, in training
 
     def _flat(self) -> list[Tensor]:
         raise NotImplementedError
@@ -54,10 +57,23 @@ class Stack:
         weights = self._flat()
         return (self.cell, weights) if self.heads == 1 else at_once(self.cell, weights, self._form(False), self.heads)
 
-    def _prepare(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Call:
+    @property
+    def draws(self) -> bool:
+        """Whether, in training, something is drawn beside dropout between layers."""
+        return bool(self.cell.noise or self.weight_dropout)
+
+    @property
+    def _running(self) -> Cell:
+        """The cell that runs now."""
+        return self.cell.trained if self.training and self.cell.noise else self.cell
+
+    def _prepare(
+        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
+    ) -> Call:
         weights = self._flat()
         check_input(x, self.input_size, weights[0])
         batched = x.dim() == 3
+        given = beside(self.cell, inputs, x, self.hidden_size, self.batch_first and batched)
         if resets is not None:
             check_resets(resets, tuple(x.shape[:-1]), x.device)
             if not batched:
@@ -79,7 +95,8 @@ class Stack:
             if resets is None:
                 raise ValueError("reset_state must come with resets. Got reset_state alone.")
             fresh = self._states(reset_state, shape, x, "reset_state")
-        return Call(x, states, weights, lengths, resets, fresh, all_states, T, B, batched, given=state is not None)
+        checked = lengths, resets, fresh, all_states, T, B, batched, state is not None
+        return Call(x, states, weights, *checked, given)
 
     def _states(self, state: Any, shape: tuple[int, ...], x: Tensor, what: str) -> tuple[Tensor, ...]:
         """(L * D, B, H) each, as given without a batch or with one."""
@@ -90,7 +107,14 @@ class Stack:
         return tuple(map(Tensor.contiguous, found))
 
     def _prepare_packed(
-        self, x: PackedSequence, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
+        self,
+        x: PackedSequence,
+        state: Any,
+        lengths: Any,
+        resets: Any,
+        reset_state: Any,
+        all_states: bool,
+        inputs: Any = None,
     ) -> tuple[Packing, Call]:
         """How x is packed, and the call, with packed rows as its x, and samples in the order of packing."""
         for name, value in (("lengths", lengths), ("resets", resets), ("reset_state", reset_state)):
@@ -106,47 +130,52 @@ class Stack:
         if given != N:
             raise RuntimeError(f"a PackedSequence of these batch_sizes must have {N} rows. Got {given}.")
         lengths = None if packing.rows is None else packing.lengths
+        own = packed_beside(self.cell, inputs, x, packing, self.hidden_size, self.batch_first)
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
         if state is None:
             states = first_states(self.cell, x.data, n, B, H)
         else:
             states = reorder(self._states(state, (n, B, H), x.data, self._state), x.sorted_indices)
-        return packing, Call(
-            x.data, states, weights, lengths, None, None, all_states, T, B, True, given=state is not None
-        )
+        checked = lengths, None, None, all_states, T, B, True, state is not None
+        return packing, Call(x.data, states, weights, *checked, own)
 
-    def _explain(self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool) -> Plan:
-        given = x, state, lengths, resets, reset_state, all_states
+    def _explain(
+        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
+    ) -> Plan:
+        given = x, state, lengths, resets, reset_state, all_states, inputs
         call = self._prepare_packed(*given)[1] if isinstance(x, PackedSequence) else self._prepare(*given)
         if transforming():
             return PLAN
         if self.heads == 1:
-            return explain(Request(*request_of(self.cell, call)), self.driver)
+            return explain(Request(*request_of(self._running, call)), self.driver)
         self._check_heads()
-        cell, form, how = self.cell, self._form(False), "all {} heads at once, with zeros between them"
+        cell, form, how = self._running, self._form(False), "all {} heads at once, with zeros between them"
         if run_apart(cell, call, self.driver, self.heads):
             how = "each of {} heads"
             call = parts(call, 0, form.directions, self.num_layers, self.heads)[0]
         else:
             cell, _ = at_once(cell, call.weights, form, self.heads)
-            how = how if cell is self.cell else "all {} units, each a head of its own, by numbers in R's place"
+            how = how if cell is self._running else "all {} units, each a head of its own, by numbers in R's place"
         plan = explain(Request(*request_of(cell, call)), self.driver)
         return replace(plan, reason=f"for {how.format(self.heads)}, {plan.reason}")
 
     def _run(
-        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
+        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
     ) -> tuple[Any, Any]:
-        plain = lengths is resets is reset_state is None and not all_states and self.heads == 1
-        if plain and (found := repeated(self, x, state)):
+        draws = self.training and self.draws
+        plain = lengths is resets is reset_state is inputs is None and not all_states
+        if plain and not draws and self.heads == 1 and (found := repeated(self, x, state)):
             return found
         if isinstance(x, PackedSequence):
-            packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states)
+            packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states, inputs)
+            call = drawn(self.cell, call, self.weight_dropout) if draws else call
             rows, finals = self._lower(call, partial(self._run_packed, packing))
             form = x.batch_sizes, x.sorted_indices, x.unsorted_indices
             sequences: tuple[Any, ...] = tuple([PackedSequence(data, *form) for data in rows])
             finals = reorder(finals, x.unsorted_indices)
         else:
-            call = self._prepare(x, state, lengths, resets, reset_state, all_states)
+            call = self._prepare(x, state, lengths, resets, reset_state, all_states, inputs)
+            call = drawn(self.cell, call, self.weight_dropout) if draws else call
             sequences, finals = self._lower(call, partial(self._run_padded, x))
         return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
 
@@ -168,7 +197,7 @@ class Stack:
 
     def _run_whole(self, call: Call, form: Form, x: Tensor | None = None, cell: Cell | None = None) -> Results:
         """The layers with one R each, or those of a head; sequences are batch first where the form is."""
-        cell = cell or self.cell
+        cell = cell or self._running
         name = plan_of(request_of(cell, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
             run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
@@ -187,8 +216,8 @@ class Stack:
     def _run_heads(self, call: Call, form: Form) -> Results:
         """As ``_run_whole``; each R of shape (G * H, H / heads)."""
         self._check_heads()
-        if not run_apart(self.cell, call, self.driver, self.heads):
-            cell, weights = at_once(self.cell, call.weights, form, self.heads)
+        if not run_apart(self._running, call, self.driver, self.heads):
+            cell, weights = at_once(self._running, call.weights, form, self.heads)
             return self._run_whole(call._replace(weights=weights), form, cell=cell)
         if form.batch_first:
             call = call._replace(x=call.x.transpose(0, 1))
@@ -208,12 +237,12 @@ class Stack:
         if self.heads > 1:
             sequences, finals = self._run_heads(call._replace(x=packing.unpack(call.x)), form)
             return tuple([packing.pack(s) for s in sequences]), finals
-        name = plan_of(request_of(self.cell, call), self.driver).driver
+        name = plan_of(request_of(self._running, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
             run = vendor.packed if compiler_around() is None else torch.compiler.disable(vendor.packed)
-            output, finals = run(self.cell, call.x, call.states, call.weights, form, packing)
+            output, finals = run(self._running, call.x, call.states, call.weights, form, packing)
             return (output,), finals
-        sequences, finals = self._loop(self.cell, name, call._replace(x=packing.unpack(call.x)), form)
+        sequences, finals = self._loop(self._running, name, call._replace(x=packing.unpack(call.x)), form)
         return tuple([packing.pack(s) for s in sequences]), finals
 
     def _form(self, batch_first: bool) -> Form:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.drivers import vendor
+from gatefuse.kernels.noise.noisy_cell import checked_probability
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import check_driver, check_heads, check_layer
@@ -46,12 +47,14 @@ class Recurrent(Stack, nn.Module):
         driver: who runs the time loop, one of ``gatefuse.kernels.drivers.DRIVERS``; "auto" takes the fastest that can.
         device: where the parameters lie.
         dtype: a floating type.
+        weight_dropout: in training, the probability of zeroing an element of the recurrent weights, drawn once a call;
+            the others are divided by 1 - weight_dropout (S. Merity et al. 2018, arXiv:1708.02182).
         heads: parts of H / heads units each, which R multiplies by themselves: ``weight_hh_lk`` is (G * H, H / heads),
             its rows by gate, then unit.
 
     Raises:
-        TypeError: a size is no int, a flag no bool, or the cell neither a name nor a cell.
-        ValueError: a size, dropout, the cell's or the driver's name is out of its range.
+        TypeError: a size is no int, a flag no bool, weight_dropout no number, or the cell neither a name nor a cell.
+        ValueError: a size, dropout, weight_dropout, the cell's or the driver's name is out of its range.
         RuntimeError: dtype is no floating type.
     """
 
@@ -68,7 +71,7 @@ class Recurrent(Stack, nn.Module):
         driver: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        *,
+        weight_dropout: float = 0.0,
         heads: int = 1,
     ):
         super().__init__()
@@ -83,6 +86,7 @@ class Recurrent(Stack, nn.Module):
         self.batch_first = batch_first
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
+        self.weight_dropout = checked_probability("weight_dropout", weight_dropout)
 
         D = 2 if bidirectional else 1
         self._names: list[str] = []
@@ -120,6 +124,7 @@ class Recurrent(Stack, nn.Module):
         resets: Tensor | None = None,
         reset_state: Tensor | tuple[Tensor, ...] | None = None,
         all_states: bool = False,
+        inputs: Mapping[str, Tensor | PackedSequence] | None = None,
     ) -> tuple[Any, Any]:
         """Run the layers over a batch of sequences.
 
@@ -136,6 +141,11 @@ class Recurrent(Stack, nn.Module):
             reset_state: the states that they then begin with, in the form of ``state``; the cell's own first values
                 where None.
             all_states: whether sequences of all states of the last layer are wanted, not only of its output.
+            inputs: what the cell declares as its inputs beside the gates, by name, of x's dtype: of x's shape without
+                the features, one number a sample and step, or with H in their place, one a unit; with 1 in the place of
+                steps, samples or units for which it is the same. All layers and directions are given the same. Where x
+                is packed, packed as it is, or padded to the longest sample. What it holds beyond a sample's end
+                reaches nothing.
 
         Returns:
             The output (T, B, D * H), batch first or without a batch as x was, or with all_states a tuple of such
@@ -143,15 +153,17 @@ class Recurrent(Stack, nn.Module):
 
         Raises:
             TypeError: an argument is of the wrong type.
-            ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong.
+            ValueError: the input's rank or dtype, or the shape or a value of lengths, resets or an input beside the
+                gates, is wrong; one of these is missing, or not the cell's.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
-        if isinstance(x, Proxy) or not (state is lengths is resets is reset_state is None):
-            proxy = proxy_among(x, state, lengths, resets, reset_state)
+        if isinstance(x, Proxy) or not (state is lengths is resets is reset_state is inputs is None):
+            values = tuple(inputs.values()) if isinstance(inputs, Mapping) else ()
+            proxy = proxy_among(x, state, lengths, resets, reset_state, values)
             if proxy is not None:
                 given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
-                return recorded(proxy, self, x, state, **given)
-        return self._run(x, state, lengths, resets, reset_state, all_states)
+                return recorded(proxy, self, x, state, **given, inputs=inputs)
+        return self._run(x, state, lengths, resets, reset_state, all_states, inputs)
 
     def plan(
         self,
@@ -162,12 +174,13 @@ class Recurrent(Stack, nn.Module):
         resets: Tensor | None = None,
         reset_state: Tensor | tuple[Tensor, ...] | None = None,
         all_states: bool = False,
+        inputs: Mapping[str, Tensor | PackedSequence] | None = None,
     ) -> Plan:
         """Which driver would run this call, and why the others would not; ``print`` it. Nothing is run.
 
         Arguments and errors are forward's.
         """
-        return self._explain(x, state, lengths, resets, reset_state, all_states)
+        return self._explain(x, state, lengths, resets, reset_state, all_states, inputs)
 
     def flatten_parameters(self) -> None:
         """Lay the weights out as cuDNN wants them; done when the layer is made or moved, and a no-op elsewhere."""
@@ -177,7 +190,8 @@ class Recurrent(Stack, nn.Module):
     def extra_repr(self) -> str:
         text = f"{self.cell.name}, {self.input_size}, {self.hidden_size}"
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        for name, default in (*defaults.items(), ("driver", "auto"), ("heads", 1)):
+        own = ("driver", "auto"), ("weight_dropout", 0.0), ("heads", 1)
+        for name, default in (*defaults.items(), *own):
             if (value := getattr(self, name)) != default:
                 text += f", {name}={value}"
         return text

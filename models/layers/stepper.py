@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.layers.arguments import check_state
 from gatefuse.models.layers.base import Stack
+from gatefuse.models.layers.beside import check_form, check_names
 
 State = Tensor | tuple[Tensor, ...]
 
@@ -75,18 +76,21 @@ class Stepper:
         for own, new in zip(self._states, given, strict=True):
             own.copy_(new.detach())
 
-    def step(self, x: Tensor) -> Tensor:
+    def step(self, x: Tensor, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """Run one step.
 
         Args:
             x: (B, I).
+            inputs: what the cell declares as its inputs beside the gates, by name: (B,), one number a sample, or
+                (B, H), one a unit; with 1 in the place of what it is the same for.
 
         Returns:
             The output of the last layer, (B, H). The next step writes it anew: clone what is to be kept.
 
         Raises:
-            TypeError: x is no tensor.
-            RuntimeError: x has another shape, dtype or device than the layer needs.
+            TypeError: x or an input is no tensor.
+            ValueError: an input is missing, unknown or of another shape.
+            RuntimeError: x has another shape, dtype or device than the layer needs, or an input has others.
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor. Got {type(x).__name__}.")
@@ -96,9 +100,13 @@ class Stepper:
             raise RuntimeError(f"x must have the weights' dtype {self._dtype}. Got {x.dtype}.")
         if x.device != self._device:
             raise RuntimeError(f"x must be on the weights' device {self._device}. Got {x.device}.")
+        cell, H = self.layer.cell, self.layer.hidden_size
+        if inputs is not None or cell.inputs:
+            values = zip(cell.inputs, check_names(cell, inputs), strict=True)
+            inputs = {name: check_form(name, a, (self.batch_size,), H, x) for name, a in values}
         if self._steps is not None:
             return self._steps.run(x)
-        return self._run_layer(x)
+        return self._run_layer(x, inputs)
 
     __call__ = step
 
@@ -143,7 +151,7 @@ class Stepper:
         """The layer's steps in compiled code; None where it can't run them."""
         layer = self.layer
         request = Request(layer.cell, self._device, self._dtype, 1, self.batch_size, layer.hidden_size)
-        if layer.driver not in ("auto", "llvm") or driver("llvm").refusal(request):
+        if layer.cell.inputs or layer.driver not in ("auto", "llvm") or driver("llvm").refusal(request):
             return None
         from gatefuse.kernels.loops.llvm_layers import Steps
 
@@ -152,19 +160,20 @@ class Stepper:
         return Steps(cell, self._input_shape, self._states, [w.detach() for w in weights], form)
 
     @torch.no_grad()
-    def _run_layer(self, x: Tensor) -> Tensor:
+    def _run_layer(self, x: Tensor, inputs: Mapping[str, Tensor] | None) -> Tensor:
         layer, training = self.layer, self.layer.training
-        sequence = x.unsqueeze(1) if layer.batch_first else x.unsqueeze(0)
+        at = 1 if layer.batch_first else 0
+        given = {"inputs": {name: a.unsqueeze(at) for name, a in inputs.items()}} if inputs else {}
         states = tuple(self._states) if len(self._states) > 1 else self._states[0]
         assert isinstance(layer, nn.Module)
         layer.training = False  # as nothing is dropped out; without the walk of eval()
         try:
-            output, last = layer(sequence, states)
+            output, last = layer(x.unsqueeze(at), states, **given)
         finally:
             layer.training = training
         for own, new in zip(self._states, last if isinstance(last, tuple) else (last,), strict=True):
             own.copy_(new)
-        return output.squeeze(1 if layer.batch_first else 0)
+        return output.squeeze(at)
 
     def __getstate__(self) -> dict[str, Any]:
         # compiled code is this process's

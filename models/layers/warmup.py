@@ -61,7 +61,9 @@ def warmup(
     x = like.new_zeros((B, T, layer.input_size) if layer.batch_first else (T, B, layer.input_size))
     # Where all weights are frozen, the input has the gradient that makes a backward.
     x.requires_grad_(backward)
+    steps = {name: like.new_ones(x.shape[:2]) for name in layer.cell.inputs}
     options: dict[str, Any] = {
+        **({"inputs": steps} if steps else {}),
         "lengths": torch.full((B,), T, device=like.device) if lengths else None,
         "resets": torch.zeros(x.shape[:2], dtype=torch.bool, device=like.device) if resets else None,
         "all_states": all_states,

@@ -98,6 +98,14 @@ def _become_generated(layer: Any) -> None:
         raise ValueError("a model must not be a layer with a projection itself; put it into a module. Got one.")
     if why := untranslatable(cell.serial):
         raise ValueError(f"a cell must be translatable to be scripted. Got {cell.name}: {why}.")
+    if layer.training and layer.draws:
+        raise ValueError(
+            f"a layer must be in eval mode to be scripted, since a script draws no noise. Got one of {cell.name} in "
+            f"training mode, with weight_dropout {layer.weight_dropout}."
+        )
+    if cell.inputs:
+        given = ", ".join(cell.inputs)
+        raise ValueError(f"a cell must have no inputs beside its gates to be scripted. Got {cell.name} with {given}.")
     names = layer._names if isinstance(layer, Recurrent) else [name for group in layer._all_weights for name in group]
     weights = _weights(cell, names, layer.bias, layer.heads)
     kind = _generated(cell, weights, layer.num_layers, layer.bidirectional, layer.bias, type(layer) is Recurrent)

@@ -14,7 +14,8 @@ from torch.testing import assert_close
 
 from gatefuse import Cell, cell, cell_names, find_cell
 from gatefuse.kernels.drivers import eager
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.task import Task, Weights
 
 NAMES = ("i", "f", "g")

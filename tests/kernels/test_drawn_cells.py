@@ -13,7 +13,8 @@ from torch.testing import assert_close
 
 from gatefuse import Recurrent
 from gatefuse.kernels.drivers import driver
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.task import Request
 from tests.support import oracle
 from tests.support.drawn_cells import Drawn, draw_cell

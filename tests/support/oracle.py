@@ -47,7 +47,11 @@ def make_task(
     if options.get("fresh") is True:
         options["fresh"] = tuple(draw(B, H).abs() for _ in cell.states)
     options = {k: v for k, v in options.items() if v is not False and v is not None}
-    return Task(cell, draw(T, B, input_size), states, weights, **options)
+    x = draw(T, B, input_size)
+    # one number a unit, or for the whole sequence, in turn; from 0 to 1, as scores and times are
+    shapes = [(1, B, 1) if k % 2 else (T, B, H) for k in range(len(cell.inputs))]
+    inputs = tuple(torch.rand(shape, generator=g, dtype=torch.float64) for shape in shapes)
+    return Task(cell, x, states, weights, inputs=inputs, **options)
 
 
 def cast(task: Task, dtype: torch.dtype, device: str | torch.device = "cpu") -> Task:
@@ -70,6 +74,7 @@ def change(task: Task, how: Callable[[Tensor], Tensor]) -> Task:
         x=how(task.x),
         states=tuple(how(s) for s in task.states),
         fresh=None if task.fresh is None else tuple(how(s) for s in task.fresh),
+        inputs=tuple(how(a) for a in task.inputs),
         weights=Weights(
             how(w.input),
             how(w.recurrent),
@@ -90,6 +95,7 @@ def results(driver, task: Task) -> dict[str, Tensor]:
     leaves |= {"bias_ih": w.input_bias, "bias_hh": w.recurrent_bias}
     leaves |= {f"state {k}": s for k, s in enumerate(task.states)}
     leaves |= {f"fresh {k}": s for k, s in enumerate(task.fresh or ())}
+    leaves |= {f"input {name}": a for name, a in zip(task.cell.inputs, task.inputs, strict=True)}
     leaves |= {f"parameter {k}": p for k, p in enumerate(w.parameters)}
     leaves = {name: leaf for name, leaf in leaves.items() if leaf is not None}
     g = torch.Generator().manual_seed(1)

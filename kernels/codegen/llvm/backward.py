@@ -51,7 +51,7 @@ class _Backward(Tile):
 
     def define(self) -> None:
         code, given, program = self.code, self.given, self.program
-        G, columns = len(program.cell.input_gates), len(program.columns)
+        G, columns = len(program.cell.x_blocks), len(program.columns)
         for u in range(self.blocking.units):
             self.vectors.store(self.vectors.number(0.0), self._zeros + u * self.kind.lanes * self.kind.size)
         with code.loop("step", 0, given["T"]) as back:
@@ -79,7 +79,7 @@ class _Backward(Tile):
     def _over(self, sample: Number) -> None:
         """A step that a sample doesn't have: its states' gradients go on, and nothing else has any."""
         code, program = self.code, self.program
-        G, columns = len(program.cell.input_gates), len(program.columns)
+        G, columns = len(program.cell.x_blocks), len(program.columns)
         code.clear(self._d_x + sample * self.row_bytes * G, self.row_bytes * G)
         if columns:
             code.clear(self._d_r + sample * self.row_bytes * columns, self.row_bytes * columns)
@@ -143,7 +143,7 @@ class _Backward(Tile):
         """A phase's part for a vector of units of the row at that place."""
         program, v, given, cell = self.program, self.vectors, self.given, self.program.cell
         row, at = self.row(place), unit * self.kind.size
-        G, columns = len(cell.input_gates), len(program.columns)
+        G, columns = len(cell.x_blocks), len(program.columns)
 
         def value(name: str) -> Any:
             if name in self._gates:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from gatefuse.kernels.equations.operators import TranslationError
-from gatefuse.kernels.equations.program import Program, unused_gates
+from gatefuse.kernels.equations.program import Program, unused_gates, unused_inputs
 from gatefuse.kernels.equations.tracing.outside import OutsideError, Reference, references
 from gatefuse.kernels.equations.tracing.place import beginning
 from gatefuse.kernels.equations.tracing.thread import apart
@@ -49,6 +49,12 @@ def known(cell: Cell) -> Known:
             return open_ended(cell, str(refusal))
         found = apart(partial(copy_context().run, _traced, cell, outside))
         if not found.closed or all(r.holds() for r in outside):
+            if found.program is not None and (idle := unused_inputs(found.program)):
+                warnings.warn(
+                    f"each input of {cell.name} should be used, as x.{idle[0]}. Got {', '.join(idle)} in no new state"
+                    f"{beginning(cell.equations)}.",
+                    stacklevel=2,
+                )
             if found.program is not None and (unused := unused_gates(found.program)):
                 warnings.warn(
                     f"each gate of {cell.name} should be used, as x.{unused[0]} or R.{unused[0]}(v). Got "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from inspect import unwrap
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def raised(error: BaseException) -> str:
 
 def beginning(equations: Callable[..., Any]) -> str:
     """The line where a function begins, in running's form."""
-    code = getattr(equations, "__code__", None)
+    code = getattr(unwrap(equations), "__code__", None)
     return "" if code is None else f" ({code.co_filename}, line {code.co_firstlineno})"
 
 

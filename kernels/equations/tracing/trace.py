@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.autograd.graph import _engine_run_backward
 
 from gatefuse.kernels.equations.expression import Expr, Graph, input_names
-from gatefuse.kernels.equations.gates import Gates, OfGate, Uncalled, check_gate
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.inputs import GatesAndInputs
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.program import Product, Program, find_phases, find_products, find_slots, find_sums
+from gatefuse.kernels.equations.recurrence import OfGate, Uncalled, check_gate
 from gatefuse.kernels.equations.signature import one_for_each
 from gatefuse.kernels.equations.tracing.place import beginning, raised, run_equations, running
 from gatefuse.kernels.equations.tracing.questions import Watch
@@ -79,7 +81,7 @@ def _trace(cell: Cell, dtype: torch.dtype, still: Callable[[], None]) -> tuple[P
     backward = graph.rewrite(backward, replace)
     used = input_names([*new_states, *(p.vector for p in products)])
     slots, d_slots = find_slots(cell, products, used, dict(zip(run.names, backward, strict=True)), set(sums))
-    G, P = len(cell.input_gates) + len(cell.recurrent_gates), len(cell.parameters)
+    G, P = len(cell.x_blocks) + len(cell.recurrent_gates), len(cell.parameters)
     program = Program(
         cell=cell,
         slots=slots,
@@ -152,7 +154,9 @@ class _Run:
         self.asked = []
         vectors: list[Tensor] = []
         R = _Recurrence(self, vectors, [by_name[f"r_{g}"] for g in cell.recurrent_gates])
-        x = Gates(cell.input_gates, parts=[by_name[f"x_{g}"] for g in cell.input_gates], whole=cell.gates)
+        parts = [by_name[f"x_{g}"] for g in cell.input_gates]
+        beside = {name: by_name[f"x_{name}"] for name in cell.inputs}
+        x = GatesAndInputs(beside, cell.input_gates, parts=parts, whole=cell.gates)
         parameters = {p: by_name[p] for p in cell.parameters}
         with record, watch:
             try:
@@ -176,7 +180,7 @@ class _Run:
 
 
 def _sides(cell: Cell) -> tuple[tuple[str, Sequence[str]], ...]:
-    return ("x", cell.input_gates), ("r", cell.recurrent_gates)
+    return ("x", cell.x_blocks), ("r", cell.recurrent_gates)
 
 
 def _example(dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from gatefuse import Recurrent
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.recurrence import Recurrence
 
 B, I, H = 2, 3, 5
 DRIVERS = ("eager", "auto", "aten", "llvm", "script")

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from gatefuse import Recurrent, cell
 from gatefuse.kernels.drivers import DRIVERS, driver
-from gatefuse.kernels.equations.gates import Gates, Recurrence
+from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.task import Request
 from tests.kernels.equations.agreement import agree
 from tests.support.oracle import check, make_task

@@ -1,0 +1,24 @@
+"""What a layer draws in training, beside dropout between layers: the noise of its cell, and dropped recurrent weights.
+
+Source of the latter: S. Merity et al., Regularizing and Optimizing LSTM Language Models (2018, arXiv:1708.02182), which
+drop weights as L. Wan et al., Regularization of Neural Networks using DropConnect (2013).
+"""
+
+from __future__ import annotations
+
+from torch.nn.functional import dropout
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.models.execution.calls import Call
+
+
+def drawn(cell: Cell, call: Call, weight_dropout: float) -> Call:
+    """The call in training: with noise for each layer and direction, and the recurrent weights of each less those that
+    are dropped, the same in all steps."""
+    rows, _, H = call.states[0].shape
+    noise = [each.draw(rows, call.T, call.B, H, call.x) for each in cell.noise]
+    weights, each = list(call.weights), len(call.weights) // rows
+    if weight_dropout:
+        for k in range(rows):
+            weights[k * each + 1] = dropout(weights[k * each + 1], weight_dropout)
+    return call._replace(inputs=(*call.inputs, *noise), weights=weights)
