@@ -112,6 +112,15 @@ class Vectors:
     def at_most(self, a: Any, high: Any) -> Any:
         return self.select(self.compare("<", high, a), high, a)
 
+    def total(self, a: Any) -> Any:
+        """The sum of a's lanes, in all of them: halves are added, then their halves."""
+        width = self.kind.lanes // 2
+        while width:
+            order = ir.Constant(ir.VectorType(I32, self.kind.lanes), [k ^ width for k in range(self.kind.lanes)])
+            a = self.add(a, self._b.shuffle_vector(a, a, order))
+            width //= 2
+        return a
+
     def larger(self, a: Any, c: Any) -> Any:
         """The larger, not-a-number where one is."""
         return self.select(self._b.fcmp_unordered("uno", a, a), a, self.at_least(c, a))
