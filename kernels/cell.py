@@ -13,102 +13,80 @@ Nothing is traced or compiled here: see trace.py.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from itertools import count
 from threading import Lock
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
+from gatefuse.kernels import registry
+from gatefuse.kernels.equations.declaration import Declaration, Declared, declare
 from gatefuse.kernels.equations.gates import Gates, Recurrence
 from gatefuse.kernels.equations.operators import TranslationError
-from gatefuse.kernels.equations.signature import (
-    check_function,
-    check_names,
-    formed,
-    one_for_each,
-    read_gates,
-    read_init,
-    read_sides,
-    read_signature,
-)
+from gatefuse.kernels.equations.parameters import FirstValue
+from gatefuse.kernels.equations.signature import formed, one_for_each, read_gates
 from gatefuse.kernels.equations.tracing.known import Known, known, open_ended
+from gatefuse.kernels.pickling import carried, own_name, reduced
 
 if TYPE_CHECKING:
     from gatefuse.kernels.equations.program import Program
 
 _MOST = 8  # versions of one cell's equations, after which they are taken to change for ever
 _numbers = count()
-_by_serial: WeakValueDictionary[str, Cell] = WeakValueDictionary()
-_by_label: dict[str, WeakSet[Cell]] = {}
-_by_key: WeakValueDictionary[str, Version] = WeakValueDictionary()
 
 
-class Cell:
-    """A recurrent cell, known by its equations. Made by ``gatefuse.cell``.
+class Cell(Declared):
+    """A recurrent cell, known by its equations, with all that it declares. Made by ``gatefuse.cell``.
+
+    Args:
+        equations: the function.
+        declaration: what it declares, of which each value is an attribute of the cell too, such as gates and states.
 
     Attributes:
         name: the function's name.
-        gates, declared: names of the gates, alone and with the sides that they were declared to have.
-        input_gates, recurrent_gates: those that the input feeds, and R, in the order of the rows of its weights.
-        states: names of the S states; the first is the output.
-        parameters: names of the per-unit parameters, each of shape (H,).
-        init: the value each state starts from where none is given.
         serial: a name that no other cell in this process has.
         made: what was made of the cell, code for one; it lives as long as the cell does.
     """
 
-    def __init__(
-        self,
-        equations: Callable[..., Tensor | tuple[Tensor, ...]],
-        gates: Sequence[str],
-        init: Mapping[str, float] | None = None,
-    ):
-        check_function(equations)
+    def __init__(self, equations: Callable[..., Tensor | tuple[Tensor, ...]], declaration: Declaration):
+        super().__init__(declaration)
         self.equations = equations
         self.name = equations.__name__
-        self.declared = tuple(gates)
-        self.gates, self.input_gates, self.recurrent_gates = read_sides(self.declared)
-        self.states, self.parameters = read_signature(equations)
-        check_names(self)
-        self.init = read_init(self.name, self.states, init)
         self.__doc__ = equations.__doc__
-        self.__module__, self.__qualname__ = equations.__module__, equations.__qualname__
+        self.__module__, self.__qualname__ = equations.__module__, own_name(equations)
         self.made: dict[Any, Any] = {}
         self.serial = f"{self.name}-{next(_numbers)}"
         self._versions: tuple[Version, ...] = ()  # the latest first
         self._lock = Lock()
-        _by_serial[self.serial] = self
-        _by_label.setdefault(self.label, WeakSet()).add(self)
+        self._first: Cell | None = None  # the cell that this one is, but for its constants
+        self._others: WeakValueDictionary[str, Cell] = WeakValueDictionary()  # of this one's, by their constants
+        registry.enter(self)
 
-    @staticmethod
-    def by_serial(serial: str) -> Cell:
-        """The cell that has that name in this process."""
-        return _by_serial[serial]
+    by_serial = staticmethod(registry.by_serial)
+    by_key = staticmethod(registry.by_key)
+    named = staticmethod(registry.named)
 
-    @staticmethod
-    def by_key(key: str) -> Version:
-        """The equations that an operator's ``cell`` argument names.
-
-        Raises:
-            ValueError: no cell in this process has these equations.
-        """
-        found = _by_key.get(key)
-        return _search(key) if found is None else found
-
-    @staticmethod
-    def named(name: str) -> Cell:
-        """The cell that has that serial in this process, or that key, by which files know it.
+    def with_(self, **constants: float) -> Cell:
+        """The cell of the same equations with other values of some of its constants.
 
         Raises:
-            ValueError, RuntimeError: as by_key and unchanged, for a key.
+            TypeError: a value is no number.
+            ValueError: the cell has no such constant.
         """
-        return Cell.by_key(name).unchanged().origin if ":" in name else _by_serial[name]
+        declared = self.declaration.with_constants(self.name, constants)
+        if repr(declared.constants) == repr(self.declaration.constants):
+            return self
+        first = self._first or self
+        first._others[repr(first.declaration.constants)] = first
+        found = first._others.get(repr(declared.constants))
+        if found is None:
+            found = first._others[repr(declared.constants)] = Cell(self.equations, declared)
+            found._first = first
+        return found
 
     @property
     def label(self) -> str:
@@ -124,7 +102,7 @@ class Cell:
                 if found is None:
                     found = self._renewed()
                     self._versions = found, *self._versions
-                    _by_key[found.key] = found
+                    registry.enter_version(found)
         return found
 
     def _held(self) -> Version | None:
@@ -167,7 +145,7 @@ class Cell:
         Raises:
             TypeError, ValueError: they return too few or too many states, what is no tensor, or another shape.
         """
-        out = one_for_each(self, self.equations(x, R, *states, **parameters))
+        out = one_for_each(self, self.equations(x, R, *states, **parameters, **self._constants))
         for new, old in zip(out, states, strict=True):
             if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:
                 return tuple([formed(self, *each) for each in zip(self.states, out, states, strict=True)])
@@ -177,12 +155,7 @@ class Cell:
         return f"<cell {self.name}: gates {' '.join(self.declared)}, states {' '.join(self.states)}>"
 
     def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
-        # As functions are: by reference, and by value by those who do so with functions, as cloudpickle in __main__. By
-        # this name the function is found where the cell is, which has taken its own.
-        if protocol < 4:  # dotted names are not for these
-            return self.__qualname__
-        self.equations.__qualname__ = f"{self.__qualname__}.equations"
-        return _unpickled, (self.equations, self.declared, self.init)
+        return reduced(self, self._first or self, protocol, _unpickled)
 
     def __copy__(self) -> Cell:
         return self
@@ -222,6 +195,9 @@ class Version(Cell):
     def current(self) -> Version:
         return self
 
+    def with_(self, **constants: float) -> Cell:
+        return self.origin.with_(**constants)
+
     def holds(self) -> bool:
         """Whether the equations are still these; of those that can't be foreseen no more is to be said."""
         if self.equations is not self.origin.equations or self._default is not torch.get_default_dtype():
@@ -246,36 +222,28 @@ class Version(Cell):
         return self
 
 
-def _search(key: str) -> Version:
-    """The version of that key, whose cell may not have been used yet."""
-    label, _, _ = key.rpartition(":")
-    if label.startswith("gatefuse.") and label not in _by_label:
-        import_module(label.rpartition(".")[0])
-    cells = list(_by_label.get(label, ()))
-    for found in cells:
-        if found.key == key:
-            return found.current()
-    if not cells:
-        raise ValueError(f"cell must be the key of a cell defined in this process. Got {key!r}.")
-    raise ValueError(
-        f"a program must run the equations that it was made of. Got {key!r}, where {label} has other equations now: "
-        f"{cells[0].key!r}."
-    )
-
-
-def _unpickled(equations: Callable[..., Any], gates: Sequence[str], init: Sequence[float]) -> Cell:
+def _unpickled(
+    equations: Callable[..., Any],
+    gates: tuple[str, ...],
+    init: Sequence[float],
+    constants: Mapping[str, float] | None = None,
+) -> Cell:
     """The cell of these equations: the one that was referred to, or where their value came along, a new one."""
-    qualname = equations.__qualname__.removesuffix(".equations")
-    found: Any = sys.modules.get(equations.__module__)
-    for name in qualname.split("."):
-        found = getattr(found, name, None)
-    if isinstance(found, Cell) and found.equations is equations:
-        return found
-    equations.__qualname__ = qualname
-    return Cell(equations, gates, dict(zip(read_signature(equations)[0], init, strict=True)))
+    found = registry.found_in_module(equations, own_name(equations))
+    if not isinstance(found, Cell) or found.equations is not equations:
+        found = Cell(equations, carried(equations, gates, init))
+    return found.with_(**constants) if constants else found
 
 
-def cell(gates: str, init: Mapping[str, float] | None = None) -> Callable[[Callable[..., Any]], Cell]:
+def cell(
+    gates: str,
+    init: Mapping[str, float] | None = None,
+    *,
+    bias: str | None = None,
+    scalars: str = "",
+    constants: Mapping[str, float] | None = None,
+    parameter_init: Mapping[str, FirstValue] | None = None,
+) -> Callable[[Callable[..., Any]], Cell]:
     """Make a cell of a function ``f(x, R, state, ..., *, parameter, ...)`` that holds its equations.
 
     In the function ``x.f`` is gate f of W_ih x_t + b_ih, (B, H); ``R.f(v)`` is gate f of W_hh v + b_hh for any vector v
@@ -286,15 +254,20 @@ def cell(gates: str, init: Mapping[str, float] | None = None) -> Callable[[Calla
         gates: the gates' names, separated by blanks, in the order of the weights' rows. ``c:x`` is a gate that only the
             input feeds, of which there is no R.c and no recurrent weight; ``m:R`` one that only R feeds, without x.m.
         init: first values of states that don't start from zero.
+        bias: the gates that have a bias, in the same form: ``n:x`` has one beside the input's product alone. Every gate
+            has one on each side where None.
+        scalars: the parameters that are learned as one number for all units, separated by blanks.
+        constants: numbers by keyword-only names, which are no parameters then; ``with_`` gives a cell with others.
+        parameter_init: what parameters begin with, by name: a number, or a function that fills the tensor that it is
+            called with, as those of torch.nn.init. Others are drawn as torch.nn draws weights.
 
     Returns:
         A decorator that makes the Cell.
 
     Raises:
-        TypeError: ``gates`` is no text, ``init`` gives no numbers by state, or the signature is not
-            ``(x, R, state, ..., *, parameter, ...)``.
+        TypeError: an argument is of the wrong type, or the signature is not ``(x, R, state, ..., *, parameter, ...)``.
         ValueError: a gate is named twice or is not a name, or has another side than x or R; the input feeds none;
-            ``init`` names no state.
+            ``init`` names no state, ``bias`` no gate, or another argument no keyword-only name.
     """
     names = read_gates(gates)
-    return lambda equations: Cell(equations, names, init)
+    return lambda equations: Cell(equations, declare(equations, names, init, bias, scalars, constants, parameter_init))

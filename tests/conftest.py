@@ -38,11 +38,13 @@ def one_thread():
 def without_llvm(monkeypatch):
     """auto's choice on a CPU where llvmlite is not installed; no plan of before or of this test stays."""
     from gatefuse import cell_names, find_cell
+    from gatefuse.models.execution.repeated import repeated
 
     def forget():
         for name in cell_names():
             for holder in (find_cell(name), find_cell(name).current()):
                 holder.made.pop("plans", None)
+                holder.made.pop(repeated, None)
 
     monkeypatch.setattr("gatefuse.kernels.drivers.llvm._HAS_LLVM", False)
     forget()

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from gatefuse.kernels.drivers.padding import both_spared, spared
+from gatefuse.kernels.drivers.sixteens import both_in_sixteens, in_sixteens
 from gatefuse.kernels.equations.facts import key_of, untranslatable, widest_product
 from gatefuse.kernels.loops.directions import join
 from gatefuse.kernels.loops.operator import FLOATS, sequence
@@ -48,6 +49,7 @@ def whole_refusal(request: Request) -> str:
 
 
 @spared
+@in_sixteens
 def run(task: Task, loop: str) -> Outcome:
     """Run a task by one of the operator's loops; see Task and Outcome for shapes."""
     return _run_one(task, loop, linear(task.x, task.weights.input, task.weights.input_bias))
@@ -70,6 +72,7 @@ def _run_one(task: Task, loop: str, x: Tensor, *input_weights: Tensor | None) ->
 
 
 @both_spared
+@both_in_sixteens
 def run_both(tasks: tuple[Task, Task], loop: str) -> Outcome:
     """Run both directions of a layer at once; they differ in weights, states, fresh states and reverse alone.
 

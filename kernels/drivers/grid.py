@@ -11,6 +11,7 @@ import torch
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import common
+from gatefuse.kernels.loops.spare_units import padded
 from gatefuse.kernels.runtime.device import limits
 from gatefuse.kernels.runtime.dynamo import constant
 from gatefuse.kernels.runtime.requirement import triton_version
@@ -44,7 +45,7 @@ def _compiles_for_rocm() -> bool:
 
 def _refusal(request: Request, directions: int) -> str:
     return _unfit(
-        request.cell.serial, request.H, request.dtype.itemsize, request.device, request.needs_grad, directions
+        request.cell.serial, padded(request.H), request.dtype.itemsize, request.device, request.needs_grad, directions
     )
 
 

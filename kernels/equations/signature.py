@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gatefuse.kernels.equations.parameters import as_number
 from gatefuse.kernels.equations.tracing.place import beginning
 
 if TYPE_CHECKING:
@@ -45,6 +46,39 @@ def read_sides(declared: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...
     return tuple([gate for gate, _ in pairs]), fed, tuple([gate for gate, side in pairs if side != "x"])
 
 
+def read_biases(
+    cell: str, declared: Sequence[str], fed: Sequence[str], recurrent: Sequence[str], bias: Any
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The gates that have a bias beside the input's product, and beside R's; all of them where ``bias`` is None.
+
+    Raises:
+        TypeError: it is no text.
+        ValueError: it names what is no gate, a gate twice, or a side that a gate doesn't have.
+    """
+    if bias is None:
+        return tuple(fed), tuple(recurrent)
+    if not isinstance(bias, str):
+        raise TypeError(f'bias must be names of gates in one text, such as "i n:x". Got {bias!r}.')
+    gates = [text.partition(":")[0] for text in declared]
+    sides: dict[str, str] = {}
+    for text in bias.split():
+        gate, colon, side = text.partition(":")
+        if gate not in gates:
+            raise ValueError(f"bias must name gates of {cell} ({', '.join(gates)}). Got {text}.")
+        if gate in sides:
+            raise ValueError(f"bias must name each gate of {cell} once. Got {gate} twice.")
+        there = "x" * (gate in fed) + "R" * (gate in recurrent)
+        if colon and (not side or side not in there):
+            raise ValueError(
+                f"a gate's bias must be on a side that it has, as c:x. Got {text} for {declared[gates.index(gate)]}."
+            )
+        sides[gate] = side or there
+    return (
+        tuple([gate for gate in fed if "x" in sides.get(gate, "")]),
+        tuple([gate for gate in recurrent if "R" in sides.get(gate, "")]),
+    )
+
+
 def check_function(equations: Any) -> None:
     """Raises TypeError: what is to be made a cell is no function that returns values."""
     rule = "what gatefuse.cell makes a cell of must be a function f(x, R, state, ..., *, parameter, ...)"
@@ -68,12 +102,7 @@ def read_init(name: str, states: tuple[str, ...], init: Any) -> tuple[float, ...
     given = dict(init or {})
     if unknown := [state for state in given if state not in states]:
         raise ValueError(f"init must name states of {name} ({', '.join(states)}). Got {unknown[0]}.")
-    for state, value in given.items():
-        try:
-            given[state] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"init of {state} must be a number. Got {value!r}.") from None
-    return tuple([given.get(state, 0.0) for state in states])
+    return tuple([float(as_number(f"init of {state}", given.get(state, 0.0))) for state in states])
 
 
 def read_signature(equations: Callable[..., Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -93,21 +122,22 @@ def read_signature(equations: Callable[..., Any]) -> tuple[tuple[str, ...], tupl
     return tuple(p.name for p in positional[2:]), tuple(p.name for p in named)
 
 
-def check_names(cell: Cell) -> None:
-    if not cell.gates:
-        raise ValueError(f"gates must name at least one gate of {cell.name}. Got none.")
-    for gate in cell.gates:
+def check_names(cell: str, gates: Sequence[str], states: Sequence[str], parameters: Sequence[str]) -> None:
+    """Raises ValueError: names of the cell of that name are none, or the same, or generated code's."""
+    if not gates:
+        raise ValueError(f"gates must name at least one gate of {cell}. Got none.")
+    for gate in gates:
         if "," in gate:
-            raise ValueError(f"the gates of {cell.name} must be separated by blanks alone. Got {gate!r}.")
+            raise ValueError(f"the gates of {cell} must be separated by blanks alone. Got {gate!r}.")
         if not gate.isidentifier() or gate.startswith("_"):
-            raise ValueError(f"a gate of {cell.name} must be a name without a leading underscore. Got {gate!r}.")
-    if len(set(cell.gates)) != len(cell.gates):
-        raise ValueError(f"the gates of {cell.name} must differ. Got {' '.join(cell.gates)}.")
-    generated = {f"{part}_{gate}" for part in "xra" for gate in cell.gates} | {f"d_{state}" for state in cell.states}
-    for name in (*cell.states, *cell.parameters):
+            raise ValueError(f"a gate of {cell} must be a name without a leading underscore. Got {gate!r}.")
+    if len(set(gates)) != len(gates):
+        raise ValueError(f"the gates of {cell} must differ. Got {' '.join(gates)}.")
+    generated = {f"{part}_{gate}" for part in "xra" for gate in gates} | {f"d_{state}" for state in states}
+    for name in (*states, *parameters):
         if name in generated:
             raise ValueError(
-                f"a state or parameter of {cell.name} must not have a name that generated code gives to a gate's or a "
+                f"a state or parameter of {cell} must not have a name that generated code gives to a gate's or a "
                 f"gradient's value ({', '.join(sorted(generated))}). Got {name}."
             )
 

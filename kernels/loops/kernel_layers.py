@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
@@ -23,6 +23,7 @@ from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.inputs import Sequence
 from gatefuse.kernels.loops.layer_weights import dense, weight_shapes
 from gatefuse.kernels.loops.operator import run_loop
+from gatefuse.kernels.loops.spare_units import padded, wider, wider_weights
 from gatefuse.kernels.task import Form
 
 
@@ -42,7 +43,11 @@ def layers(
     Returns:
         The output (T, B, H), and the final states (L, B, H).
     """
-    version = cell.current()
+    version, H = cell.current(), states[0].shape[2]
+    if (W := padded(H)) != H:
+        held = _wider_weights(version, form, x, weights, H, W)
+        output, finals = layers(cell, loop, x, [wider(s, W) for s in states], held, form, again)
+        return output[..., :H], tuple([s[..., :H] for s in finals])
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *states, *weights)):
         output, *finals = _Layers.apply(version, loop, form, again, x, *states, *weights)
         return output, tuple(finals)
@@ -90,6 +95,16 @@ def _run(
             ran.append((sequence, kept))
             x = kept.output
     return ran
+
+
+def _wider_weights(cell: Cell, form: Form, x: Tensor, weights: Several[Tensor], H: int, W: int) -> list[Tensor]:
+    """The weights of all layers for W units, of which those beyond H are spare."""
+    held = dense(cell, form, weights, _shapes(cell, form, x.shape[2], H), x)
+    each, found = len(held) // form.num_layers, []
+    for k in range(form.num_layers):
+        own = wider_weights(cell, held[k * each : (k + 1) * each], form.bias, W)
+        found += [pad(own[0], (0, W - H)) if k else own[0], *own[1:]]
+    return found
 
 
 @per_call

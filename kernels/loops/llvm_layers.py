@@ -34,6 +34,43 @@ class _Schedule(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
 
 
+class Prepared(NamedTuple):
+    """Layers for one form of x, of a call without lengths and resets.
+
+    Attributes:
+        schedule: their calls.
+        output, states: shapes of the output and of each state.
+    """
+
+    schedule: _Schedule
+    form: Form
+    output: tuple[int, ...]
+    states: tuple[int, ...]
+
+    @staticmethod
+    def of(version: Cell, x: Tensor, states: Sequence[int], form: Form) -> Prepared:
+        """For inputs like x (T, B, I), whose features lie side by side, and states (L * D, B, H)."""
+        T, B, _ = x.shape
+        sizes = x.dtype, x.shape, x.stride(), states[2], form
+        schedule = _schedule(version, *sizes, False, False, *_settings(T, B))
+        return Prepared(schedule, form, (T, B, form.directions * states[2]), tuple(states))
+
+    def run(
+        self, version: Cell, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As ``layers``; x is only asked where it lies."""
+        output = x.new_empty(self.output)
+        finals = [x.new_empty(self.states) for _ in states]
+        given = dense(version, self.form, weights, self.schedule.shapes, x)
+        run_all(self.schedule.runs, self.schedule.bytes, [x, output, *finals, *states, *given], x)
+        return output, tuple(finals)
+
+
+def _settings(T: int, B: int) -> tuple[Any, ...]:
+    """What a schedule depends on besides sizes."""
+    return layout(T * B), available(), torch.are_deterministic_algorithms_enabled()
+
+
 def layers(
     cell: Cell,
     x: Tensor,
@@ -61,10 +98,8 @@ def layers(
     x = readable(x)
     (T, B, _), H, masked = x.shape, states[0].shape[-1], lengths is not None
     masks = _masks(T, lengths, resets, form) if masked or resets is not None else ()
-    deterministic = torch.are_deterministic_algorithms_enabled()
     sizes = x.dtype, x.shape, x.stride(), H, form
-    key = *sizes, masked, resets is not None, layout(T * B), available(), deterministic
-    schedule = _schedule(version, *key)
+    schedule = _schedule(version, *sizes, masked, resets is not None, *_settings(T, B))
     output = x.new_empty(T, B, form.directions * H)
     finals = [x.new_empty(s.shape) for s in states]
     given = dense(cell, form, weights, schedule.shapes, x)

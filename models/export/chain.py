@@ -203,8 +203,8 @@ def _layers(where: str, kind: type[nn.Module], module: Any) -> Iterator[Layer]:
     version = cell.current()
     if version.refusal:
         raise TypeError(f"{where} must have a cell that code can be made of. Got {cell.name}: {version.refusal}.")
-    names = module._names if kind is Recurrent else [n for group in module._all_weights for n in group]
-    flat = [_held(getattr(module, n)) for n in names]
+    names = [] if kind is Recurrent else [n for group in module._all_weights for n in group]
+    flat = [_held(w) for w in (module._flat() if kind is Recurrent else [getattr(module, n) for n in names])]
     each = len(flat) // module.num_layers
     for k in range(module.num_layers):
         input, recurrent, *rest = flat[k * each : (k + 1) * each]

@@ -19,6 +19,7 @@ from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
+from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
 
 
@@ -113,6 +114,8 @@ class Stack:
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool
     ) -> tuple[Any, Any]:
+        if lengths is resets is reset_state is None and not all_states and (found := repeated(self, x, state)):
+            return found
         if isinstance(x, PackedSequence):
             packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states)
             rows, finals = self._lower(call, partial(self._run_packed, packing))
@@ -121,15 +124,15 @@ class Stack:
             finals = reorder(finals, x.unsorted_indices)
         else:
             call = self._prepare(x, state, lengths, resets, reset_state, all_states)
-            sequences, finals = self._lower(call, self._run_padded)
+            sequences, finals = self._lower(call, partial(self._run_padded, x))
         return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
 
     def _lower(self, call: Call, run: Callable[[Call], Results]) -> Results:
         """In autocast's dtype where there are lengths: it knows torch's loops, not what lengths need around them."""
         return run(call) if call.lengths is None else lowered(call, run)
 
-    def _run_padded(self, call: Call) -> Results:
-        """Time first or batch first, as the layer is."""
+    def _run_padded(self, x: Tensor, call: Call) -> Results:
+        """Time first or batch first, as the layer is; ``x`` is as it was given."""
         form = self._form(batch_first=self.batch_first and call.batched)
         name = plan_of(request_of(self.cell, call), self.driver).driver
         sequences: tuple[Tensor, ...]
@@ -141,6 +144,8 @@ class Stack:
             if form.batch_first:
                 call = call._replace(x=call.x.transpose(0, 1))
             sequences, finals = self._loop(name, call, form)
+            if name == "llvm":
+                remember(self, x, call)
             if form.batch_first:
                 sequences = tuple([s.transpose(0, 1) for s in sequences])
         if not call.batched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import check_driver, check_layer
 from gatefuse.models.layers.base import Stack
+from gatefuse.models.layers.first_values import fill
+from gatefuse.models.layers.layout import full_weights, parameter_shapes
+
+_SUFFIX = re.compile(r"_l\d+(_reverse)?$")  # of a parameter's name: its layer and direction
 
 
 class Recurrent(Stack, nn.Module):
@@ -25,8 +30,9 @@ class Recurrent(Stack, nn.Module):
 
     Parameters are torch.nn's: for layer k ``weight_ih_lk`` (G * H, I), where I is input_size in the first layer and
     D * H in the others, ``weight_hh_lk`` (G * H, H) and, with bias, ``bias_ih_lk`` and ``bias_hh_lk`` (G * H,); then
-    the cell's per-unit parameters, such as ``p_i_lk`` (H,). Those of the second direction end in ``_reverse``. All are
-    drawn from U(-1/sqrt(H), 1/sqrt(H)), in the order in which torch.nn draws its own.
+    the cell's parameters, such as ``p_i_lk`` (H,). Those of the second direction end in ``_reverse``. All are drawn
+    from U(-1/sqrt(H), 1/sqrt(H)), in the order in which torch.nn draws its own, but for those that the cell gives first
+    values. Gates without a product or bias have no rows, and a number for all units has shape (1,).
 
     Args:
         cell: a cell made by ``gatefuse.cell``, or the name of one that gatefuse ships (``gatefuse.cell_names()``).
@@ -73,19 +79,11 @@ class Recurrent(Stack, nn.Module):
         self.dropout = float(dropout)
         self.bidirectional = bidirectional
 
-        D, H = 2 if bidirectional else 1, hidden_size
-        G, M = len(self.cell.input_gates), len(self.cell.recurrent_gates)
+        D = 2 if bidirectional else 1
         self._names: list[str] = []
         for layer in range(num_layers):
-            shapes: dict[str, tuple[int, ...]] = {
-                "weight_ih": (G * H, D * H if layer else input_size),
-                "weight_hh": (M * H, H),
-            }
-            if bias:
-                shapes |= {"bias_ih": (G * H,), "bias_hh": (M * H,)}
-            if taken := shapes.keys() & set(self.cell.parameters):
-                raise ValueError(f"a cell's parameter must not be named as the layer's own. Got {taken.pop()}.")
-            shapes |= dict.fromkeys(self.cell.parameters, (H,))
+            features = D * hidden_size if layer else input_size
+            shapes = parameter_shapes(self.cell, features, hidden_size, bias)
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:D]:
                 for name, shape in shapes.items():
                     parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -95,10 +93,18 @@ class Recurrent(Stack, nn.Module):
         self.flatten_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, from U(-1/sqrt(H), 1/sqrt(H))."""
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -bound, bound)
+        """Draw all parameters anew, from U(-1/sqrt(H), 1/sqrt(H)), but for those that the cell gives first values.
+
+        Raises:
+            ValueError: a function that gives first values leaves the tensor as it was.
+        """
+        bound, first = 1 / math.sqrt(self.hidden_size), self.cell.parameter_init
+        for name, parameter in self.named_parameters():
+            own = _SUFFIX.sub("", name)
+            if own in first:
+                fill(own, parameter, first[own])
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def forward(
         self,
@@ -174,9 +180,10 @@ class Recurrent(Stack, nn.Module):
     def _flat(self) -> list[Tensor]:
         parameters = self._parameters
         if list(parameters) == self._names:
-            return list(parameters.values())  # type: ignore[arg-type]
-        # weights were replaced by tensors, or are computed by a parametrization
-        return [getattr(self, name) for name in self._names]
+            found: list[Tensor] = list(parameters.values())  # type: ignore[arg-type]
+        else:  # weights were replaced by tensors, or are computed by a parametrization
+            found = [getattr(self, name) for name in self._names]
+        return found if self.cell.plain else full_weights(self.cell, found, self.hidden_size, self.bias)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Recurrent:
         super()._apply(fn, recurse)

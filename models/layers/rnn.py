@@ -23,6 +23,7 @@ from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import plan_of
 from gatefuse.models.execution.context import transforming
+from gatefuse.models.execution.repeated import repeated
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import REFUSALS, check_driver, check_input, check_packed, check_state, in_words
 from gatefuse.models.layers.base import Stack
@@ -76,12 +77,15 @@ class _Layer(FlatWeights, Stack):
             if proxy is not None:
                 given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
                 return recorded(proxy, self, input, hx, **given)
+        plain = lengths is resets is reset_state is None and not all_states
+        if plain and not self.proj_size and (found := repeated(self, input, hx)) is not None:
+            return found
         if not isinstance(input, (Tensor, PackedSequence)):
             raise TypeError(f"input must be a tensor or a PackedSequence. Got {type(input).__name__}.")
         if not torch.compiler.is_compiling() and compiler_around() is not None:
             given = {"lengths": lengths, "resets": resets, "reset_state": reset_state, "all_states": all_states}
             return torch.compiler.disable(_Layer.forward)(self, input, hx, **given)
-        if lengths is resets is reset_state is None and not all_states and self._is_torchs(input, hx):
+        if plain and self._is_torchs(input, hx):
             if self.cell is lstm and isinstance(input, PackedSequence):
                 self._check_packed(input, hx)
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.layers.base import Stack
@@ -53,9 +53,9 @@ def warmup(
     for name, size in (("T", T), ("B", B)):
         if size < 1:
             raise ValueError(f"{name} must be at least 1. Got {size}.")
-    weights = layer._flat()
-    like = weights[0].detach()
-    wanted = [w for w in weights if w.requires_grad]
+    like = layer._flat()[0].detach()
+    assert isinstance(layer, nn.Module)
+    wanted = [p for p in layer.parameters() if p.requires_grad]
     if backward is None:
         backward = torch.is_grad_enabled() and bool(wanted)
     x = like.new_zeros((B, T, layer.input_size) if layer.batch_first else (T, B, layer.input_size))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import re
-from itertools import count
+from collections.abc import Sequence
+from itertools import count, cycle
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from gatefuse.kernels.codegen.per_cell import per_cell
 from gatefuse.kernels.drivers import vendor
 from gatefuse.models.accelerate import PAIRS
 from gatefuse.models.layers.base import Stack
+from gatefuse.models.layers.layout import forms
 from gatefuse.models.layers.recurrent import Recurrent
 
 _THEIRS = {ours: theirs for theirs, ours in PAIRS}
@@ -97,26 +99,38 @@ def _become_generated(layer: Any) -> None:
     if why := untranslatable(cell.serial):
         raise ValueError(f"a cell must be translatable to be scripted. Got {cell.name}: {why}.")
     names = layer._names if isinstance(layer, Recurrent) else [name for group in layer._all_weights for name in group]
-    kind = _generated(cell, tuple(names), layer.num_layers, layer.bidirectional, layer.bias, type(layer) is Recurrent)
+    weights = _weights(cell, names, layer.bias)
+    kind = _generated(cell, weights, layer.num_layers, layer.bidirectional, layer.bias, type(layer) is Recurrent)
     for name in _ADDED + _LISTS:
         layer.__dict__.pop(name, None)
     layer.__class__ = kind
     layer.init = list(cell.init)
 
 
+def _weights(cell: Cell, names: Sequence[str], bias: bool) -> tuple[str, ...]:
+    """The weights that parameters of these names stand for, as expressions."""
+    found = []
+    for name, places in zip(names, cycle(forms(cell, bias)), strict=False):
+        value, H = f"self.{name}", "self.hidden_size"
+        if places is not None:
+            value = f"for_all_gates({value}, {places}, {H})" if places else f"for_all_units({value}, {H})"
+        found.append(value)
+    return tuple(found)
+
+
 @per_cell
 def _generated(
-    cell: Cell, names: tuple[str, ...], num_layers: int, bidirectional: bool, bias: bool, recurrent: bool
+    cell: Cell, weights: tuple[str, ...], num_layers: int, bidirectional: bool, bias: bool, recurrent: bool
 ) -> type[nn.Module]:
     """The class of a layer's twin, whose source TorchScript reads."""
-    text = _source(cell, names, num_layers, bidirectional, bias, recurrent)
+    text = _source(cell, weights, num_layers, bidirectional, bias, recurrent)
     name = cell.name if cell.name.isidentifier() else "cell"  # a lambda's is none
     namespace = {"__name__": f"gatefuse.scripted.{name}"}
     return defined(text, f"<gatefuse scripted {name} {next(_numbers)}>", namespace, cell)["Scripted"]
 
 
 def _source(
-    cell: Cell, names: tuple[str, ...], num_layers: int, bidirectional: bool, bias: bool, recurrent: bool
+    cell: Cell, weights: tuple[str, ...], num_layers: int, bidirectional: bool, bias: bool, recurrent: bool
 ) -> str:
     from gatefuse.kernels.codegen.torchscript import torchscript_source
 
@@ -136,6 +150,7 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from gatefuse.models.layers.layout import for_all_gates, for_all_units
 from gatefuse.models.torchscript.layer import ScriptedLayer
 
 {torchscript_source(cell.program)}
@@ -153,7 +168,7 @@ class Scripted(ScriptedLayer):
         return output, {f"({finals})" if S > 1 else finals}
 
     def weights(self) -> List[Tensor]:
-        return [{", ".join(f"self.{name}" for name in names)}]
+        return [{", ".join(weights)}]
 
     def direction(self, x: Tensor, states: List[Tensor], weights: List[Tensor], restarts: Optional[Tensor],
                   fresh: List[Tensor], live: Optional[Tensor], reverse: bool) -> Tuple[Tensor, List[Tensor]]:

@@ -70,7 +70,7 @@ def open_ended(cell: Cell, why: str) -> Known:
 
 def _traced(cell: Cell, outside: tuple[Reference, ...]) -> Known:
     """What is known by a trace."""
-    form = repr((cell.declared, cell.states, cell.parameters, cell.init))
+    form = cell.declaration.text
 
     def still() -> None:
         if other := [r.text for r in outside if not r.holds()]:

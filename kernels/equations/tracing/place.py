@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def run_equations(cell: Cell, x: Any, R: Any, states: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
     """What a cell's equations return; their lines are those of the frames that this one calls."""
-    return cell.equations(x, R, *states, **parameters)
+    return cell.equations(x, R, *states, **parameters, **cell.constants)
 
 
 def running() -> str:

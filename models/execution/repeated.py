@@ -1,0 +1,115 @@
+"""A call of a form that came before, by compiled code, where nothing is trained: planned and checked then, and now only
+for what may have changed since. One step of a small layer takes less time than to find out who runs it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from gatefuse.kernels.loops.operator import watched
+from gatefuse.kernels.runtime.threads import available
+from gatefuse.models.execution.breaks import compiler_around
+
+if TYPE_CHECKING:
+    from gatefuse.kernels.loops.llvm_layers import Prepared
+    from gatefuse.models.execution.calls import Call
+    from gatefuse.models.layers.base import Stack
+
+Answer = tuple[Tensor, Any]
+_MOST = 256  # forms that a cell keeps
+
+
+class _Known(NamedTuple):
+    """What holds for all calls of a form.
+
+    Attributes:
+        prepared: the layers' code and arguments.
+        shape: of the states that may be given, (L * D, B, H).
+        first: those that a call begins with to which none are given; nobody writes into them.
+    """
+
+    prepared: Prepared
+    shape: tuple[int, ...]
+    first: tuple[Tensor, ...]
+
+
+def repeated(layer: Stack, x: Any, state: Any) -> Answer | None:
+    """The results of a call without lengths, resets and all_states; None where it is to go the whole way."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or _something_around():
+        return None
+    if type(x) is not Tensor or not x.is_cpu or x.dim() != 3:
+        return None
+    cell = layer.cell.current()
+    forms = cell.made.get(repeated)
+    known = None if forms is None else forms.get(_key(layer, x))
+    if known is None or x.is_neg():
+        return None
+    states = known.first if state is None else _plain(state, known, x)
+    weights = layer._flat()
+    if states is None or watched(*states, *weights):
+        return None
+    output, finals = known.prepared.run(cell, x, states, weights)
+    if layer.batch_first:
+        output = output.transpose(0, 1)
+    return output, finals if len(finals) > 1 else finals[0]
+
+
+def remember(layer: Stack, x: Tensor, call: Call) -> None:
+    """Keep what ``repeated`` needs of a call that compiled code has just run, its x time first; ``x`` is as given."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or _something_around():
+        return
+    if type(x) is not Tensor or not x.is_cpu or not call.batched:
+        return
+    form = layer._form(layer.batch_first)
+    apart = call.x.stride(2) != 1 and call.x.shape[2] != 1
+    if apart or x.is_neg() or (form.dropout and form.num_layers > 1) or not call.T * call.B:
+        return
+    if call.lengths is not None or call.resets is not None or call.all_states or watched(*call.states, *call.weights):
+        return
+    from gatefuse.kernels.loops.llvm_layers import Prepared
+
+    cell = layer.cell.current()
+    shape = call.states[0].shape
+    prepared = Prepared.of(cell, call.x, shape, form)
+    with torch.inference_mode(False):  # they outlive this call
+        first = tuple([torch.full(shape, value, dtype=x.dtype) for value in cell.init])
+    forms = cell.made.setdefault(repeated, {})
+    if len(forms) >= _MOST:
+        forms.clear()
+    forms[_key(layer, x)] = _Known(prepared, tuple(shape), first)
+
+
+def _key(layer: Stack, x: Tensor) -> tuple[Any, ...]:
+    return (
+        x.shape, x.stride(), x.dtype, layer.input_size, layer.hidden_size, layer._form(layer.batch_first), layer.driver,
+        torch.get_num_threads(), available(), torch.are_deterministic_algorithms_enabled(),
+    )  # fmt: skip
+
+
+def _something_around() -> bool:
+    """Whether something is at work around the call that only the whole way knows."""
+    return (
+        compiler_around() is not None
+        or forward_ad._current_level >= 0
+        or torch.is_autocast_enabled("cpu")
+        or torch.jit.is_tracing()
+    )
+
+
+def _plain(state: Any, known: _Known, x: Tensor) -> tuple[Tensor, ...] | None:
+    """The states that were given, where there is nothing to say about them."""
+    count = len(known.first)
+    if count == 1:
+        state = (state,)
+    elif not isinstance(state, (tuple, list)) or len(state) != count:
+        return None
+    for value in state:
+        if type(value) is not Tensor or value.shape != known.shape or value.dtype != x.dtype or not value.is_cpu:
+            return None
+        if not value.is_contiguous() or value.is_neg():
+            return None
+    return tuple(state)

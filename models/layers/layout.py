@@ -1,0 +1,61 @@
+"""A layer's parameters and the weights that they stand for, as loops take them: for each gate, for each unit.
+
+A gate without bias has no rows in ``bias_ih`` or ``bias_hh``, and a number for all units is a single one. Annotations
+aren't postponed here, since TorchScript reads some of these functions.
+"""
+
+from collections.abc import Sequence
+from itertools import cycle
+
+import torch
+from torch import Tensor
+
+from gatefuse.kernels.cell import Cell
+
+
+def parameter_shapes(cell: Cell, features: int, H: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of a direction of a layer, by name, in their order."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "weight_ih": (len(cell.input_gates) * H, features),
+        "weight_hh": (len(cell.recurrent_gates) * H, H),
+    }
+    if bias:
+        shapes["bias_ih"] = (len(cell.input_biases) * H,)
+        shapes["bias_hh"] = (len(cell.recurrent_biases) * H,)
+    if taken := [name for name in cell.parameters if name in shapes]:
+        raise ValueError(f"a cell's parameter must not be named as the layer's own. Got {taken[0]}.")
+    return shapes | {name: (1,) if name in cell.scalars else (H,) for name in cell.parameters}
+
+
+def forms(cell: Cell, bias: bool) -> list[list[int] | None]:
+    """What each parameter of a direction of a layer stands for: None for one that is the weight itself, no places for a
+    number for all units, and for a bias its place by gate, -1 where a gate has none."""
+    sides = (cell.input_gates, cell.input_biases), (cell.recurrent_gates, cell.recurrent_biases)
+    found: list[list[int] | None] = [None, None]
+    for gates, own in sides if bias else ():
+        places = [own.index(gate) if gate in own else -1 for gate in gates]
+        found.append(places if -1 in places else None)
+    return [*found, *[[] if name in cell.scalars else None for name in cell.parameters]]
+
+
+def full_weights(cell: Cell, parameters: Sequence[Tensor], H: int, bias: bool) -> list[Tensor]:
+    """The weights that a layer's parameters stand for, of each layer and direction in turn, in the same order."""
+    found = []
+    for parameter, places in zip(parameters, cycle(forms(cell, bias)), strict=False):
+        if places is None:
+            found.append(parameter)
+        else:
+            found.append(for_all_gates(parameter, places, H) if places else for_all_units(parameter, H))
+    return found
+
+
+def for_all_gates(bias: Tensor, places: list[int], H: int) -> Tensor:
+    """A bias for each gate, (G * H,): the rows at its place among those of the parameter, or zeros."""
+    none = torch.zeros(H, dtype=bias.dtype, device=bias.device)
+    rows = [none if place < 0 else bias[place * H : (place + 1) * H] for place in places]
+    return torch.cat(rows)
+
+
+def for_all_units(number: Tensor, H: int) -> Tensor:
+    """A number for each unit, (H,), in memory of its own, as compiled code reads it."""
+    return number.repeat(H)

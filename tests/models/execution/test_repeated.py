@@ -1,0 +1,236 @@
+"""Calls of a form that came before: they give what the first gave, and whatever changes meanwhile is seen."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from gatefuse import GRU, LSTM, Recurrent, find_cell
+from gatefuse.kernels.drivers.llvm import refusal
+from gatefuse.kernels.task import Request
+from gatefuse.models.execution.repeated import repeated
+
+_ANY = Request(LSTM(1, 1).cell, torch.device("cpu"), torch.float32, 1, 1, 1)
+pytestmark = pytest.mark.skipif(bool(refusal(_ANY)), reason="no code is compiled here")
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """How often a call went the short way, of which no form is known yet."""
+    count = []
+    from gatefuse.kernels.loops.llvm_layers import Prepared
+
+    for name in ("lstm", "gru", "slstm"):
+        find_cell(name).current().made.pop(repeated, None)
+    whole = Prepared.run
+    monkeypatch.setattr(Prepared, "run", lambda *given: count.append(1) or whole(*given))
+    return count
+
+
+def as_tuple(states):
+    return states if isinstance(states, tuple) else (states,)
+
+
+def check(layer, x, state=None):
+    """A call's results are those of the equations."""
+    with torch.no_grad():
+        output, states = layer(x, state)
+        plain = copy.deepcopy(layer)
+        plain.driver = "eager"
+        expected, finals = plain(x, state)
+    assert_close(output, expected, atol=1e-5, rtol=1e-4)
+    assert_close(as_tuple(states), as_tuple(finals), atol=1e-5, rtol=1e-4)
+    return output, states
+
+
+LAYERS = {
+    "LSTM": lambda **o: LSTM(3, 5, 2, driver="llvm", **o),
+    "GRU": lambda **o: GRU(3, 5, 1, driver="llvm", **o),
+    "slstm": lambda **o: Recurrent("slstm", 3, 5, 1, driver="llvm", **o),
+}
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_second_call_goes_the_short_way_and_gives_the_same(taken, name, batch_first, bidirectional):
+    torch.manual_seed(0)
+    layer = LAYERS[name](batch_first=batch_first, bidirectional=bidirectional)
+    x = torch.randn(4, 2, 3)
+    _, states = check(layer, x)
+    assert not taken
+    output, _ = check(layer, x)
+    assert len(taken) == 1
+    again, _ = check(layer, x, states)
+    assert len(taken) == 2
+    assert not again.equal(output)
+    assert layer(x.transpose(0, 1).contiguous().transpose(0, 1))[0].requires_grad  # trained, it goes the whole way
+    check(layer, x.transpose(0, 1).contiguous().transpose(0, 1))  # and so in another order of memory
+    assert len(taken) == 2
+
+
+def test_results_are_memory_of_their_own(taken):
+    layer, x = LSTM(3, 5, driver="llvm"), torch.randn(1, 2, 3)
+    with torch.no_grad():
+        first = [layer(x) for _ in range(3)]
+        held = [output.clone() for output, _ in first]
+        for output, (h, c) in first:
+            output.add_(1)
+            h.mul_(0)
+            c.mul_(0)
+        assert_close(layer(x)[0], held[0])
+    assert len(taken) == 3
+
+
+def test_what_changes_is_seen(taken):
+    layer, x = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3)
+    check(layer, x)
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(0.5)  # in place
+    check(layer, x)
+    layer.weight_hh_l0 = torch.nn.Parameter(torch.randn(20, 5))  # another one
+    check(layer, x)
+    layer.load_state_dict(LSTM(3, 5).state_dict())
+    check(layer, x)
+    layer.weight_ih_l0.data = torch.randn(3, 20).t()  # with gaps
+    check(layer, x)
+    assert len(taken) == 4
+    layer.driver = "eager"
+    check(layer, x)
+    layer.driver, layer.batch_first = "llvm", True
+    check(layer, x)
+    assert len(taken) == 4
+
+
+def test_other_weights_are_refused_in_words():
+    layer, x = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3)
+    with torch.no_grad():
+        layer(x)
+        layer.weight_hh_l0.data = torch.randn(20, 6)
+        with pytest.raises(ValueError, match=r"weight_hh must have shape \(20, 5\)\. Got \(20, 6\)\."):
+            layer(x)
+        layer.weight_hh_l0.data = torch.randn(20, 5, dtype=torch.float64)
+        with pytest.raises(RuntimeError, match=r"weight_hh must be torch\.float32 on cpu, as x is"):
+            layer(x)
+
+
+@pytest.mark.parametrize(
+    ("state", "error"),
+    [
+        (lambda h: h, "must be a tuple"), (lambda h: (h,), "Got 1 of 2"),
+        (lambda h: (h, h[..., :4]), r"must have shape \(1, 2, 5\)"), (lambda h: (h, h.double()), "dtype torch.float32"),
+        (lambda h: (h, None), "must be a tensor"),
+    ],
+)  # fmt: skip
+def test_states_are_refused_as_in_a_first_call(state, error):
+    layer, x, h = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3), torch.zeros(1, 2, 5)
+    with torch.no_grad():
+        layer(x, (h, h))
+        with pytest.raises((TypeError, RuntimeError), match=error):
+            layer(x, state(h))
+
+
+def test_inputs_are_refused_as_in_a_first_call():
+    layer, x = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3)
+    with torch.no_grad():
+        layer(x)
+        for wrong in (x.double(), x[..., :2], x[:0], "x", None):
+            with pytest.raises((TypeError, RuntimeError, ValueError)):
+                layer(wrong)
+
+
+def test_states_with_gaps_and_negated_ones_are_read_rightly(taken):
+    layer, x = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3)
+    check(layer, x)
+    wide = torch.randn(1, 2, 10)
+    check(layer, x, (wide[..., ::2], wide[..., 1::2]))
+    negated = torch.randn(1, 2, 5, dtype=torch.complex64).conj().imag
+    assert negated.is_neg()
+    check(layer, x, (negated.clone(), negated))
+    check(layer, torch.randn(2, 2, 3, dtype=torch.complex64).conj().imag)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_modes_and_transforms_are_seen(taken):
+    layer, x = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3)
+    check(layer, x)
+    with torch.no_grad():
+        expected = layer(x)[0]
+        assert len(taken) == 1
+        batched = torch.func.vmap(lambda one: layer(one)[0])(torch.stack([x, x]))
+        assert_close(batched[1], expected, atol=1e-5, rtol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match=r"not in torch\.bfloat16"):
+            layer(x)
+        assert len(taken) == 1
+        with torch.autograd.forward_ad.dual_level():
+            layer(torch.autograd.forward_ad.make_dual(x, x))
+        assert len(taken) == 1
+        assert torch.jit.trace(layer, (x,), check_trace=False)(x)[0].equal(expected)
+    with torch.inference_mode():
+        assert layer(x)[0].is_inference()
+    with torch.no_grad():
+        assert not layer(x)[0].is_inference()
+
+
+def test_a_first_call_in_inference_mode_leaves_plain_states_behind(taken):
+    layer, x = Recurrent("lstm", 3, 5, driver="llvm"), torch.randn(7, 2, 3)
+    with torch.inference_mode():
+        layer(x)
+    with torch.no_grad():
+        layer(x)
+    assert len(taken) == 1
+    output, _ = layer(x)
+    output.sum().backward()
+
+
+def test_threads_and_deterministic_algorithms_are_part_of_the_form(taken):
+    layer, x, threads = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3), torch.get_num_threads()
+    check(layer, x)
+    try:
+        torch.set_num_threads(threads + 1)
+        check(layer, x)
+        torch.use_deterministic_algorithms(not torch.are_deterministic_algorithms_enabled())
+        check(layer, x)
+        assert not taken
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_layers_that_have_been_called_are_copied_and_pickled(taken):
+    layer, x = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3)
+    check(layer, x)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        with torch.no_grad():
+            other.weight_ih_l0.add_(1)
+        check(other, x)
+
+
+def test_dropout_between_layers_goes_the_whole_way(taken):
+    layer, x = LSTM(3, 5, 2, dropout=0.5, driver="llvm"), torch.randn(6, 4, 3)
+    with torch.no_grad():
+        assert not layer(x)[0].equal(layer(x)[0])
+    assert not taken
+    layer.eval()
+    check(layer, x)
+    check(layer, x)
+    assert len(taken) == 1
+
+
+def test_hooks_run():
+    layer, x, seen = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3), []
+    layer.register_forward_hook(lambda *_: seen.append(1))
+    with torch.no_grad():
+        layer(x)
+        layer(x)
+    assert len(seen) == 2
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_projections_go_to_torch():
+    x = torch.randn(2, 2, 3)
+    with torch.no_grad():
+        LSTM(3, 5)(x)
+        LSTM(3, 5)(x)
+        assert LSTM(3, 5, proj_size=2)(x)[0].shape == (2, 2, 2)
