@@ -41,7 +41,8 @@ def layer_norm(v: Vectors, gain: OfUnits = None, bias: OfUnits = None, eps: floa
     if not isinstance(v, (Gates, tuple)) or not all(isinstance(each, Tensor) for each in v):
         raise TypeError(f"v must be a vector, values by gate or a tuple of vectors. Got {type(v).__name__}.")
     vectors = tuple(v)
-    found = _normalized(vectors, *[_for_each(*of, len(vectors)) for of in (("gain", gain), ("bias", bias))], eps)
+    n = len(vectors)
+    found = _normalized(vectors, _for_each("gain", gain, n), _for_each("bias", bias, n), eps)
     return Gates(v._names, parts=found, whole=v._whole) if isinstance(v, Gates) else found
 
 

@@ -36,7 +36,7 @@ def test_source_of_every_cell_in_every_language():
     for cell in (*gatefuse.cell_names(), *made_up_cells.ALL):
         compile(gatefuse.source(cell), "source", "exec")
         llvm.parse_assembly(gatefuse.source(cell, "llvm")).verify()
-        products = gatefuse.find_cell(cell).program.products
+        products = gatefuse.find_cell(cell).program.weighed
         assert ("torch.addmm" in gatefuse.source(cell, "torchscript")) is bool(products)
 
 

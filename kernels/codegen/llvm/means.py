@@ -18,7 +18,8 @@ def mean(v: Vectors, at: Number, units: Number, share: Any) -> Any:
     left = units - whole * kind.lanes
     with code.when(left.compare(">", 0)):
         found.set(v.add(found.get(), v.load(at + whole * (kind.lanes * kind.size), v.within(left))))
-    return v.mul(v.total(found.get()), share)
+    # not to be contracted with what follows, which one loop's code may see and another's not
+    return code.builder.fmul(v.total(found.get()), share)
 
 
 def unit_share(v: Vectors, units: Number) -> Any:

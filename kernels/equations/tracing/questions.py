@@ -87,7 +87,7 @@ class Watch(TorchFunctionMode):
             )
             return func(*args, **kwargs)
         self._record.written = name.strip("_")
-        found = self._reduced(func, name, args, kwargs) if name in REDUCTIONS else func(*args, **kwargs)
+        found = self._reduced(name, args, kwargs) if name in REDUCTIONS else func(*args, **kwargs)
         self._record.written = ""
         if name == "dtype" or name in _CONVERSIONS:
             self.asked_dtype = True
@@ -103,14 +103,14 @@ class Watch(TorchFunctionMode):
                 self._record.stop(result)
         return found
 
-    def _reduced(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    def _reduced(self, name: str, args: Any, kwargs: Any) -> Tensor:
         try:
             return reduced(name, args, kwargs, self._mean, self._share)
         except TranslationError as error:
             # the equations go on, as after an operator that can't be translated
             refused = self._refuse(str(error))
             self._record.refused = self._record.refused or refused
-            return self._record.unknown(func, args, kwargs)
+            return self._record.unknown(self._share)
 
     def _refuse(self, why: str) -> TranslationError:
         """Kept too, since equations may catch what is raised in them."""

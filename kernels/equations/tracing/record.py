@@ -56,16 +56,13 @@ class Record(TorchDispatchMode):
                 self._note(result, self._graph.input("?"))
         return found
 
-    def unknown(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """What a function gives, of which no expression is known."""
+    def unknown(self, like: Tensor) -> Tensor:
+        """A value of that shape, of which no expression is known."""
         self.paused = True
         try:
-            found = func(*args, **kwargs)
+            return self.input("?", like.clone())
         finally:
             self.paused = False
-        if isinstance(found, Tensor):
-            self._note(found, self._graph.input("?"))
-        return found
 
     def _record(self, func: Any, name: str, args: Any, kwargs: Any, results: list[Tensor]) -> None:
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
