@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn, sigmoid, tanh
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import layer_norm, logsigmoid
 
 from gatefuse.bench.suite.contender import Network
 from gatefuse.bench.suite.sweeps import Group
@@ -24,7 +24,7 @@ class Weights(NamedTuple):
         W: of the input (I, G * H), with the bias b (G * H,) that is added to its product.
         U: of the state (H, G * H), in the pieces that a step multiplies by.
         b_n: a recurrent bias that is not merely added (G * H,); None where all are.
-        own: further vectors (H,) of a cell.
+        own: further vectors of a cell.
     """
 
     W: Tensor
@@ -45,7 +45,8 @@ class Step(NamedTuple):
         states: how many (B, H) there are.
         apart: the recurrent bias is not merely added.
         deaf: gates, by number, that hear no recurrent bias.
-        own: names of further vectors.
+        own: names of further vectors; several are one (n * H,), side by side.
+        ahead: what is made of x's pieces (T, B, gates * H) before the steps.
     """
 
     run: Callable[..., tuple[Tensor, ...]]
@@ -54,7 +55,8 @@ class Step(NamedTuple):
     states: int = 1
     apart: bool = False
     deaf: tuple[int, ...] = ()
-    own: tuple[str, ...] = ()
+    own: tuple[str | tuple[str, ...], ...] = ()
+    ahead: Callable[[Sequence[Tensor], Weights], Sequence[Tensor]] = lambda pieces, _: pieces
 
 
 def _elman(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
@@ -148,6 +150,35 @@ def _sru(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor,
     return x[3] + r * (c - x[3]), c
 
 
+def _layer_norm_lstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
+    _, gain, bias, c_gain, c_bias = w.own
+    i, f, g, o = (x[0] + layer_norm(h @ w.U[0], gain.shape, gain, bias)).chunk(4, 1)
+    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    return sigmoid(o) * tanh(layer_norm(c, c_gain.shape, c_gain, c_bias)), c
+
+
+def _layer_norm_gru(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
+    _, gain, bias, _, _, n_gain, n_bias = w.own
+    H = h.shape[1]
+    y_rz, y_n = (h @ w.U[0]).split((2 * H, H), 1)
+    r, z = sigmoid(x[0] + layer_norm(y_rz, gain.shape, gain, bias)).chunk(2, 1)
+    n = tanh(x[1] + r * layer_norm(y_n, n_gain.shape, n_gain, n_bias))
+    return (h + z * (n - h),)
+
+
+def _normalized_lstm(pieces: Sequence[Tensor], w: Weights) -> Sequence[Tensor]:
+    return [layer_norm(pieces[0], w.own[0].shape, w.own[0])]
+
+
+def _normalized_gru(pieces: Sequence[Tensor], w: Weights) -> Sequence[Tensor]:
+    gain, _, _, n_gain, n_bias, _, _ = w.own
+    return [layer_norm(pieces[0], gain.shape, gain), layer_norm(pieces[1], n_gain.shape, n_gain, n_bias)]
+
+
+def _of_gates(form: str, gates: str) -> tuple[str, ...]:
+    return tuple([form.format(gate) for gate in gates])
+
+
 STEPS = {
     "elman": Step(_elman, (1,)),
     "elman_relu": Step(_elman_relu, (1,)),
@@ -164,6 +195,23 @@ STEPS = {
     "min_gru": Step(_min_gru, (1, 1), recurrent=(0,)),
     "min_lstm": Step(_min_lstm, (2, 1), recurrent=(0,)),
     "sru": Step(_sru, (1, 1, 1, 1), recurrent=(0,), states=2, own=("v_f", "v_r")),
+    "layer_norm_lstm": Step(
+        _layer_norm_lstm,
+        (4,),
+        states=2,
+        own=(*(_of_gates(form, "ifgo") for form in ("x_gain_{}", "h_gain_{}", "b_{}")), "c_gain", "c_b"),
+        ahead=_normalized_lstm,
+    ),
+    "layer_norm_gru": Step(
+        _layer_norm_gru,
+        (2, 1),
+        recurrent=(3,),
+        own=(
+            *(_of_gates(form, "rz") for form in ("x_gain_{}", "h_gain_{}", "b_{}")),
+            *("x_gain_n", "b_n", "h_gain_n", "h_b_n"),
+        ),
+        ahead=_normalized_gru,
+    ),
 }
 
 
@@ -201,7 +249,11 @@ def _weights(step: Step, held: dict[str, Tensor], end: str) -> Weights:
             heard[gate * H : (gate + 1) * H] = 0
         b = b + heard
     pieces = R.t().split([gates * H for gates in step.recurrent or step.gates], 1)
-    own = tuple(leaf(held[f"{name}{end}"]) for name in step.own)
+    own = tuple(
+        leaf(torch.cat([held[f"{name}{end}"] for name in ((names,) if isinstance(names, str) else names)]))
+        for names in step.own
+    )
+    b = b if b.numel() else W.new_zeros(W.shape[0])
     return Weights(leaf(W.t()), leaf(b), tuple(map(leaf, pieces)), leaf(b_n) if step.apart else None, own)
 
 
@@ -209,7 +261,7 @@ def _direction(step: Step, x: Tensor, w: Weights, reverse: bool, live: Sequence[
     """x (T, B, I) -> outputs (T, B, H), zero where live (B, 1) of a step isn't."""
     (T, B), H = x.shape[:2], w.U[0].shape[0]
     gates = torch.addmm(w.b, x.reshape(T * B, -1), w.W).view(T, B, -1)
-    pieces = [piece.unbind() for piece in gates.split([n * H for n in step.gates], 2)]
+    pieces = [piece.unbind() for piece in step.ahead(gates.split([n * H for n in step.gates], 2), w)]
     states = (x.new_zeros(B, H),) * step.states
     outputs = [states[0]] * T
     for t in reversed(range(T)) if reverse else range(T):

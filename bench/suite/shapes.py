@@ -118,6 +118,8 @@ QUICK = [
     Shape("min_gru", 256, 32, 1000, 256, name="no recurrent weights"),
     Shape("min_lstm", 64, 8, 35, 64),
     Shape("sru", 64, 8, 35, 64),
+    Shape("layer_norm_lstm", 64, 8, 35, 64),
+    Shape("layer_norm_gru", 64, 8, 35, 64),
 ]
 QUICK_GPU = [
     *(Shape("lstm", H, B, 128, H) for H, B in ((128, 32), (512, 1), (512, 64), (1024, 64), (2048, 64))),

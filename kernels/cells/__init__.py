@@ -22,6 +22,8 @@ _MODULES = {
     "min_gru": "min_gru",
     "min_lstm": "min_lstm",
     "sru": "sru",
+    "layer_norm_lstm": "layer_norm_lstm",
+    "layer_norm_gru": "layer_norm_gru",
 }
 
 

@@ -17,7 +17,7 @@ from torch.nn.functional import dropout as drop
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.elementwise import elementwise
-from gatefuse.kernels.equations.facts import untranslatable
+from gatefuse.kernels.equations.facts import mixes_units, untranslatable
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.calls import Call, Results, request_of
@@ -95,12 +95,12 @@ def explain_heads(cell: Cell, call: Call, form: Form, heads: int, wanted: str) -
 
 
 def check_cell(cell: Cell) -> None:
-    """Raises ValueError: it isn't known that the cell's equations mix no units but by R."""
+    """Raises ValueError: the cell's equations mix units other than by R, or that they don't isn't known."""
+    rule = "the cell of a layer with heads must mix no units but by R"
     if why := untranslatable(cell.serial):
-        raise ValueError(
-            f"the cell of a layer with heads must be one that code can be made of, which shows that it mixes no units "
-            f"but by R. Got {cell.name}: {why}."
-        )
+        raise ValueError(f"{rule}, as code that can be made of it shows. Got {cell.name}: {why}.")
+    if mixes_units(cell.serial):
+        raise ValueError(f"{rule}. Got {cell.name}, which takes means over all of them.")
 
 
 def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tuple[Cell, list[Tensor]]:
@@ -109,7 +109,7 @@ def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tu
     each = len(weights) // (form.directions * form.num_layers)
     M = len(cell.recurrent_gates)
     # a file knows the cell that was written alone
-    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting()
+    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting() and not cell.inputs
     made = elementwise(cell.serial, form.bias) if numbers_will_do else cell
     if made is cell or untranslatable(made.serial):
         return cell, [block_diagonal(w, heads) if k % each == 1 else w for k, w in enumerate(weights)]

@@ -19,7 +19,7 @@ from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
-from gatefuse.models.execution.heads import at_once, explain_heads, run_heads
+from gatefuse.models.execution.heads import at_once, check_cell, explain_heads, run_heads
 from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.layers.beside import beside, packed_beside
@@ -53,7 +53,10 @@ class Stack:
     def _at_once(self) -> tuple[Cell, list[Tensor]]:
         """A cell and weights of one R, which compute what the layer does."""
         weights = self._flat()
-        return (self.cell, weights) if self.heads == 1 else at_once(self.cell, weights, self._form(False), self.heads)
+        if self.heads == 1:
+            return self.cell, weights
+        check_cell(self.cell)
+        return at_once(self.cell, weights, self._form(False), self.heads)
 
     @property
     def draws(self) -> bool:
@@ -190,13 +193,16 @@ class Stack:
         if name == "vendor" and not torch.compiler.is_compiling():
             run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
             output, finals = run(cell, call.x, call.states, call.weights, form, call.lengths)
-            return (output,), finals
-        if form.batch_first:
-            call = call._replace(x=call.x.transpose(0, 1))
-        sequences, finals = self._loop(cell, name, call, form)
-        if name == "llvm" and x is not None:
-            remember(self, x, call)
-        return tuple([s.transpose(0, 1) for s in sequences]) if form.batch_first else sequences, finals
+            sequences: tuple[Tensor, ...] = (output,)
+        else:
+            if form.batch_first:
+                call = call._replace(x=call.x.transpose(0, 1))
+            sequences, finals = self._loop(cell, name, call, form)
+            if form.batch_first:
+                sequences = tuple([s.transpose(0, 1) for s in sequences])
+        if x is not None:
+            remember(name, self, x, call)
+        return sequences, finals
 
     def _run_packed(self, packing: Packing, call: Call) -> Results:
         form = self._form(batch_first=False)
