@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import driver, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
-from gatefuse.kernels.equations.facts import untranslatable
+from gatefuse.kernels.equations.facts import takes_means, untranslatable
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.breaks import compiler_around
@@ -226,7 +226,10 @@ class Stack:
 
     def _check_heads(self) -> None:
         """Raises ValueError: it can't be known that the cell's equations mix no units, and so no heads."""
-        if why := untranslatable(self.cell.serial):
+        why = untranslatable(self.cell.serial)
+        if not why and takes_means(self.cell.serial):
+            why = "its equations take means of all units"
+        if why:
             raise ValueError(
                 f"the cell of a layer with heads must be one that code can be made of, which shows that it mixes no "
                 f"units but by R. Got {self.cell.name}: {why}."
