@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn, sigmoid, tanh
 from torch.nn.functional import logsigmoid
 
-from gatefuse.bench.suite.contender import Network
+from gatefuse.bench.suite.contender import Network, inputs
 from gatefuse.bench.suite.sweeps import Group
 
 
@@ -46,6 +46,7 @@ class Step(NamedTuple):
         apart: the recurrent bias is not merely added.
         deaf: gates, by number, that hear no recurrent bias.
         own: names of further vectors.
+        inputs: how many it is given beside the gates, each a further piece of x, (B, 1).
     """
 
     run: Callable[..., tuple[Tensor, ...]]
@@ -55,6 +56,7 @@ class Step(NamedTuple):
     apart: bool = False
     deaf: tuple[int, ...] = ()
     own: tuple[str, ...] = ()
+    inputs: int = 0
 
 
 def _elman(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
@@ -148,6 +150,29 @@ def _sru(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor,
     return x[3] + r * (c - x[3]), c
 
 
+def _augru(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
+    assert w.b_n is not None
+    H = h.shape[1]
+    y_ur, y_n = torch.addmm(w.b_n, h, w.U[0]).split((2 * H, H), 1)
+    u, r = sigmoid(x[0] + y_ur).chunk(2, 1)
+    n = tanh(torch.addcmul(x[1], r, y_n))
+    return (h + x[2] * u * (n - h),)
+
+
+def _gru_d(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
+    h = torch.exp(-torch.relu(x[2])) * h
+    z, r = sigmoid(torch.addmm(x[0], h, w.U[0])).chunk(2, 1)
+    n = tanh(torch.addmm(x[1], r * h, w.U[1]))
+    return (h + z * (n - h),)
+
+
+def _cfc(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
+    H = h.shape[1]
+    f, gk = torch.addmm(x[0], h, w.U[0]).split((H, 2 * H), 1)
+    g, k = tanh(gk).chunk(2, 1)
+    return (k + sigmoid(-f * x[1]) * (g - k),)
+
+
 STEPS = {
     "elman": Step(_elman, (1,)),
     "elman_relu": Step(_elman_relu, (1,)),
@@ -164,6 +189,9 @@ STEPS = {
     "min_gru": Step(_min_gru, (1, 1), recurrent=(0,)),
     "min_lstm": Step(_min_lstm, (2, 1), recurrent=(0,)),
     "sru": Step(_sru, (1, 1, 1, 1), recurrent=(0,), states=2, own=("v_f", "v_r")),
+    "augru": Step(_augru, (2, 1), recurrent=(3,), apart=True, inputs=1),
+    "gru_d": Step(_gru_d, (2, 1), inputs=1),
+    "cfc": Step(_cfc, (3,), inputs=1),
 }
 
 
@@ -174,6 +202,7 @@ def build(group: Group, source: nn.Module) -> Network:
     sides = ("", "_reverse") if s.bidirectional else ("",)
     layers = [[_weights(step, held, f"_l{layer}{side}") for side in sides] for layer in range(s.layers)]
     like = next(iter(held.values()))
+    beside = list(inputs(group, like).values())
     live = None
     if s.lengths:
         steps, lengths = torch.arange(s.T, device=like.device), torch.tensor(s.lengths, device=like.device)
@@ -181,7 +210,7 @@ def build(group: Group, source: nn.Module) -> Network:
 
     def forward(x: Tensor) -> Tensor:
         for weights in layers:
-            outputs = [_direction(step, x, own, k == 1, live) for k, own in enumerate(weights)]
+            outputs = [_direction(step, x, own, k == 1, live, beside) for k, own in enumerate(weights)]
             x = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
         return x
 
@@ -205,11 +234,14 @@ def _weights(step: Step, held: dict[str, Tensor], end: str) -> Weights:
     return Weights(leaf(W.t()), leaf(b), tuple(map(leaf, pieces)), leaf(b_n) if step.apart else None, own)
 
 
-def _direction(step: Step, x: Tensor, w: Weights, reverse: bool, live: Sequence[Tensor] | None) -> Tensor:
-    """x (T, B, I) -> outputs (T, B, H), zero where live (B, 1) of a step isn't."""
+def _direction(
+    step: Step, x: Tensor, w: Weights, reverse: bool, live: Sequence[Tensor] | None, beside: Sequence[Tensor]
+) -> Tensor:
+    """x (T, B, I) and inputs (T, B) -> outputs (T, B, H), zero where live (B, 1) of a step isn't."""
     (T, B), H = x.shape[:2], w.U[0].shape[0]
     gates = torch.addmm(w.b, x.reshape(T * B, -1), w.W).view(T, B, -1)
     pieces = [piece.unbind() for piece in gates.split([n * H for n in step.gates], 2)]
+    pieces += [a.unsqueeze(2).unbind() for a in beside]
     states = (x.new_zeros(B, H),) * step.states
     outputs = [states[0]] * T
     for t in reversed(range(T)) if reverse else range(T):

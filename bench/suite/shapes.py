@@ -118,6 +118,9 @@ QUICK = [
     Shape("min_gru", 256, 32, 1000, 256, name="no recurrent weights"),
     Shape("min_lstm", 64, 8, 35, 64),
     Shape("sru", 64, 8, 35, 64),
+    Shape("augru", 64, 8, 35, 64),
+    Shape("gru_d", 64, 8, 35, 64),
+    Shape("cfc", 64, 8, 35, 64),
 ]
 QUICK_GPU = [
     *(Shape("lstm", H, B, 128, H) for H, B in ((128, 32), (512, 1), (512, 64), (1024, 64), (2048, 64))),
