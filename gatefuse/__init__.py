@@ -8,6 +8,7 @@ from gatefuse._version import __version__
 from gatefuse.kernels.cell import Cell, cell
 from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.kernels.codegen import source
+from gatefuse.kernels.equations.normalization import layer_norm
 from gatefuse.kernels.equations.operators import operator_names
 from gatefuse.kernels.noise.recurrent_dropout import recurrent_dropout
 from gatefuse.kernels.noise.zoneout import zoneout
@@ -41,6 +42,7 @@ __all__ = [
     "cell_names",
     "export_object",
     "find_cell",
+    "layer_norm",
     "operator_names",
     "recurrent_dropout",
     "restore",

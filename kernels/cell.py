@@ -52,6 +52,7 @@ class Cell(Declared):
         name: the function's name.
         serial: a name that no other cell in this process has.
         made: what was made of the cell, code for one; it lives as long as the cell does.
+        given: what the equations are given in the place of x, R and the parameters, as a function of these; or None.
     """
 
     def __init__(self, equations: Callable[..., Tensor | tuple[Tensor, ...]], declaration: Declaration):
@@ -64,6 +65,7 @@ class Cell(Declared):
         self.serial = f"{self.name}-{next(_numbers)}"
         self._versions: tuple[Version, ...] = ()  # the latest first
         self._lock = Lock()
+        self.given: Callable[[Gates, Any, Mapping[str, Tensor]], tuple[Any, Any, Mapping[str, Tensor]]] | None = None
         self._first: Cell | None = None  # the cell that this one is, but for its constants
         self._others: WeakValueDictionary[str, Cell] = WeakValueDictionary()  # of this one's, by their constants
         registry.enter(self)
@@ -154,6 +156,8 @@ class Cell(Declared):
         Raises:
             TypeError, ValueError: they return too few or too many states, what is no tensor, or another shape.
         """
+        if self.given is not None:
+            x, R, parameters = self.given(x, R, parameters)
         out = one_for_each(self, self.equations(x, R, *states, **parameters, **self._constants))
         for new, old in zip(out, states, strict=True):
             if not isinstance(new, Tensor) or new.shape != old.shape or new.dtype != old.dtype:

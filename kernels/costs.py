@@ -141,14 +141,14 @@ def _rate(request: Request) -> float:
 
 
 def _operations(request: Request, program: Program) -> float:
-    return 2.0 * len(program.columns) * request.H * request.H * request.B
+    return 2.0 * program.weighed * request.H * request.H * request.B
 
 
 def _step(request: Request, program: Program) -> float:
     can = ceilings(request.device)
     forward, backward = _meetings(program)
     computed = len({p.stage for p in program.products if p.computed})
-    weights = len(program.columns) * request.H * request.H * request.dtype.itemsize
+    weights = program.weighed * request.H * request.H * request.dtype.itemsize
     product = max(_operations(request, program) / _rate(request), weights / can.exchange)
     launch = can.launch if worth_recording(request.T, request.B, request.H) else can.host
     us = (forward + computed + 1) * launch + product

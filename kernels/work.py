@@ -17,7 +17,7 @@ def recurrent_products(cell: Cell, H: int) -> int:
     Equations that can't be translated are taken to have one for each gate.
     """
     try:
-        gates = len(cell.program.columns)
+        gates = cell.program.weighed
     except TranslationError:
         gates = len(cell.recurrent_gates)
     return H * gates * H

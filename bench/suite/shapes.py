@@ -121,6 +121,8 @@ QUICK = [
     Shape("augru", 64, 8, 35, 64),
     Shape("gru_d", 64, 8, 35, 64),
     Shape("cfc", 64, 8, 35, 64),
+    Shape("layer_norm_lstm", 64, 8, 35, 64),
+    Shape("layer_norm_gru", 64, 8, 35, 64),
 ]
 QUICK_GPU = [
     *(Shape("lstm", H, B, 128, H) for H, B in ((128, 32), (512, 1), (512, 64), (1024, 64), (2048, 64))),

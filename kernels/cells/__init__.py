@@ -25,6 +25,8 @@ _MODULES = {
     "augru": "augru",
     "gru_d": "gru_d",
     "cfc": "cfc",
+    "layer_norm_lstm": "layer_norm_lstm",
+    "layer_norm_gru": "layer_norm_gru",
 }
 
 

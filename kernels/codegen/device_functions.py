@@ -19,7 +19,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.definitions import defined
 from gatefuse.kernels.codegen.per_cell import per_cell
 from gatefuse.kernels.codegen.printer import Printer, definition
-from gatefuse.kernels.equations.expression import Expr, input_names
+from gatefuse.kernels.equations.expression import SHARE, Expr, input_names, walk
 from gatefuse.kernels.equations.program import Program, computed
 from gatefuse.kernels.runtime.requirement import require_triton
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from triton.runtime.jit import JITFunction
 
 
-def triton_source(program: Program) -> str:
-    """The module of Triton device functions."""
+def triton_source(program: Program, units: str = "H") -> str:
+    """The module of Triton device functions; ``units`` is the text of how many there are, where a function asks."""
     cell = program.cell
     parts = [f"# Generated from the equations of {cell.name}.", f"# {cell.__doc__}" if cell.__doc__ else ""]
     for name, args, roots, what in _functions(program):
-        parts += ["", *_function(program, name, args, roots, what)]
+        parts += ["", *_function(program, name, args, roots, what, units)]
     stages = [stage for stage in range(1, program.stages + 1) if computed(program, stage)]
     parts += ["", *_by_number("vectors", _FORWARD, {stage: stage for stage in stages})]
     phases = {k: phase.stage for k, phase in enumerate(program.phases)}
@@ -64,7 +64,9 @@ def _functions(program: Program) -> list[tuple[str, tuple[str, ...], list[Expr],
     return found
 
 
-def _function(program: Program, name: str, args: Sequence[str], roots: list[Expr], what: list[str]) -> list[str]:
+def _function(
+    program: Program, name: str, args: Sequence[str], roots: list[Expr], what: list[str], units: str
+) -> list[str]:
     cell = program.cell
     places = {
         "slots": [slot.name for slot in program.slots],
@@ -73,7 +75,7 @@ def _function(program: Program, name: str, args: Sequence[str], roots: list[Expr
         "d_states": [f"d_{s}" for s in cell.states],
         "d_vectors": [f"d_v{k}" for k in range(len(program.products))],
     }
-    body, results = Printer("triton", roots).emit(roots)
+    body, results = Printer("triton", roots, units=units).emit(roots)
     used = input_names(roots)
     read = {arg: [value if value in used else "" for value in places[arg]] for arg in args}
     return ["@triton.jit", *definition(name, read, body, zip(results, what, strict=True)), ""]
@@ -101,15 +103,26 @@ class DeviceFunctions:
     any_backward: JITFunction[Any]
 
 
-@per_cell
-def device_functions(cell: Cell) -> DeviceFunctions:
-    """The Triton functions of a cell; brings Triton when first called.
+def device_functions(cell: Cell, H: int) -> DeviceFunctions:
+    """The Triton functions of a cell of H units; brings Triton when first called.
 
     Raises:
         ModuleNotFoundError: Triton is not installed.
         TranslationError: as source().
     """
     require_triton("device functions")
+    return _made(cell, H if _asks_units(cell) else 0)
+
+
+@per_cell
+def _asks_units(cell: Cell) -> bool:
+    """Whether the functions are others where there are more units."""
+    return any(e.op == SHARE for _, _, roots, _ in _functions(cell.program) for e in walk(roots))
+
+
+@per_cell
+def _made(cell: Cell, units: int) -> DeviceFunctions:
+    """Of so many units, 0 where it is the same for all."""
     import triton
     import triton.language as tl
 
@@ -119,7 +132,8 @@ def device_functions(cell: Cell) -> DeviceFunctions:
     helpers = ("sigmoid", "tanh", "log1p", "expm1", "log_sigmoid", "relu", "maximum", "minimum")
     namespace: dict[str, Any] = {"__name__": __name__, "triton": triton, "tl": tl}
     namespace |= {helper: getattr(mathlib, helper) for helper in helpers}
-    defined(triton_source(program), f"<gatefuse {cell.key}>", namespace, cell)
+    file = f"<gatefuse {cell.key}, H {units}>" if units else f"<gatefuse {cell.key}>"
+    defined(triton_source(program, str(units)), file, namespace, cell)
     return DeviceFunctions(
         update=namespace["update"],
         vectors=tuple(namespace.get(f"vectors_{stage}") for stage in range(1, program.stages + 1)),

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from gatefuse.kernels.equations.expression import CONSTANT, INPUT, Expr, walk
+from gatefuse.kernels.equations.expression import CONSTANT, INPUT, SHARE, Expr, walk
 from gatefuse.kernels.equations.operators import COMPARED, PRIMITIVES
 
 _INLINE = 48  # an expression used once is written where it is used, up to this many characters
@@ -41,11 +41,13 @@ class Printer:
         dialect: "triton" or "torch".
         roots: all results that will be asked for; what they share is computed once.
         like: name of a tensor with the shape of a result, for results that are a number alone ("torch").
+        units: text of the number of units ("triton").
     """
 
-    def __init__(self, dialect: Literal["triton", "torch"], roots: Sequence[Expr], like: str = ""):
+    def __init__(self, dialect: Literal["triton", "torch"], roots: Sequence[Expr], like: str = "", units: str = "H"):
         self._dialect = dialect
         self._like = like
+        self._units = units
         self._uses = Counter(id(a) for e in walk(roots) for a in e.args)
         self._uses.update(id(root) for root in roots)
         self._taken = {safe(str(e.value)) for e in walk(roots) if e.op == INPUT}
@@ -56,7 +58,7 @@ class Printer:
         lines = []
         results = {id(root) for root in roots}
         for e in walk(roots):
-            if e.op in (INPUT, CONSTANT) or id(e) in self._texts:
+            if e.op in (INPUT, CONSTANT, SHARE) or id(e) in self._texts:
                 continue
             text, precedence = self._print(e)
             if self._uses[id(e)] > 1 or (len(text) > _INLINE and id(e) not in results):
@@ -85,6 +87,8 @@ class Printer:
     def _text(self, e: Expr) -> tuple[str, int]:
         if e.op == INPUT:
             return safe(str(e.value)), 9
+        if e.op == SHARE:
+            return f"1.0 / {self._like}.size(-1)" if self._dialect == "torch" else f"1.0 / {self._units}", 6
         if e.op == CONSTANT:
             value = e.value
             if isinstance(value, float) and not math.isfinite(value):

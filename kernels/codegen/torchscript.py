@@ -82,6 +82,8 @@ def _before(program: Program) -> list[str]:
         "bias = no_bias if bias_hh is None else bias_hh",
     ]
     for k, product in enumerate(program.products):
+        if product.reduces:
+            continue
         lines.append(f"weight_{k} = {_cut('weight_hh', product.gates, M, 0)}.t()")
         lines.append(f"bias_{k} = {_cut('bias', product.gates, M, 0)}")
         if _summed(program, product):
@@ -141,6 +143,12 @@ def _product(program: Program, k: int, printer: Printer) -> list[str]:
     """The product, and the slots that it completes."""
     product = program.products[k]
     lines, (vector,) = printer.emit([product.vector])
+    if product.reduces:
+        (slot,) = (slot for slot in program.slots if slot.column in product.columns)
+        return [
+            *lines,
+            f"{safe(slot.name)} = ({vector}).mean(1, keepdim=True).expand_as({safe(program.cell.states[0])})",
+        ]
     columns = range(product.first, product.first + len(product.gates))
     added = f"x_{k}[step]" if _summed(program, product) else f"bias_{k}"
     lines.append(f"sum_{k} = torch.addmm({added}, {vector}, weight_{k})")

@@ -44,9 +44,8 @@ def _compiles_for_rocm() -> bool:
 
 
 def _refusal(request: Request, directions: int) -> str:
-    return _unfit(
-        request.cell.serial, padded(request.H), request.dtype.itemsize, request.device, request.needs_grad, directions
-    )
+    H = padded(request.cell, request.H)
+    return _unfit(request.cell.serial, H, request.dtype.itemsize, request.device, request.needs_grad, directions)
 
 
 @constant  # torch.compile can't follow the cutting of tiles

@@ -34,7 +34,7 @@ def in_sixteens(run: Callable[..., Outcome]) -> Callable[..., Outcome]:
     @wraps(run)
     def run_padded(task: Task, loop: str) -> Outcome:
         H = task.weights.recurrent.shape[1]
-        if loop not in KERNELS or (W := padded(H)) == H:
+        if loop not in KERNELS or (W := padded(task.cell, H)) == H:
             return run(task, loop)
         sequences, finals = run(_wider(task, W), loop)
         return Outcome(tuple([s[..., :H] for s in sequences]), tuple([s[..., :H] for s in finals]))
@@ -48,7 +48,7 @@ def both_in_sixteens(run_both: Callable[..., Outcome]) -> Callable[..., Outcome]
     @wraps(run_both)
     def run_padded(tasks: tuple[Task, Task], loop: str) -> Outcome:
         H = tasks[0].weights.recurrent.shape[1]
-        if loop not in KERNELS or (W := padded(H)) == H:
+        if loop not in KERNELS or (W := padded(tasks[0].cell, H)) == H:
             return run_both(tasks, loop)
         sequences, finals = run_both((_wider(tasks[0], W), _wider(tasks[1], W)), loop)
 

@@ -12,10 +12,13 @@ from typing import TypeAlias
 Number: TypeAlias = "float | int | bool"
 
 INPUT, CONSTANT = "input", "constant"
+# One part of as many as there are units: what a sum is a mean by.
+SHARE = "share"
 
 
 class Expr:
-    """One operation: ``op`` is a name from operators.PRIMITIVES, or INPUT with a name, or CONSTANT with a number."""
+    """One operation: ``op`` is a name from operators.PRIMITIVES, or INPUT with a name, or CONSTANT with a number,
+    or SHARE."""
 
     __slots__ = ("args", "op", "value")
 
@@ -53,6 +56,10 @@ class Graph:
     def constant(self, value: Number) -> Expr:
         """That number; a float unless it is a truth value."""
         return self._intern(CONSTANT, (), value if isinstance(value, bool) else float(value))
+
+    def share(self) -> Expr:
+        """One part of as many as there are units."""
+        return self._intern(SHARE, ())
 
     def make(self, op: str, *operands: Expr | Number) -> Expr:
         """The expression ``op(*operands)``, simplified."""

@@ -19,6 +19,12 @@ def widest_product(serial: str) -> int:
 
 
 @constant
+def takes_means(serial: str) -> bool:
+    """Whether a unit's values follow from other units' otherwise than by R."""
+    return any(p.reduces for p in Cell.by_serial(serial).program.products)
+
+
+@constant
 def file_key(serial: str) -> str:
     """What a file names the equations by.
 

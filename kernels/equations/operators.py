@@ -32,6 +32,9 @@ def _infix(sign: str, precedence: int) -> Primitive:
     return Primitive(text, text, precedence)
 
 
+# Over a row's units; a trace is cut there (equations/tracing/reductions.py).
+REDUCTIONS = ("mean", "sum", "var")
+
 # As in Python: below & and |, and a chain of them means another thing.
 COMPARED = 2
 
@@ -94,7 +97,7 @@ def translate(graph: Graph, aten: str, args: tuple[Any, ...], kwargs: dict[str, 
 
 def operator_names() -> list[str]:
     """The operators of torch that equations may use and still be made into kernels, by their names in ATen."""
-    return sorted(n for n in _ATEN if not n.endswith(("_backward", "_")) and n not in _PLUMBING)
+    return sorted((*REDUCTIONS, *(n for n in _ATEN if not n.endswith(("_backward", "_")) and n not in _PLUMBING)))
 
 
 Make = Callable[..., Expr]

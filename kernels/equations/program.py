@@ -1,16 +1,19 @@
 """The program of a cell: its step as pointwise expressions between products, forward and backward.
 
 A *slot* is a value that a kernel loads for a gate: a_f = x_f + r_f where the equations only ever use that sum, else
-x_f and r_f apart. A *stage* is the products that can run at once; most cells have one, gru_reset_first two.
+x_f and r_f apart. A *stage* is the products that can run at once; most cells have one, gru_reset_first two. A mean
+of the units is a product too, without weights: it is known when all of them are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from gatefuse.kernels.equations.expression import INPUT, Expr, input_names, walk
+from gatefuse.kernels.equations.products import Product
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
@@ -25,35 +28,6 @@ class Slot(NamedTuple):
     name: str
     gate: int
     column: int
-
-
-@dataclass(frozen=True)
-class Product:
-    """R[gates] times a vector, in one matrix product; its results are the columns from ``first`` on.
-
-    Attributes:
-        vector: what is multiplied.
-        state: index of the state that the vector is, -1 where it is computed.
-        gates: indices of the gates among the cell's recurrent_gates, in the order of the columns.
-        first: the first column block.
-        stage: 1 for vectors known before the step's first product, and so on.
-    """
-
-    vector: Expr
-    state: int
-    gates: tuple[int, ...]
-    first: int
-    stage: int
-
-    @property
-    def computed(self) -> bool:
-        """Whether what it multiplies is computed, and no state as it is."""
-        return self.state < 0
-
-    @property
-    def columns(self) -> range:
-        """Its column blocks."""
-        return range(self.first, self.first + len(self.gates))
 
 
 @dataclass(frozen=True)
@@ -73,7 +47,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Program:
-    """A step of a cell as pointwise expressions between products.
+    """A step of a cell as pointwise expressions between products, of which some are means of the units.
 
     Inputs are named as the slots, the states, the parameters; in the backward also d_<state> for the gradients of the
     new states and d_v<k> for that of product k's vector.
@@ -95,8 +69,13 @@ class Program:
 
     @cached_property
     def columns(self) -> tuple[int, ...]:
-        """The gate of each column block of r, by its number among the recurrent gates."""
+        """The gate of each column block of r, by its number among the recurrent gates; -1 of a reduction."""
         return tuple(g for p in self.products for g in p.gates)
+
+    @cached_property
+    def weighed(self) -> int:
+        """How many of them are products with R."""
+        return sum(gate >= 0 for gate in self.columns)
 
     @cached_property
     def in_order(self) -> bool:
@@ -126,7 +105,7 @@ class Program:
         reached = {"x" for d, slot in zip(self.d_slots, self.slots, strict=True) if slot.gate >= 0 and _holds(d, given)}
         for k, p in enumerate(self.products):
             if f"d_v{k}" in given:
-                reached |= {"R"} | (set() if p.computed else {self.cell.states[p.state]})
+                reached |= (set() if p.reduces else {"R"}) | (set() if p.computed else {self.cell.states[p.state]})
         names = *self.cell.states, *self.cell.parameters
         found = zip(names, (*self.d_states, *self.d_parameters), strict=True)
         reached |= {name for name, d in found if _holds(d, given)}
@@ -137,48 +116,25 @@ class Program:
         roots = [*(p.vector for p in self.products), *self.new_states]
         number = {id(e): k for k, e in enumerate(walk(roots))}
         lines = [f"{e.op}{[number[id(a)] for a in e.args]}{e.value!r}" for e in walk(roots)]
-        gates = [p.gates for p in self.products]
+        gates: list[object] = [p.reduces or p.gates for p in self.products]
         return "\n".join([*lines, repr((gates, [number[id(root)] for root in roots]))])
 
     def stage_products(self, stage: int) -> list[int]:
         """Indices of the products of a stage."""
         return [k for k, p in enumerate(self.products) if p.stage == stage]
 
+    def multiplied(self, stage: int) -> list[int]:
+        """Of these the ones with R."""
+        return [k for k in self.stage_products(stage) if not self.products[k].reduces]
+
+    def reduced(self, stage: int) -> list[int]:
+        """Of these the reductions, which come last."""
+        return [k for k in self.stage_products(stage) if self.products[k].reduces]
+
 
 def _holds(d: Expr, given: set[str]) -> bool:
     """Whether a gradient is made of any of these."""
     return not given.isdisjoint(input_names([d]))
-
-
-def find_products(
-    cell: Cell, asked: list[tuple[int, int]], vectors: list[Expr], new_states: list[Expr]
-) -> list[Product]:
-    """Group what R was asked for by vector, drop gates whose product nothing uses, and find the stages."""
-    names = cell.recurrent_gates
-    used: set[str] = input_names(new_states)
-    before: set[str] = set()
-    while used != before:  # what a product's vector needs is used where the product is
-        before = used
-        used = used | input_names([vectors[k] for gate, k in asked if f"r_{names[gate]}" in used])
-    gates_of: dict[int, list[int]] = {}
-    for gate, k in asked:
-        if f"r_{names[gate]}" in used:
-            gates_of.setdefault(id(vectors[k]), []).append(gate)
-    vector_of = {id(v): v for v in vectors}
-    by_gate = {names[gate]: vector_of[i] for i, gates in gates_of.items() for gate in gates}
-
-    def stage(vector: Expr) -> int:
-        before = [gate for gate in by_gate if f"r_{gate}" in input_names([vector])]
-        return 1 + max((stage(by_gate[gate]) for gate in before), default=0)
-
-    found = sorted(((stage(vector_of[i]), i) for i in gates_of), key=lambda pair: pair[0])
-    products, first = [], 0
-    for level, i in found:
-        vector, gates = vector_of[i], tuple(sorted(gates_of[i]))
-        state = cell.states.index(str(vector.value)) if vector.op == INPUT and vector.value in cell.states else -1
-        products.append(Product(vector, state, gates, first, level))
-        first += len(gates)
-    return products
 
 
 def find_sums(cell: Cell, roots: list[Expr]) -> dict[str, tuple[str, str]]:
@@ -200,21 +156,22 @@ def find_sums(cell: Cell, roots: list[Expr]) -> dict[str, tuple[str, str]]:
 
 
 def find_slots(
-    cell: Cell, products: list[Product], used: set[str], gradients: dict[str, Expr], sums: set[str]
+    cell: Cell,
+    columns: dict[str, int],
+    others: Sequence[str],
+    used: set[str],
+    gradients: dict[str, Expr],
+    sums: set[str],
 ) -> tuple[tuple[Slot, ...], tuple[Expr, ...]]:
-    column = {gate: p.first + k for p in products for k, gate in enumerate(p.gates)}
+    """The slots and their gradients; ``columns`` of what was asked for, of which ``others`` are no gate's first."""
     slots, d_slots = [], []
     row = {gate: g for g, gate in enumerate(cell.x_blocks)}
-    number = {gate: g for g, gate in enumerate(cell.recurrent_gates)}
     for gate in cell.gates:
         if gate in sums:
-            slots.append(Slot(f"a_{gate}", row[gate], column[number[gate]]))
+            slots.append(Slot(f"a_{gate}", row[gate], columns[f"r_{gate}"]))
             d_slots.append(gradients[f"x_{gate}"])
             continue
-        for name, at in (
-            (f"x_{gate}", (row.get(gate, -1), -1)),
-            (f"r_{gate}", (-1, column.get(number.get(gate, -1), -1))),
-        ):
+        for name, at in ((f"x_{gate}", (row.get(gate, -1), -1)), (f"r_{gate}", (-1, columns.get(f"r_{gate}", -1)))):
             if name in used:
                 slots.append(Slot(name, *at))
                 d_slots.append(gradients[name])
@@ -222,6 +179,10 @@ def find_slots(
         if f"x_{name}" in used:
             slots.append(Slot(f"x_{name}", row[name], -1))
             d_slots.append(gradients[f"x_{name}"])
+    for name in others:
+        if name in used:
+            slots.append(Slot(name, -1, columns[name]))
+            d_slots.append(gradients[name])
     return tuple(slots), tuple(d_slots)
 
 
@@ -246,7 +207,7 @@ def find_phases(slots: tuple[Slot, ...], products: list[Product]) -> tuple[Phase
 def unused_gates(program: Program) -> list[str]:
     """Gates of which neither x nor a product reaches a new state."""
     cell = program.cell
-    used = _x_blocks(program) | {cell.recurrent_gates[gate] for gate in program.columns}
+    used = _x_blocks(program) | {cell.recurrent_gates[gate] for gate in program.columns if gate >= 0}
     return [gate for gate in cell.gates if gate not in used]
 
 

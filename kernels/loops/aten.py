@@ -42,7 +42,11 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
                     computed.append(next(vectors))
                 vector = computed[-1] if p.computed else states[p.state]
                 piece = pieces[k][t]
-                piece = piece.addmm_(vector, weights[k]) if save else torch.addmm(piece, vector, weights[k])
+                if p.reduces:
+                    mean = vector.mean(1, keepdim=True)
+                    piece = piece.copy_(mean) if save else mean.expand_as(piece)
+                else:
+                    piece = piece.addmm_(vector, weights[k]) if save else torch.addmm(piece, vector, weights[k])
                 for column, part in enumerate(piece.chunk(len(p.gates), 1), p.first):
                     slots[column_slot(column)] = part
         states = functions.update(slots, states, parameters)

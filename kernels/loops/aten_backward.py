@@ -104,7 +104,9 @@ class _Steps:
                     self.d_parameters[k] += (d if live is None else torch.where(live, d, 0.0)).sum(0)
             for k in program.stage_products(phase.stage):
                 rows = self._store(k, t, d_slots)
-                if program.products[k].computed:
+                if program.products[k].reduces:
+                    d_vectors[k] = rows.mean(1, keepdim=True).expand_as(rows)
+                elif program.products[k].computed:
                     d_vectors[k] = torch.mm(rows, self._weights[k])
         for k, product in enumerate(program.products):
             if (s := product.state) >= 0:

@@ -134,7 +134,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     # What programs exchange has a fresh address each step, also where no backward wants it.
     exchanged = kept.fed if save or not kept.fed.shape[0] else debug.empty(x, kept.fed.shape[0], T, B, loop.W)
     if T * B * H:
-        functions, found = device_functions(loop.cell), _launch_of(loop, "forward")
+        functions, found = device_functions(loop.cell, loop.H), _launch_of(loop, "forward")
         bias, weights, counters = loop.columns_bias(), loop.columns_weight(), _counters(loop, found.tiles)
         for i, steps, until in _turns(loop, found.parts, 0):
             launch(
@@ -152,7 +152,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
     d = loop.gradients(upstream.finals)
     if T * B * H:
-        functions, found = device_functions(loop.cell), _launch_of(loop, "backward")
+        functions, found = device_functions(loop.cell, loop.H), _launch_of(loop, "backward")
         assert isinstance(found.cut, GridBackwardTiles)
         weights, counters = loop.columns_weight(), _counters(loop, found.tiles)
         partial = debug.empty(d.states, len(loop.program.products), found.cut.SLICES, B, loop.W)

@@ -92,18 +92,17 @@ class Sequence:
             yield t, t - ahead if i else -1, t + ahead if i < last else -1
 
     def weights(self) -> list[Tensor]:
-        """Each product's rows of the weights, (gates * W, H)."""
-        return [self._rows(self.weight, p.gates) for p in self.program.products]
+        """Each product's rows of the weights, (gates * W, H); of a reduction none."""
+        return [self._rows(self.weight, () if p.reduces else p.gates) for p in self.program.products]
 
     def columns_weight(self) -> Tensor:
         """The weights in the order of the columns, (columns * W, H), as kernels multiply them: rounded where that is in
-        tf32."""
-        parts = [self.weight] if self.program.in_order else self.weights()
-        found = parts[0].contiguous() if len(parts) == 1 else torch.cat(parts) if parts else self.weight[:0]
+        tf32. Of a reduction's column they are zero, and nobody reads them."""
+        found = self._rows(self.weight, self.program.columns).contiguous()
         return rounded(found) if precision(found.dtype) == "tf32" and not interpreted() else found
 
     def columns_bias(self) -> Tensor | None:
-        """The bias in the order of the columns."""
+        """The bias in the order of the columns, zero of a reduction."""
         if self.bias is None or self.program.in_order:
             return self.bias
         return self._rows(self.bias, self.program.columns)
@@ -112,8 +111,9 @@ class Sequence:
         G = len(self.cell.recurrent_gates)
         if gates == tuple(range(G)):
             return weight
-        parts = weight.chunk(G)
-        return torch.cat([parts[g] for g in gates]) if gates else weight[:0]
+        parts = weight.chunk(G) if G else ()
+        none = weight.new_zeros(self.W, *weight.shape[1:]) if -1 in gates else weight
+        return torch.cat([parts[g] if g >= 0 else none for g in gates]) if gates else weight[:0]
 
     def columns(self, r: Tensor, k: int) -> Tensor:
         """Product k's columns of a tensor (..., columns * W)."""

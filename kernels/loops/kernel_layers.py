@@ -44,7 +44,7 @@ def layers(
         The output (T, B, H), and the final states (L, B, H).
     """
     version, H = cell.current(), states[0].shape[2]
-    if (W := padded(H)) != H:
+    if (W := padded(version, H)) != H:
         held = _wider_weights(version, form, x, weights, H, W)
         output, finals = layers(cell, loop, x, [wider(s, W) for s in states], held, form, again)
         return output[..., :H], tuple([s[..., :H] for s in finals])

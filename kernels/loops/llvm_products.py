@@ -42,6 +42,8 @@ def _recurrent(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tens
     columns = loop.weight.new_empty(len(program.columns) * H, H)
     bias = None if loop.bias is None else loop.bias.new_empty(len(program.columns) * H)
     for k, (p, size) in enumerate(zip(program.products, sizes, strict=True)):
+        if p.reduces:
+            continue
         rows = slice(p.first * H, (p.first + size) * H)
         part = None if bias is None else bias[rows]
         if p.computed:
@@ -53,11 +55,16 @@ def _recurrent(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tens
         return columns, bias
     d_weight = torch.zeros_like(loop.weight)
     d_bias = None if loop.bias is None else torch.zeros_like(loop.bias)
+    found: set[int] = set()
     for column, gate in enumerate(program.columns):
+        if gate < 0:
+            continue
         to, rows = slice(gate * H, (gate + 1) * H), slice(column * H, (column + 1) * H)
-        d_weight[to] = columns[rows]
-        if d_bias is not None and bias is not None:
-            d_bias[to] = bias[rows]
+        for total, part in ((d_weight, columns), (d_bias, bias)):
+            if total is not None and part is not None:
+                # of a gate in several products all count
+                total[to] = total[to] + part[rows] if gate in found else part[rows]
+        found.add(gate)
     return d_weight, d_bias
 
 

@@ -26,9 +26,11 @@ from gatefuse.kernels.task import Form, restarts
 
 
 def can_train(cell: Cell, form: Form) -> bool:
-    """Whether ``layers`` runs that: in one direction, by equations that use the input's part of every gate."""
-    shape = cell_shape(cell)
-    return form.directions == 1 and set(shape.X) >= set(range(shape.G))
+    """Whether ``layers`` runs that: in one direction, by equations that use the input's part of every gate, and no
+    gate's recurrent weights twice."""
+    shape, of_weights = cell_shape(cell), [gate for gate in cell.program.columns if gate >= 0]
+    once = len(of_weights) == len(set(of_weights))
+    return form.directions == 1 and set(shape.X) >= set(range(shape.G)) and once
 
 
 def layers(
@@ -118,7 +120,7 @@ def _gradients(
     each = len(weights) // L
     linear = each - P
     # gates that no product feeds have no gradient of recurrent weights
-    make = x.new_empty if len(cell.recurrent_gates) == cell_shape(cell).COLUMNS else x.new_zeros
+    make = x.new_empty if len(cell.recurrent_gates) == len(set(cell.program.columns) - {-1}) else x.new_zeros
     d_weights: list[Tensor | None] = [make(w.shape) if k % each < linear else None for k, w in enumerate(weights)]
     blocks = [
         kept, x, d_output, d_states, d_parameters, d_fresh, d_x,

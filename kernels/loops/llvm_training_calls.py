@@ -190,6 +190,8 @@ class _Layer:
         calls = [(sizes.back, steps)]
         own = gradients + number * sizes.each
         for k, p in enumerate(sizes.program.products):
+            if p.reduces:
+                continue
             if p.computed:
                 source = {"x": self._fed.on(sizes.fed.index(k) * T * sizes.step), "before": 0}
             else:

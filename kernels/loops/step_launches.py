@@ -25,7 +25,7 @@ def _grid(loop: Sequence) -> tuple[int]:
 
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     """Run the steps; with save, keep what the backward needs. Finals are float32."""
-    functions, shape, program, x = device_functions(loop.cell), loop.shape, loop.program, loop.x
+    functions, shape, program, x = device_functions(loop.cell, loop.H), loop.shape, loop.program, loop.x
     T, B, H = loop.T, loop.B, loop.H
     kept = loop.buffers(save, all_states)
     output, rest, carry, saved, fed = kept
@@ -58,7 +58,10 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
                     vector = begun[k]
                 else:
                     vector = states[state] if before < 0 else sequences[state][before]
-                torch.mm(vector, weights[k], out=loop.columns(r, k))
+                if shape.MEAN[k]:
+                    loop.columns(r, k).copy_(vector.mean(1, keepdim=True))
+                else:
+                    torch.mm(vector, weights[k], out=loop.columns(r, k))
         launch(
             update_kernel, _grid(loop), *shared, loop.live, output, rest, saved, begun, t, after, T, B, H,
             UPDATE=functions.update, CELL=shape, HAS_LIVE=loop.live is not None, KEEP=rest.shape[0] > 0, SAVE=save,
@@ -79,7 +82,7 @@ def _begun(loop: Sequence) -> Tensor:
 
 def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Backward:
     """Run the steps backward; ``kept`` is what forward returned with save. Gradients of the finals may be float32."""
-    functions, shape, program, x = device_functions(loop.cell), loop.shape, loop.program, loop.x
+    functions, shape, program, x = device_functions(loop.cell, loop.H), loop.shape, loop.program, loop.x
     T, B, H = loop.T, loop.B, loop.H
     d = loop.gradients(upstream.finals)
     d_v = x.new_zeros(len(program.products), B, H)
@@ -97,7 +100,10 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Backward:
                 HAS_D_REST=upstream.rest is not None, BLOCK=_BLOCK,
             )  # fmt: skip
             for k in program.stage_products(phase.stage):
-                torch.mm(loop.columns(d.r[t], k), weights[k], out=d_v[k])
+                if shape.MEAN[k]:
+                    d_v[k].copy_(loop.columns(d.r[t], k).mean(1, keepdim=True))
+                else:
+                    torch.mm(loop.columns(d.r[t], k), weights[k], out=d_v[k])
 
     if steps:
         first = steps[0][0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -27,9 +29,11 @@ def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tenso
         vectors = state_before(loop, kept, loop.program.products[0].state, 0)
         d_weight = torch.mm(d_r.flatten(0, 1).t(), vectors.flatten(0, 1))
         return d_weight, None if loop.bias is None else d_r.sum((0, 1))
-    blocks = [loop.weight.new_zeros(H, H)] * (G * D)
+    blocks: list[Tensor | None] = [None] * (G * D)
     fed = computed_products(loop.cell)
     for k, p in enumerate(loop.program.products):
+        if p.reduces:
+            continue
         columns = loop.columns(d_r, k).unflatten(2, (len(p.gates), D, H))
         for d in range(D):
             vectors = (
@@ -38,8 +42,11 @@ def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tenso
             rows = columns[..., d, :].flatten(2).flatten(0, 1)
             product = torch.mm(rows.t(), vectors.flatten(0, 1))
             for gate, block in zip(p.gates, product.chunk(len(p.gates)), strict=True):
-                blocks[gate * D + d] = block
-    d_weight = torch.cat(blocks) if blocks else torch.zeros_like(loop.weight)
+                before = blocks[gate * D + d]  # of the same gate in another product
+                blocks[gate * D + d] = block if before is None else before + block
+    none = loop.weight.new_zeros(H, H)
+    found = [none if block is None else block for block in blocks]
+    d_weight = torch.cat(found) if found else torch.zeros_like(loop.weight)
     if loop.bias is None:
         return d_weight, None
     return d_weight, _bias_gradient(loop, d_r)
@@ -52,8 +59,11 @@ def _bias_gradient(loop: Sequence, d_r: Tensor) -> Tensor:
     if columns == tuple(range(G)):
         return sums
     # A list of gates as an index would be copied to the device, and the host would wait for it.
-    rows, zero = sums.view(-1, loop.W).unbind(0), sums.new_zeros(loop.W)
-    return torch.cat([rows[columns.index(g)] if g in columns else zero for g in range(G)])
+    rows = sums.view(-1, loop.W).unbind(0)
+    of_gate: list[list[Tensor]] = [
+        [row for row, gate in zip(rows, columns, strict=True) if gate == g] for g in range(G)
+    ]
+    return torch.cat([reduce(torch.add, each) if each else sums.new_zeros(loop.W) for each in of_gate])
 
 
 def state_before(loop: Sequence, kept: Forward, state: int, d: int) -> Tensor:

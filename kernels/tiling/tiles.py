@@ -93,7 +93,7 @@ def grid_backward_tiles(
         KC = KC or (max(64, _chunk(-(-H // SLICES), 128)) if SLICES > 1 else _chunk(H, 256))
         chunks = -(-H // (SLICES * KC))
         units = -(-H // BN) * SLICES
-        shared = (BN + BB) * len(program.columns) * chunks * KC * itemsize
+        shared = (BN * weighed + BB * len(program.columns)) * chunks * KC * itemsize
         BU = BU or (BN if SLICES == 1 else _power(-(-H // units), 8))
         if BU * units < H:
             raise ValueError(f"{units} programs must own {H} units, BU each. Got BU {BU}.")
@@ -103,6 +103,7 @@ def grid_backward_tiles(
 
     held = held._replace(programs=held.programs // directions)
     gates = max((len(p.gates) for p in program.products), default=0)
+    weighed = program.weighed
 
     cuts = [(64, slices) for slices in range(8, 1, -1)] if H >= _SPLIT else [(16, 1)]
     found = [[cut(*how, BB) for BB in _batches(B)] for how in cuts]
@@ -138,7 +139,7 @@ def grid_shared_bytes(program: Program, H: int, itemsize: int, cut: GridTiles) -
 
 def _padded(program: Program) -> int:
     """Rows a unit of the weights' tiles, each product's a power of two."""
-    return sum(1 << (len(p.gates) - 1).bit_length() for p in program.products)
+    return sum(1 << (len(p.gates) - 1).bit_length() for p in program.products if not p.reduces)
 
 
 def _power(n: int, least: int = 16) -> int:

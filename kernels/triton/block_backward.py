@@ -4,7 +4,16 @@ import triton
 import triton.language as tl
 
 from gatefuse.kernels.triton.block_forward import RUNTIME
-from gatefuse.kernels.triton.tile import as_mask, at_step, load_carry, load_masks, load_per_unit, store_carry, time_of
+from gatefuse.kernels.triton.tile import (
+    as_mask,
+    at_step,
+    load_carry,
+    load_masks,
+    load_per_unit,
+    mean_of_units,
+    store_carry,
+    time_of,
+)
 from gatefuse.kernels.triton.tile_backward import (
     add_d_sequences,
     begun_gradients,
@@ -84,7 +93,10 @@ def block_backward_kernel(
     row = tl.arange(0, HP)[None, :]
     for c in tl.static_range(COLUMNS):
         inside = (u < H) & (row < H)
-        weights = weights + (tl.load(weight_ptr + (c * W + row) * H + u, mask=inside, other=0.0),)
+        if CELL.WEIGHED[c]:
+            weights = weights + (tl.load(weight_ptr + (c * W + row) * H + u, mask=inside, other=0.0),)
+        else:
+            weights = weights + (u,)  # in its place, and read by nobody
     params = load_per_unit(params_ptr, u, H, W, P)
     d_carry = load_carry(d_carry_ptr, e, B * W, real, S)
     d_params = load_carry(d_params_ptr, e, B * W, real, P)
@@ -136,8 +148,11 @@ def block_backward_kernel(
                 if CELL.STAGE[p] == CELL.PHASES[phase]:
                     for c in tl.static_range(COLUMNS):
                         if c >= CELL.FIRST[p] and c < CELL.FIRST[p] + CELL.COUNT[p]:
-                            d_vector = tl.dot(weights[c], d_columns[c], d_vector, input_precision=PRECISION)
-                    if RELAID:
+                            if CELL.MEAN[p]:
+                                d_vector = mean_of_units(d_columns[c], H, HP)
+                            else:
+                                d_vector = tl.dot(weights[c], d_columns[c], d_vector, input_precision=PRECISION)
+                    if RELAID and not CELL.MEAN[p]:
                         d_vector = relaid(d_vector, HP, BB)
                 multiplied = multiplied + (d_vector,)
             d_vectors = multiplied

@@ -19,6 +19,7 @@ from gatefuse.kernels.triton.tile import (
     load_per_unit,
     load_x,
     make_slots,
+    mean_of_units,
     split_gates,
     store_carry,
     store_kept,
@@ -68,7 +69,10 @@ def block_forward_kernel(
 
     weights = ()
     for p in tl.static_range(len(CELL.V)):
-        weights = weights + (weight_chunk(weight_ptr, 0, 0, p, H, W, CELL, ROWS, HP, HP),)
+        if CELL.MEAN[p]:
+            weights = weights + (u,)  # in its place, and read by nobody
+        else:
+            weights = weights + (weight_chunk(weight_ptr, 0, 0, p, H, W, CELL, ROWS, HP, HP),)
     params = load_per_unit(params_ptr, u, H, W, P)
     bias = ()
     if HAS_BIAS:
@@ -100,8 +104,11 @@ def block_forward_kernel(
                     if CELL.V[p] < 0 and SAVE:
                         here = fed_ptr + at_step(CELL.FED[p] * fed_steps + t, B * W)
                         tl.store(here + e, vector, mask=real)
-                    rows = tl.dot(weights[p], vector, input_precision=PRECISION)
-                    r = r + split_gates(rows, p, CELL, ROWS, HP, BB)
+                    if CELL.MEAN[p]:
+                        r = r + (mean_of_units(vector, H, HP),)
+                    else:
+                        rows = tl.dot(weights[p], vector, input_precision=PRECISION)
+                        r = r + split_gates(rows, p, CELL, ROWS, HP, BB)
         slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
         new = UPDATE(slots, states, params)
         states = store_kept(output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, W, CELL, KEEP, HAS_LIVE)

@@ -24,6 +24,7 @@ from gatefuse.kernels.triton.tile import (
     load_flag,
     load_masks,
     load_per_unit,
+    mean_of_units,
     store_carry,
     time_of,
 )
@@ -83,7 +84,7 @@ def _products(
     COLUMNS: tl.constexpr = CELL.COLUMNS
     for p in tl.static_range(len(CELL.V)):
         if CELL.STAGE[p] == CELL.PHASES[phase]:
-            if SUMS == "gates":
+            if SUMS == "gates" and not CELL.MEAN[p]:
                 d = sum_of_gates(weights, d_r_ptr, t, b, k0, B, p, H, W, CELL, PRECISION, LOADS, BN, CHUNKS, KC, BB)
             else:
                 # All chunks are asked for before the first is multiplied.
@@ -100,7 +101,10 @@ def _products(
                             chunks = chunks + (tl.load(here + at, mask=there, other=0.0, cache_modifier=LOADS),)
                 d = tl.zeros((BN, BB), tl.float32)
                 for c in tl.static_range(len(chunks)):
-                    d = tl.dot(weights[CELL.FIRST[p] * CHUNKS + c], chunks[c], d, input_precision=PRECISION)
+                    if CELL.MEAN[p]:
+                        d += mean_of_units(chunks[c], H, BN)
+                    else:
+                        d = tl.dot(weights[CELL.FIRST[p] * CHUNKS + c], chunks[c], d, input_precision=PRECISION)
             sums = partial_ptr + (p * SLICES + slice) * (B * W)
             tl.store(sums + (b * W + n), d, mask=(n < H) & (b < B))
 
@@ -168,12 +172,19 @@ def grid_backward_kernel(
     if SUMS == "gates":
         for p in tl.static_range(len(CELL.V)):
             for c in tl.static_range(CHUNKS):
-                weights = weights + (gate_weights(weight_ptr, n, k0 + c * KC, p, H, W, CELL, KC),)
+                if CELL.MEAN[p]:
+                    weights = weights + (n,)  # in its place, and read by nobody
+                else:
+                    weights = weights + (gate_weights(weight_ptr, n, k0 + c * KC, p, H, W, CELL, KC),)
     else:
         for column in tl.static_range(COLUMNS):
             for c in tl.static_range(CHUNKS):
                 k = k0 + c * KC + tl.arange(0, KC)[None, :]
-                weights = weights + (tl.load(weight_ptr + (column * W + k) * H + n, mask=(n < H) & (k < H), other=0.0),)
+                inside = (n < H) & (k < H)
+                if CELL.WEIGHED[column]:
+                    weights = weights + (tl.load(weight_ptr + (column * W + k) * H + n, mask=inside, other=0.0),)
+                else:
+                    weights = weights + (n,)
     params = load_per_unit(params_ptr, u, H, W, P)
 
     for i in range(i0, i0 + steps):

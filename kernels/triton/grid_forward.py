@@ -25,6 +25,7 @@ from gatefuse.kernels.triton.tile import (
     load_per_unit,
     load_x,
     make_slots,
+    mean_of_units,
     split_gates,
     store_carry,
     store_kept,
@@ -93,7 +94,10 @@ def grid_forward_kernel(
     weights = ()
     for p in tl.static_range(len(CELL.V)):
         for c in tl.static_range(NK):
-            weights = weights + (weight_chunk(weight_ptr, u0, c * KC, p, H, W, CELL, ROWS, BU, KC),)
+            if CELL.MEAN[p]:
+                weights = weights + (u,)  # in its place, and read by nobody
+            else:
+                weights = weights + (weight_chunk(weight_ptr, u0, c * KC, p, H, W, CELL, ROWS, BU, KC),)
     params = load_per_unit(params_ptr, u, H, W, P)
     bias = ()
     if HAS_BIAS:
@@ -164,7 +168,10 @@ def grid_forward_kernel(
                                 chunks = chunks + (chunk,)
                             rows = _zero_rows(p, CELL, BU, BB)
                             for c in tl.static_range(NK):
-                                rows = _product(weights[p * NK + c], chunks[c], rows, PRECISION, LEFT)
+                                if CELL.MEAN[p]:
+                                    rows += mean_of_units(chunks[c], H, BU)
+                                else:
+                                    rows = _product(weights[p * NK + c], chunks[c], rows, PRECISION, LEFT)
                             r = r + split_gates(rows, p, CELL, ROWS, BU, BB)
             if UNTIL == 0:
                 slots = make_slots(xs, r, bias, CELL, HAS_BIAS)

@@ -108,6 +108,14 @@ def gate_last(rows, N: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: t
 
 
 @triton.jit
+def mean_of_units(tile, H: tl.constexpr, BU: tl.constexpr):
+    """The mean of H units, of which a tile (units, samples) has all or some, the others zero: their part of it, in
+    float32, as (BU, samples)."""
+    mean = tl.sum(tile.to(tl.float32), 0)[None, :] / H
+    return mean + tl.zeros((BU, 1), tl.float32)
+
+
+@triton.jit
 def load_x(x_ptr, t, T, u, b, real, B, W: tl.constexpr, CELL: tl.constexpr):
     """Each slot's part of x at step t, zero for slots without one and for steps that are none."""
     values = ()

@@ -1,5 +1,7 @@
-"""A call of a form that came before, by compiled code, where nothing is trained: planned and checked then, and now only
-for what may have changed since. One step of a small layer takes less time than to find out who runs it.
+"""A call of a form that came before: planned and checked then, and now only for what may have changed since. A step of
+a small layer takes less time than to find out who runs it.
+
+Where nothing is trained that is compiled code; where something is, torch's own function for one step of an LSTM.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from gatefuse.kernels.drivers.vendor import torch_rnn
 from gatefuse.kernels.loops.operator import watched
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.models.execution.breaks import compiler_around
@@ -27,19 +30,19 @@ class _Known(NamedTuple):
     """What holds for all calls of a form.
 
     Attributes:
-        prepared: the layers' code and arguments.
+        prepared: the layers' code and arguments; None where torch's function for a step runs them.
         shape: of the states that may be given, (L * D, B, H).
         first: those that a call begins with to which none are given; nobody writes into them.
     """
 
-    prepared: Prepared
+    prepared: Prepared | None
     shape: tuple[int, ...]
     first: tuple[Tensor, ...]
 
 
 def repeated(layer: Stack, x: Any, state: Any) -> Answer | None:
     """The results of a call without lengths, resets and all_states; None where it is to go the whole way."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or _something_around():
+    if torch.compiler.is_compiling() or _something_around():
         return None
     if type(x) is not Tensor or not x.is_cpu or x.dim() != 3:
         return None
@@ -52,31 +55,39 @@ def repeated(layer: Stack, x: Any, state: Any) -> Answer | None:
     weights = layer._flat()
     if states is None or watched(*states, *weights):
         return None
-    output, finals = known.prepared.run(cell, x, states, weights)
-    if layer.batch_first:
-        output = output.transpose(0, 1)
+    if known.prepared is None:
+        output, finals = torch_rnn.step(x, states, weights, layer._form(layer.batch_first))
+    else:
+        output, finals = known.prepared.run(cell, x, states, weights)
+        if layer.batch_first:
+            output = output.transpose(0, 1)
     return output, finals if len(finals) > 1 else finals[0]
 
 
-def remember(layer: Stack, x: Tensor, call: Call) -> None:
-    """Keep what ``repeated`` needs of a call that compiled code has just run, its x time first; ``x`` is as given."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled() or _something_around():
+def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
+    """Keep what ``repeated`` needs of a call that the driver of that name has just run; ``x`` is as it was given."""
+    trained = torch.is_grad_enabled()
+    if torch.compiler.is_compiling() or name != ("vendor" if trained else "llvm"):
         return
     if type(x) is not Tensor or not x.is_cpu or not call.batched:
         return
     form = layer._form(layer.batch_first)
-    apart = call.x.stride(2) != 1 and call.x.shape[2] != 1
-    if apart or x.is_neg() or (form.dropout and form.num_layers > 1) or not call.T * call.B:
+    if x.is_neg() or (form.dropout and form.num_layers > 1) or not call.T * call.B or _something_around():
         return
     if call.inputs or call.lengths is not None or call.resets is not None or call.all_states:
         return
     if watched(*call.states, *call.weights):
         return
-    from gatefuse.kernels.loops.llvm_layers import Prepared
+    cell, shape, prepared = layer.cell.current(), call.states[0].shape, None
+    if trained and not torch_rnn.is_step(layer.cell, x, layer.batch_first, call.B):
+        return
+    if not trained:
+        in_time = x.transpose(0, 1) if layer.batch_first else x
+        if x.stride(2) != 1 and x.shape[2] != 1:
+            return
+        from gatefuse.kernels.loops.llvm_layers import Prepared
 
-    cell = layer.cell.current()
-    shape = call.states[0].shape
-    prepared = Prepared.of(cell, call.x, shape, form)
+        prepared = Prepared.of(cell, in_time, shape, form)
     with torch.inference_mode(False):  # they outlive this call
         first = tuple([torch.full(shape, value, dtype=x.dtype) for value in cell.init])
     forms = cell.made.setdefault(repeated, {})
@@ -88,7 +99,7 @@ def remember(layer: Stack, x: Tensor, call: Call) -> None:
 def _key(layer: Stack, x: Tensor) -> tuple[Any, ...]:
     return (
         x.shape, x.stride(), x.dtype, layer.input_size, layer.hidden_size, layer._form(layer.batch_first), layer.driver,
-        torch.get_num_threads(), available(), torch.are_deterministic_algorithms_enabled(),
+        torch.is_grad_enabled(), torch.get_num_threads(), available(), torch.are_deterministic_algorithms_enabled(),
     )  # fmt: skip
 
 

@@ -213,8 +213,12 @@ def _layers(where: str, kind: type[nn.Module], module: Any) -> Iterator[Layer]:
             f"{where} must have a cell without inputs beside its gates, for which C has no argument. Got {cell.name} "
             f"with {', '.join(cell.inputs)}."
         )
-    names = [] if kind is Recurrent else [n for group in module._all_weights for n in group]
-    flat = [_held(w) for w in (module._flat() if kind is Recurrent else [getattr(module, n) for n in names])]
+    if kind is Recurrent:
+        made, flat = module._at_once()
+        version = made.current()
+    else:
+        flat = [getattr(module, n) for group in module._all_weights for n in group]
+    flat = [_held(w) for w in flat]
     each = len(flat) // module.num_layers
     for k in range(module.num_layers):
         input, recurrent, *rest = flat[k * each : (k + 1) * each]

@@ -197,3 +197,14 @@ def check_resets(resets: Tensor, shape: tuple[int, ...], device: torch.device) -
         raise ValueError(f"resets must have shape {shape}, as x has but for features. Got {tuple(resets.shape)}.")
     if resets.device != device:
         raise RuntimeError(f"resets must be on x's device {device}. Got {resets.device}.")
+
+
+def check_heads(heads: int, hidden_size: int) -> int:
+    """Raises TypeError or ValueError: so many heads can't share the units."""
+    if not isinstance(heads, int) or isinstance(heads, bool):
+        raise TypeError(f"heads must be an int. Got {type(heads).__name__}.")
+    if heads < 1:
+        raise ValueError(f"heads must be greater than zero. Got {heads}.")
+    if hidden_size % heads:
+        raise ValueError(f"hidden_size must be a multiple of heads. Got hidden_size {hidden_size}, heads {heads}.")
+    return heads

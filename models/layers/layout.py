@@ -13,11 +13,11 @@ from torch import Tensor
 from gatefuse.kernels.cell import Cell
 
 
-def parameter_shapes(cell: Cell, features: int, H: int, bias: bool) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(cell: Cell, features: int, H: int, bias: bool, heads: int) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of a direction of a layer, by name, in their order."""
     shapes: dict[str, tuple[int, ...]] = {
         "weight_ih": (len(cell.input_gates) * H, features),
-        "weight_hh": (len(cell.recurrent_gates) * H, H),
+        "weight_hh": (len(cell.recurrent_gates) * H, H // heads),
     }
     if bias:
         shapes["bias_ih"] = (len(cell.input_biases) * H,)
@@ -59,3 +59,10 @@ def for_all_gates(bias: Tensor, places: list[int], H: int) -> Tensor:
 def for_all_units(number: Tensor, H: int) -> Tensor:
     """A number for each unit, (H,), in memory of its own, as compiled code reads it."""
     return number.repeat(H)
+
+
+def block_diagonal(weight: Tensor, heads: int) -> Tensor:
+    """The rows (G * H, H) that those of so many heads, (G * H, H / heads), stand for."""
+    h = weight.size(1)
+    blocks = weight.view(-1, heads, h, h)  # gate, head, unit, unit before
+    return torch.diag_embed(blocks.permute(0, 2, 3, 1)).permute(0, 3, 1, 4, 2).reshape(-1, heads * h)

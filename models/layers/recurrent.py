@@ -18,7 +18,7 @@ from gatefuse.kernels.drivers import vendor
 from gatefuse.kernels.noise.noisy_cell import checked_probability
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.symbolic import proxy_among, recorded
-from gatefuse.models.layers.arguments import check_driver, check_layer
+from gatefuse.models.layers.arguments import check_driver, check_heads, check_layer
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.first_values import fill
 from gatefuse.models.layers.layout import full_weights, parameter_shapes
@@ -49,6 +49,8 @@ class Recurrent(Stack, nn.Module):
         dtype: a floating type.
         weight_dropout: in training, the probability of zeroing an element of the recurrent weights, drawn once a call;
             the others are divided by 1 - weight_dropout (S. Merity et al. 2018, arXiv:1708.02182).
+        heads: parts of H / heads units each, which R multiplies by themselves: ``weight_hh_lk`` is (G * H, H / heads),
+            its rows by gate, then unit.
 
     Raises:
         TypeError: a size is no int, a flag no bool, weight_dropout no number, or the cell neither a name nor a cell.
@@ -70,11 +72,13 @@ class Recurrent(Stack, nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         weight_dropout: float = 0.0,
+        heads: int = 1,
     ):
         super().__init__()
         self.cell = find_cell(cell)
         self.driver = check_driver(driver)
         check_layer(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype)
+        self.heads = check_heads(heads, hidden_size)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -88,7 +92,7 @@ class Recurrent(Stack, nn.Module):
         self._names: list[str] = []
         for layer in range(num_layers):
             features = D * hidden_size if layer else input_size
-            shapes = parameter_shapes(self.cell, features, hidden_size, bias)
+            shapes = parameter_shapes(self.cell, features, hidden_size, bias, heads)
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:D]:
                 for name, shape in shapes.items():
                     parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -186,7 +190,8 @@ class Recurrent(Stack, nn.Module):
     def extra_repr(self) -> str:
         text = f"{self.cell.name}, {self.input_size}, {self.hidden_size}"
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        for name, default in (*defaults.items(), ("driver", "auto"), ("weight_dropout", 0.0)):
+        own = ("driver", "auto"), ("weight_dropout", 0.0), ("heads", 1)
+        for name, default in (*defaults.items(), *own):
             if (value := getattr(self, name)) != default:
                 text += f", {name}={value}"
         return text

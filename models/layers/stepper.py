@@ -149,14 +149,15 @@ class Stepper:
 
     def _compiled(self) -> Any:
         """The layer's steps in compiled code; None where it can't run them."""
-        layer, weights = self.layer, self.layer._flat()
+        layer = self.layer
         request = Request(layer.cell, self._device, self._dtype, 1, self.batch_size, layer.hidden_size)
         if layer.cell.inputs or layer.driver not in ("auto", "llvm") or driver("llvm").refusal(request):
             return None
         from gatefuse.kernels.loops.llvm_layers import Steps
 
         form = Form(layer.bias, layer.num_layers)
-        return Steps(layer.cell, self._input_shape, self._states, [w.detach() for w in weights], form)
+        cell, weights = layer._at_once()
+        return Steps(cell, self._input_shape, self._states, [w.detach() for w in weights], form)
 
     @torch.no_grad()
     def _run_layer(self, x: Tensor, inputs: Mapping[str, Tensor] | None) -> Tensor:

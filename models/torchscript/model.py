@@ -107,7 +107,7 @@ def _become_generated(layer: Any) -> None:
         given = ", ".join(cell.inputs)
         raise ValueError(f"a cell must have no inputs beside its gates to be scripted. Got {cell.name} with {given}.")
     names = layer._names if isinstance(layer, Recurrent) else [name for group in layer._all_weights for name in group]
-    weights = _weights(cell, names, layer.bias)
+    weights = _weights(cell, names, layer.bias, layer.heads)
     kind = _generated(cell, weights, layer.num_layers, layer.bidirectional, layer.bias, type(layer) is Recurrent)
     for name in _ADDED + _LISTS:
         layer.__dict__.pop(name, None)
@@ -115,11 +115,13 @@ def _become_generated(layer: Any) -> None:
     layer.init = list(cell.init)
 
 
-def _weights(cell: Cell, names: Sequence[str], bias: bool) -> tuple[str, ...]:
+def _weights(cell: Cell, names: Sequence[str], bias: bool, heads: int) -> tuple[str, ...]:
     """The weights that parameters of these names stand for, as expressions."""
     found = []
     for name, places in zip(names, cycle(forms(cell, bias)), strict=False):
         value, H = f"self.{name}", "self.hidden_size"
+        if heads > 1 and name.startswith("weight_hh"):
+            value = f"block_diagonal({value}, {heads})"
         if places is not None:
             value = f"for_all_gates({value}, {places}, {H})" if places else f"for_all_units({value}, {H})"
         found.append(value)
@@ -158,7 +160,7 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from gatefuse.models.layers.layout import for_all_gates, for_all_units
+from gatefuse.models.layers.layout import block_diagonal, for_all_gates, for_all_units
 from gatefuse.models.torchscript.layer import ScriptedLayer
 
 {torchscript_source(cell.program)}

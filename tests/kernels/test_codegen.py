@@ -36,7 +36,7 @@ def test_source_of_every_cell_in_every_language():
     for cell in (*gatefuse.cell_names(), *made_up_cells.ALL):
         compile(gatefuse.source(cell), "source", "exec")
         llvm.parse_assembly(gatefuse.source(cell, "llvm")).verify()
-        products = gatefuse.find_cell(cell).program.products
+        products = gatefuse.find_cell(cell).program.weighed
         assert ("torch.addmm" in gatefuse.source(cell, "torchscript")) is bool(products)
 
 
@@ -60,7 +60,7 @@ def test_names_that_would_hide_others_are_changed():
 
 def test_device_functions_are_made_once():
     cell = gatefuse.find_cell("gru")
-    assert device_functions(cell) is device_functions(cell)
+    assert device_functions(cell, 8) is device_functions(cell, 9)
 
 
 def run(function, x):

@@ -78,7 +78,7 @@ def test_a_driver_of_kernels_is_refused(driver):
             "device functions",
             """
             from gatefuse.kernels.codegen.device_functions import device_functions
-            device_functions(gatefuse.find_cell("lstm"))
+            device_functions(gatefuse.find_cell("lstm"), 8)
             """,
         ),
         (

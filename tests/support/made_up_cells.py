@@ -55,4 +55,36 @@ def mixed_stage(x, R, h, *, p):
     return 0.5 * h + tanh(x.a + R.a(h) + R.b(p * h))
 
 
-ALL = (indrnn, multiplicative_lstm, computed_first, three_stages, warm_start, two_vectors, mixed_stage)
+@cell(gates="a")
+def centered(x, R, h):
+    """A mean of what a product gives, and one of what is apart from it"""
+    a = x.a + R.a(h)
+    a = a - a.mean(-1, keepdim=True)
+    return tanh(a * ((a * a).mean(-1, keepdim=True) + 1e-3).rsqrt())
+
+
+@cell(gates="a b:x")
+def competing(x, R, h, c, *, p):
+    """Means beside a product of the same stage, of a state as it is and of x, and the number of units"""
+    share = sigmoid(x.b) / sigmoid(x.b).sum(-1, keepdim=True)
+    c = 0.5 * c + p * (h - h.mean(-1, keepdim=True)) / (1 + h.var(-1, keepdim=True))
+    return tanh(x.a + R.a(h) + share + c), c
+
+
+@cell(gates="a b")
+def asking_again(x, R, h, c):
+    """One gate's weights in three products, of two stages"""
+    c = 0.5 * c + tanh(R.b(c) + R.b(h))
+    return tanh(x.a + R.a(h) + R.a(c) * R.b(h * c)), c
+
+
+@cell(gates="a:x")
+def without_weights(x, R, h):
+    """A mean, and no product at all"""
+    return tanh(x.a + 0.5 * h - h.mean(-1, keepdim=True))
+
+
+ALL = (
+    *(indrnn, multiplicative_lstm, computed_first, three_stages, warm_start, two_vectors, mixed_stage),
+    *(centered, competing, asking_again, without_weights),
+)

@@ -113,7 +113,10 @@ class _Backward(Tile):
             self.meet()
             later = [k for k in program.stage_products(phase.stage) if program.products[k].computed]
             for product in later:
-                self._product(product)
+                if program.products[product].reduces:
+                    self._spread(product)
+                else:
+                    self._product(product)
             if later:
                 self.meet()
         found = [k for k, p in enumerate(program.products) if not p.computed]
@@ -157,6 +160,8 @@ class _Backward(Tile):
                 return v.load(self.code.load_number(pointers + place * 8) + at, mask)
             if name in cell.parameters:
                 return v.load(given[f"parameter{cell.parameters.index(name)}"] + at, mask)
+            if name == parts.OF_UNITS:
+                return self.of_units
             if name in (names := [f"d_{s}" for s in cell.states]):
                 return self._after(names.index(name), row, unit, mask)
             k = self._fed.index(int(name.removeprefix("d_v")))
@@ -176,6 +181,18 @@ class _Backward(Tile):
                 total = given["d_parameters"] + self.state_bytes * k + row * self.row_bytes + at
                 v.store(v.add(v.load(total, mask), next(results)), total, mask)
 
+    def _spread(self, k: int) -> None:
+        """The gradient of what mean k is of: all units share the mean's, which is the sum of what each of them has."""
+        program, v, width = self.program, self.vectors, self.row_bytes
+        to = self.given["d_fed"] + self.state_bytes * self._fed.index(k)
+        with self.code.loop("row", 0, self.count) as place:
+            row = self.row(place)
+            found = self.mean(self._d_r + (row * len(program.columns) + program.products[k].first) * width)
+            with self.my_units() as first:
+                self.each_vector(
+                    first, 1, lambda _, unit, mask: v.store(found, to + row * width + unit * self.kind.size, mask)
+                )
+
     def _product(self, k: int) -> None:
         """The gradient of product k's vector: its state's, to which it is added, or a computed one's."""
         program, code, v, given = self.program, self.code, self.vectors, self.given
@@ -191,7 +208,7 @@ class _Backward(Tile):
         with code.loop("row", 0, self.count) as place:
             gradient = self._d_r + (self.row(place) * columns + p.first) * self.row_bytes
             code.store_number(gradient, self._pointers + place * 8)
-        before = sum(len(each.gates) for each in program.products[:k])
+        before = sum(len(each.gates) for each in program.products[:k] if not each.reduces)
         pack = given["pack"] + panels * before * H * width
         with self.my_panels(panels) as j, self.parts(self.blocking.rows) as (first, count):
             panel = pack + j * (K * width)

@@ -52,7 +52,7 @@ class Compiled(NamedTuple):
 def forward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str = "") -> Compiled:
     """For so many rows at once, on a processor of that level."""
     program, processor = cell.program, this_processor(level)
-    columns = max((len(stage_columns(program, s + 1)) for s in range(program.stages)), default=1)
+    columns = max([1, *(len(stage_columns(program, s + 1)) for s in range(program.stages))])
     blocks = blocking(columns, rows, H, processor.lanes(dtype.itemsize), processor)
     return _once(cell, "forward", dtype.itemsize, blocks, level)
 

@@ -62,6 +62,9 @@ class _Forward(Tile):
         self._columns = {slot.name: slot.column for slot in program.slots}
         self._later, self._apart = _read_later(program), apart_slots(program)
         self._states = [self.code.room(I64, MOST_ROWS) for _ in program.cell.states]
+        # of each row a stage's means
+        most = max((len(program.reduced(s + 1)) for s in range(program.stages)), default=0)
+        self._means = self.code.room(kind.vector, max(1, most * MOST_ROWS))
         self._ahead = Ahead(self, inputs, len(program.cell.input_gates))
 
     def define(self) -> None:
@@ -128,13 +131,14 @@ class _Forward(Tile):
         return self.given["fed"] + self.given["fed_product"] * place + self._t * self.given["fed_step"]
 
     def _pass(self, part: Part, stage: int) -> None:
-        """A part for all rows and units, from what is known before any product."""
+        """A part for all rows and units, from what is known without a product with R."""
         with self.code.loop("row", 0, self.count) as place, self.my_units() as first:
             self.each_vector(first, 1, lambda _, unit, mask: self._run(part, stage, place, unit, mask, None))
         self.meet()
 
     def _stage(self, stage: int, pack: Number) -> Number:
-        """A stage's products, panel by panel, and the part that follows; returns where the next one's panels lie."""
+        """A stage's means, then its products, panel by panel, and the part that follows; returns where the
+        next one's panels lie."""
         program, code, given, units = self.program, self.code, self.given, self.blocking.units
         vector, H = self.kind.lanes * self.kind.size, self.given["H"]
         width = len(stage_columns(program, stage)) * units * vector  # bytes of a row's sums
@@ -142,6 +146,13 @@ class _Forward(Tile):
         panels = (H + (across - 1)) // across
         part = parts.update(program) if stage == program.stages else parts.vectors(program, stage + 1)
         assert part is not None, "a later stage multiplies what this one yields"
+        for place, k in enumerate(program.reduced(stage)):
+            with code.loop("row", 0, self.count) as row:
+                found = self.mean(code.load_number(self._vector(k, row)))
+                self.vectors.store(found, self._mean(place, row))
+        if not stage_columns(program, stage):
+            self._pass(part, stage)
+            return pack
         with self.my_panels(panels) as j:
             base = pack + j * panel
             with self.parts(self.blocking.rows) as (first, count):
@@ -165,11 +176,15 @@ class _Forward(Tile):
         p = self.program.products[k]
         return (self._vectors[self._fed.index(k)] if p.computed else self.before[p.state]) + first * 8
 
+    def _mean(self, place: int, row: Number) -> Number:
+        """Where a stage's mean is kept for the row at that place."""
+        return self._means + (row + place * MOST_ROWS) * (self.kind.lanes * self.kind.size)
+
     def _multiply_panel(self, stage: int, panel: Number, first: Number, count: Number) -> None:
         units, H, vector = self.blocking.units, self.given["H"], self.kind.lanes * self.kind.size
         width = len(stage_columns(self.program, stage)) * units * vector
         rows, offset = panel + width, 0
-        for k in self.program.stage_products(stage):
+        for k in self.program.multiplied(stage):
             vectors = len(self.program.products[k].gates) * units
             function = products(self.code.module, self.kind, vectors, self.blocking.rows)
             stride = self.code.number(width)
@@ -180,7 +195,7 @@ class _Forward(Tile):
         code, given, size, lanes = self.code, self.given, self.kind.size, self.kind.lanes
         units, H, vector, place = self.blocking.units, self.given["H"], lanes * size, 0
         width = code.number(len(stage_columns(self.program, stage)) * units * vector)
-        for k in self.program.stage_products(stage):
+        for k in self.program.multiplied(stage):
             for gate in self.program.products[k].gates:
                 with code.loop("vector", 0, units) as u:
                     unit = (panel * units + u) * lanes
@@ -200,15 +215,18 @@ class _Forward(Tile):
                 place += 1
 
     def _run(self, part: Part, stage: int, place: Number, unit: Number, mask: Any, sums: Number | None) -> None:
-        """A part for a vector of units of the row at that place, after that stage's product; its sums, by column, lie
+        """A part for a vector of units of the row at that place, after that stage's products; the sums lie by column,
         ``units`` vectors apart."""
         program, v, given = self.program, self.vectors, self.given
         row, at = self.row(place), unit * self.kind.size
         own = stage_columns(program, stage) if sums is not None else ()
+        reduced = [program.products[k].first for k in program.reduced(stage)]
         apart = self.blocking.units * self.kind.lanes * self.kind.size
 
         def slot(name: str) -> Any:
             gate, column = self._gates[name], self._columns[name]
+            if column in reduced:
+                return v.load(self._mean(reduced.index(column), place))
             if column >= 0 and column not in own:
                 return v.load(self._sum(column, row) + at, mask)
             x = None
@@ -221,7 +239,7 @@ class _Forward(Tile):
             return value if x is None else v.add(value, x)
 
         known: dict[str, Any] = {}
-        keep = [s.name for s in program.slots if s.column in own]
+        keep = [s.name for s in program.slots if s.column in own or s.column in reduced]
         for name in keep:
             known[name] = slot(name)
             if name in self._later:
@@ -243,6 +261,8 @@ class _Forward(Tile):
             elif name in program.cell.states:
                 pointers = self.before[program.cell.states.index(name)]
                 known[name] = v.load(self.code.load_number(pointers + place * 8) + at, mask)
+            elif name == parts.OF_UNITS:
+                known[name] = self.of_units
             else:
                 k = program.cell.parameters.index(name)
                 known[name] = v.load(given[f"parameter{k}"] + at, mask)

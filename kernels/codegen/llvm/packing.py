@@ -28,8 +28,8 @@ def share_of(count: Number, share: Number, shares: Number) -> tuple[Number, Numb
 
 
 def stage_columns(program: Program, stage: int) -> tuple[int, ...]:
-    """The column blocks of a stage's products, which follow one another."""
-    return tuple(c for k in program.stage_products(stage) for c in program.products[k].columns)
+    """The column blocks of a stage's products with R, which follow one another."""
+    return tuple(c for k in program.multiplied(stage) for c in program.products[k].columns)
 
 
 def forward_panel(program: Program, stage: int, units: int, kind: Float, H: Number) -> Number:
@@ -108,7 +108,7 @@ def pack_forward(
                     code, kind, base + (u + place * units) * vector, bias, H * program.columns[column] + unit, H - unit
                 )
             rows = base + len(columns) * units * vector
-            for k in program.stage_products(stage):
+            for k in program.multiplied(stage):
                 p = program.products[k]
                 width = len(p.gates) * units * vector
                 for place, gate in enumerate(p.gates):
@@ -145,7 +145,7 @@ def pack_backward(
     """Lay a share of all products' panels out one after the other."""
     v, lanes, size = Vectors(code, kind), kind.lanes, kind.size
     vector, panels = lanes * size, (H + (lanes * units - 1)) // (lanes * units)
-    for p in program.products:
+    for p in [each for each in program.products if not each.reduces]:
         with code.loop("panel", *share_of(panels, *share)) as j:
             for place, gate in enumerate(p.gates):
                 with code.loop("k", 0, H) as k, code.loop("vector", 0, units) as u:

@@ -20,7 +20,7 @@ from gatefuse.kernels.codegen.llvm.code import Code
 from gatefuse.kernels.codegen.llvm.mathematics import Mathematics
 from gatefuse.kernels.codegen.llvm.processor import this_processor
 from gatefuse.kernels.codegen.llvm.vectors import Float
-from gatefuse.kernels.equations.expression import CONSTANT, INPUT, Expr, input_names, walk
+from gatefuse.kernels.equations.expression import CONSTANT, INPUT, SHARE, Expr, input_names, walk
 from gatefuse.kernels.equations.operators import TRUTHS
 from gatefuse.kernels.equations.program import Program, computed
 
@@ -38,6 +38,8 @@ _NAMES = {
 _SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _INTRINSICS = {"abs": "fabs", "sqrt": "sqrt", "floor": "floor"}
 _LIBRARY = ("erf", "sin", "cos")
+# What a part calls one part of as many as there are units, which is no name of a cell's.
+OF_UNITS = "1/H"
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ def _part(program: Program, name: str, roots: Sequence[Expr], what: Sequence[str
     cell, used = program.cell, input_names(roots)
     names = [slot.name for slot in program.slots] + [*cell.states, *cell.parameters]
     names += [f"d_{s}" for s in cell.states] + [f"d_v{k}" for k in range(len(program.products))]
+    if any(e.op == SHARE for e in walk(roots)):
+        names, used = [*names, OF_UNITS], used | {OF_UNITS}
     return Part(name, tuple(n for n in names if n in used), tuple(roots), tuple(what))
 
 
@@ -126,6 +130,8 @@ def _values(code: Code, kind: Float, inputs: dict[str, Any], roots: Sequence[Exp
     for e in walk(roots):
         if e.op == INPUT:
             done[id(e)] = inputs[str(e.value)]
+        elif e.op == SHARE:
+            done[id(e)] = inputs[OF_UNITS]
         elif e.op == CONSTANT:
             number = e.number
             assert number is not None

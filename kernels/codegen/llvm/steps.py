@@ -15,6 +15,7 @@ from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm.code import I8, I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
+from gatefuse.kernels.codegen.llvm.means import mean, unit_share
 from gatefuse.kernels.codegen.llvm.packing import Share, share_of
 from gatefuse.kernels.codegen.llvm.product import Blocking
 from gatefuse.kernels.codegen.llvm.team import define_run, meet
@@ -67,6 +68,7 @@ class Tile:
     Attributes:
         rows: where numbers of the samples lie that have the step, ``count`` of them.
         before: of each state, where the pointers to these samples' states before the step lie.
+        of_units: one part of as many as there are units, in all lanes.
     """
 
     def __init__(self, module: ir.Module, fields: Fields, kind: Float, blocking: Blocking, states: int):
@@ -81,6 +83,7 @@ class Tile:
         self.rows = self.code.room(I64, MOST_ROWS)
         self.before = [self.code.room(I64, MOST_ROWS) for _ in range(states)]
         self.count = self.code.number(0)
+        self.of_units = unit_share(self.vectors, self.given["H"])
         self._count = self.code.variable(I64, I64(0))
 
     def time(self, i: Number) -> tuple[Number, Number]:
@@ -176,6 +179,10 @@ class Tile:
         """Wait for the team's other threads."""
         self._met.set((Number(self.code, self._met.get()) + 1).value)
         meet(self.code, self._fields, self._base, Number(self.code, self._met.get()), self.shares)
+
+    def mean(self, at: Number) -> Any:
+        """The mean of a row's units, in all lanes, summed in the same order for every row and every share."""
+        return mean(self.vectors, at, self.given["H"], self.of_units)
 
     @contextmanager
     def my_panels(self, count: Number) -> Iterator[Number]:

@@ -14,7 +14,8 @@ from typing import Any
 from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm.code import Code, Number
-from gatefuse.kernels.codegen.llvm.parts import Part
+from gatefuse.kernels.codegen.llvm.means import mean, unit_share
+from gatefuse.kernels.codegen.llvm.parts import OF_UNITS, Part
 from gatefuse.kernels.codegen.llvm.routines import Module
 from gatefuse.kernels.codegen.llvm.stored import Stored
 from gatefuse.kernels.codegen.llvm.stream_stages import INPUT, Stage, kept, multiplied, stages
@@ -44,6 +45,9 @@ class _Layer:
         self._fed = [k for stage in self.stages for k in stage.fed]
         most = max(len(stage.slots) for stage in self.stages)
         self._sums = self.code.room(kind.vector, max(1, most * units), self.vector)
+        most = max(len(stage.means) for stage in self.stages)
+        self._means = self.code.room(kind.vector, max(1, most), self.vector)
+        self._of_units = unit_share(self.vectors, self.given["H"])
 
     def _own(self, part: Part) -> Part:
         """The part by a name that no other layer's has."""
@@ -58,6 +62,9 @@ class _Layer:
         self._floats = code.variable(code.word, (given["floats"] + self.row * len(parameters)).value)
         self._weights = code.variable(code.word, given["weights"].value)
         for stage in self.stages:
+            for place, (product, _) in enumerate(stage.means):
+                found = mean(self.vectors, self._factor(product), given["H"], self._of_units)
+                self.vectors.store(found, self._means + place * self.vector)
             with code.loop("panel", 0, given["panels"]) as j:
                 self._multiply(stage)
                 with code.loop("vector", 0, self.units) as u:
@@ -103,8 +110,10 @@ class _Layer:
     def _run(self, stage: Stage, within: Number, at: Number) -> None:
         """The equations for a vector of units: so many bytes into the panel's sums of a slot, and into a row."""
         v, cell, known = self.vectors, self.program.cell, {}
-        for place, slot in enumerate(stage.slots):
-            known[slot.name] = v.load(self._sums + place * self.units * self.vector + within)
+        sums = [self._sums + place * self.units * self.vector + within for place in range(len(stage.slots))]
+        means = [self._means + place * self.vector for place in range(len(stage.means))]
+        for slot, origin in zip(stage.known, (*sums, *means), strict=True):
+            known[slot.name] = v.load(origin)
             if slot.name in self._kept:
                 v.store(known[slot.name], self._slot(slot.name) + at)
         for name in stage.part.inputs:
@@ -114,6 +123,8 @@ class _Layer:
                 known[name] = v.load(self.given["states"] + self.row * cell.states.index(name) + at)
             elif name in cell.parameters:
                 known[name] = v.load(self.given["floats"] + self.row * cell.parameters.index(name) + at)
+            elif name == OF_UNITS:
+                known[name] = self._of_units
             else:
                 known[name] = v.load(self._slot(name) + at)
         results = self._own(stage.part).call(self.code, [known[name] for name in stage.part.inputs])

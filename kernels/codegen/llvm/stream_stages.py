@@ -36,12 +36,19 @@ class Stage(NamedTuple):
         segments: the products, in their order.
         part: what is computed of the sums and of all before.
         fed: products whose vectors the part computes; the new states where there are none.
+        means: the stage's means, by the number among the products, and the slots that they are.
     """
 
     slots: tuple[Slot, ...]
     segments: tuple[Segment, ...]
     part: Part
     fed: tuple[int, ...]
+    means: tuple[tuple[int, Slot], ...] = ()
+
+    @property
+    def known(self) -> tuple[Slot, ...]:
+        """Slots that are known from this stage on."""
+        return *self.slots, *(slot for _, slot in self.means)
 
 
 def stages(program: Program) -> tuple[Stage, ...]:
@@ -50,7 +57,8 @@ def stages(program: Program) -> tuple[Stage, ...]:
     for number in range(program.stages + 1):
         last = number == program.stages
         part = parts.update(program) if last else parts.vectors(program, number + 1)
-        products = program.stage_products(number)
+        products, reduced = program.multiplied(number), program.reduced(number)
+        means = tuple((k, s) for k in reduced for s in program.slots if s.column in program.products[k].columns)
         columns = {c for k in products for c in program.products[k].columns}
         own = [s for s in program.slots if s.column in columns]
         # what is x alone comes with the first part that reads it
@@ -58,11 +66,11 @@ def stages(program: Program) -> tuple[Stage, ...]:
             own += [s for s in program.slots if s.column < 0 and s.name in part.inputs and s not in seen]
         seen |= set(own)
         if part is None:
-            if own:
+            if own or means:
                 raise AssertionError("a later stage multiplies what this one yields")
             continue
         fed = () if last else tuple(k for k in program.stage_products(number + 1) if program.products[k].computed)
-        found.append(_stage(program, products, own, part, fed))
+        found.append(_stage(program, products, own, part, fed)._replace(means=means))
     return tuple(found)
 
 
@@ -122,7 +130,7 @@ def kept(program: Program) -> list[str]:
     return [
         s.name
         for k, stage in enumerate(found)
-        for s in stage.slots
+        for s in stage.known
         if any(s.name in f.part.inputs for f in found[k + 1 :])
     ]
 

@@ -30,7 +30,7 @@ class Float:
         self.scalar = ir.FloatType() if size == 4 else ir.DoubleType()
         self.integer = I32 if size == 4 else I64
         self.vector, self.integers = ir.VectorType(self.scalar, lanes), ir.VectorType(self.integer, lanes)
-        self.truths, self.counts = ir.VectorType(I1, lanes), ir.VectorType(I64, lanes)
+        self.truths = ir.VectorType(I1, lanes)
         self.suffix = f"v{lanes}f{8 * size}"
         # bits of the mantissa, and what is added to an exponent
         self.mantissa, self.bias = (23, 127) if size == 4 else (52, 1023)
@@ -112,6 +112,15 @@ class Vectors:
     def at_most(self, a: Any, high: Any) -> Any:
         return self.select(self.compare("<", high, a), high, a)
 
+    def total(self, a: Any) -> Any:
+        """The sum of a's lanes, in all of them: halves are added, then their halves."""
+        width = self.kind.lanes // 2
+        while width:
+            order = ir.Constant(ir.VectorType(I32, self.kind.lanes), [k ^ width for k in range(self.kind.lanes)])
+            a = self.add(a, self._b.shuffle_vector(a, a, order))
+            width //= 2
+        return a
+
     def larger(self, a: Any, c: Any) -> Any:
         """The larger, not-a-number where one is."""
         return self.select(self._b.fcmp_unordered("uno", a, a), a, self.at_least(c, a))
@@ -143,7 +152,8 @@ class Vectors:
 
     def within(self, count: Number) -> Any:
         """Truths: true in that many first lanes."""
-        lanes = ir.Constant(self.kind.counts, list(range(self.kind.lanes)))
+        counts = ir.VectorType(count.value.type, self.kind.lanes)  # as wide as an address
+        lanes = ir.Constant(counts, list(range(self.kind.lanes)))
         return self._b.icmp_signed("<", lanes, self.spread(count.value))
 
     def load(self, at: Number, mask: Any = None) -> Any:

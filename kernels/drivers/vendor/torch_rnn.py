@@ -47,8 +47,8 @@ def call(
     Returns:
         The output in the form of x, and the final states in that of states.
     """
-    if sizes is None and _is_step(cell, x, form.batch_first, states[0].shape[1]):
-        return _step(x, states, weights, form)
+    if sizes is None and is_step(cell, x, form.batch_first, states[0].shape[1]):
+        return step(x, states, weights, form)
     bias, num_layers, bidirectional, dropout, batch_first = form
     # cuDNN keeps what its backward needs only in training mode; without dropout the mode changes nothing else.
     train = dropout > 0 or torch.is_grad_enabled()
@@ -66,7 +66,7 @@ def call(
     return output, tuple(finals)
 
 
-def _is_step(cell: Cell, x: Tensor, batch_first: bool, B: int) -> bool:
+def is_step(cell: Cell, x: Tensor, batch_first: bool, B: int) -> bool:
     """Whether torch.lstm_cell does it. Autocast on a CPU knows torch.lstm alone, and a trace is for any steps."""
     if cell is not lstm or x.shape[1 if batch_first else 0] != 1 or x.device.type != "cpu":
         return False
@@ -82,9 +82,10 @@ def steps_alone(B: int) -> bool:
     return B <= _ALONE or torch.is_grad_enabled()
 
 
-def _step(
+def step(
     x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], form: Form
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """All layers and directions of one step, by torch.lstm_cell; arguments and results are those of call."""
     D, each = form.directions, form.each
     finals: list[tuple[Tensor, Tensor]] = []
     now = x[:, 0] if form.batch_first else x[0]

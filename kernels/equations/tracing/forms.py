@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gatefuse.kernels.equations import normalization
+
 _BUILTINS = frozenset(
     (
         *("abs", "all", "any", "bool", "dict", "divmod", "enumerate", "filter", "float", "frozenset"),
@@ -71,7 +73,7 @@ def form_of(value: Any) -> Any:
     if kind is partial:
         return form_of(value.func), form_of(value.args), form_of(value.keywords)
     if kind is FunctionType:
-        if not is_recorded(value) and not is_torchs(value):
+        if is_followed(value):
             return value, value.__code__, form_of(value.__defaults__), form_of(value.__kwdefaults__)
         return value
     if isinstance(value, ModuleType):
@@ -122,9 +124,9 @@ def is_recorded(value: Any) -> bool:
     return callable(value) and not isinstance(value, type) and _hashable(value) and value in _overridable()
 
 
-def is_torchs(value: FunctionType) -> bool:
-    """A function of torch.nn.functional made of such."""
-    return value.__globals__ is vars(nn.functional)
+def is_followed(value: FunctionType) -> bool:
+    """A function whose code may change: not one that a trace sees, nor one made of such by torch or by gatefuse."""
+    return not is_recorded(value) and not any(value.__globals__ is vars(of) for of in (nn.functional, normalization))
 
 
 def _hashable(value: Any) -> bool:

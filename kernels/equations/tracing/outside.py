@@ -21,9 +21,8 @@ from gatefuse.kernels.equations.tracing.forms import (
     CONTAINERS,
     OutsideError,
     form_of,
+    is_followed,
     is_known,
-    is_recorded,
-    is_torchs,
 )
 
 # Methods that leave a container as it is.
@@ -176,7 +175,7 @@ def _functions(value: Any) -> Iterator[FunctionType]:
     elif isinstance(value, partial):
         for each in (value.func, value.args, value.keywords):
             yield from _functions(each)
-    elif isinstance(value, FunctionType) and not is_recorded(value) and not is_torchs(value):
+    elif isinstance(value, FunctionType) and is_followed(value):
         yield value
         yield from _functions(value.__defaults__ or ())
         yield from _functions(value.__kwdefaults__ or {})

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def run_equations(cell: Cell, x: Any, R: Any, states: Sequence[Any], parameters: Mapping[str, Any]) -> Any:
     """What a cell's equations return; their lines are those of the frames that this one calls."""
+    if cell.given is not None:
+        x, R, parameters = cell.given(x, R, parameters)
     return cell.equations(x, R, *states, **parameters, **cell.constants)
 
 

@@ -6,6 +6,7 @@ stop of the gradient. Here each question is seen, and is refused where the answe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gatefuse.kernels.equations.gates import by_gate, has_gates
-from gatefuse.kernels.equations.operators import TranslationError
+from gatefuse.kernels.equations.operators import REDUCTIONS, TranslationError
 from gatefuse.kernels.equations.tracing.place import running
+from gatefuse.kernels.equations.tracing.reductions import reduced
 
 if TYPE_CHECKING:
     from gatefuse.kernels.equations.tracing.record import Record
@@ -44,17 +46,20 @@ class Watch(TorchFunctionMode):
     Args:
         name: of the cell, for messages.
         record: is told what the equations call, and where gradients end.
+        mean: gives the mean of a vector's units, at which the trace is cut.
+        share: one part of as many as there are units.
 
     Attributes:
         asked_dtype: the dtype was asked for, or values were converted; the trace is good if that made no difference.
         refused: for the first question that was.
     """
 
-    def __init__(self, name: str, record: Record):
+    def __init__(self, name: str, record: Record, mean: Callable[[Tensor], Tensor], share: Tensor):
         super().__init__()
         self.asked_dtype = False
         self.refused: TranslationError | None = None
         self._name, self._record = name, record
+        self._mean, self._share = mean, share
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -82,7 +87,7 @@ class Watch(TorchFunctionMode):
             )
             return func(*args, **kwargs)
         self._record.written = name.strip("_")
-        found = func(*args, **kwargs)
+        found = self._reduced(name, args, kwargs) if name in REDUCTIONS else func(*args, **kwargs)
         self._record.written = ""
         if name == "dtype" or name in _CONVERSIONS:
             self.asked_dtype = True
@@ -97,6 +102,15 @@ class Watch(TorchFunctionMode):
             for result in results:
                 self._record.stop(result)
         return found
+
+    def _reduced(self, name: str, args: Any, kwargs: Any) -> Tensor:
+        try:
+            return reduced(name, args, kwargs, self._mean, self._share)
+        except TranslationError as error:
+            # the equations go on, as after an operator that can't be translated
+            refused = self._refuse(str(error))
+            self._record.refused = self._record.refused or refused
+            return self._record.unknown(self._share)
 
     def _refuse(self, why: str) -> TranslationError:
         """Kept too, since equations may catch what is raised in them."""

@@ -31,6 +31,7 @@ class Record(TorchDispatchMode):
         self._stored: dict[tuple[Any, ...], Expr] = {}
         self._alive: list[Tensor] = []  # so that no other has its identity
         self.in_equations = True
+        self.paused = False  # while values are made that are none of the equations'
         self.computed_numbers = False
         self.written = ""  # the function of torch's that the equations call now
         self.refused: TranslationError | None = None  # for the first operator that can't be translated
@@ -42,6 +43,8 @@ class Record(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         found = func(*args, **kwargs)
+        if self.paused:
+            return found
         name = func._schema.name.removeprefix("aten::")
         results = [t for t in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(t, Tensor)]
         try:
@@ -52,6 +55,14 @@ class Record(TorchDispatchMode):
             for result in results:
                 self._note(result, self._graph.input("?"))
         return found
+
+    def unknown(self, like: Tensor) -> Tensor:
+        """A value of that shape, of which no expression is known."""
+        self.paused = True
+        try:
+            return self.input("?", like.clone())
+        finally:
+            self.paused = False
 
     def _record(self, func: Any, name: str, args: Any, kwargs: Any, results: list[Tensor]) -> None:
         tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
@@ -74,6 +85,11 @@ class Record(TorchDispatchMode):
     def input(self, name: str, tensor: Tensor) -> Tensor:
         """Give a tensor the name of an input."""
         self._note(tensor, self._graph.input(name))
+        return tensor
+
+    def share(self, tensor: Tensor) -> Tensor:
+        """Have a tensor stand for one part of as many as there are units."""
+        self._note(tensor, self._graph.share())
         return tensor
 
     def stop(self, tensor: Tensor) -> None:

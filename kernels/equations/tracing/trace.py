@@ -1,14 +1,16 @@
 """From a cell's equations to its program: traced once, cut at the products, differentiated.
 
-The recurrent products are opaque: R.f(v) hands out an input r_f and notes v. What is left is pointwise, so one trace
-holds a whole step, and the order of its products can be read off it. Operators are recorded below autograd, which
-adds those of the backward; what the equations ask of tensors beside them is seen by equations/tracing/questions.py.
+The recurrent products are opaque: R.f(v) hands out an input r_f and notes v, and so is a mean of a row's units. What
+is left is pointwise, so one trace holds a whole step, and the order of its products can be read off it. Operators are
+recorded below autograd, which adds those of the backward; what the equations ask of tensors beside them is seen by
+equations/tracing/questions.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,9 +20,11 @@ from gatefuse.kernels.equations.expression import Expr, Graph, input_names
 from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.equations.inputs import GatesAndInputs
 from gatefuse.kernels.equations.operators import TranslationError
-from gatefuse.kernels.equations.program import Product, Program, find_phases, find_products, find_slots, find_sums
+from gatefuse.kernels.equations.products import find_products
+from gatefuse.kernels.equations.program import Program, find_phases, find_slots, find_sums
 from gatefuse.kernels.equations.recurrence import OfGate, Uncalled, check_gate
 from gatefuse.kernels.equations.signature import one_for_each
+from gatefuse.kernels.equations.tracing.asks import Asks, check_shape, example
 from gatefuse.kernels.equations.tracing.place import beginning, raised, run_equations, running
 from gatefuse.kernels.equations.tracing.questions import Watch
 from gatefuse.kernels.equations.tracing.record import SHAPE, Record
@@ -39,7 +43,7 @@ def trace(cell: Cell, still: Callable[[], None] = lambda: None) -> Program:
 
     Raises:
         TranslationError: the equations hold an operator that isn't pointwise or isn't known, depend on what a trace
-            can't see, ask R for a gate twice, or raise an error.
+            can't see, or raise an error.
     """
     program, asked_dtype = _trace(cell, torch.float64, still)
     if asked_dtype:
@@ -63,9 +67,10 @@ def _trace(cell: Cell, dtype: torch.dtype, still: Callable[[], None]) -> tuple[P
         S = len(cell.states)
         new_states, vectors = found[:S], found[S:]
         _check_steps(cell, new_states, vectors)
-        products = find_products(cell, run.asked, vectors, new_states)
+        _check_units(cell, new_states, run.asks)
+        products, columns = find_products(cell, run.asks.asked, vectors, new_states)
         # The backward leaves out vectors that are a state as it is: their gradients are added between the steps. The
-        # others count once, however many gates asked for them.
+        # others count once, whatever is asked for of them.
         places = {k: [id(v) for v in vectors].index(id(p.vector)) for k, p in enumerate(products) if p.computed}
         backward = run.backward(places)
         still()
@@ -73,23 +78,22 @@ def _trace(cell: Cell, dtype: torch.dtype, still: Callable[[], None]) -> tuple[P
     sums = find_sums(cell, [*new_states, *(p.vector for p in products)])
     named = {id(graph.make("add", *map(graph.input, pair))): gate for gate, pair in sums.items()}
 
-    def replace(e: Expr) -> Expr | None:
+    def slot_of(e: Expr) -> Expr | None:
         return graph.input(f"a_{named[id(e)]}") if id(e) in named else None
 
-    new_states = graph.rewrite(new_states, replace)
-    products = [Product(graph.rewrite([p.vector], replace)[0], p.state, p.gates, p.first, p.stage) for p in products]
-    backward = graph.rewrite(backward, replace)
+    new_states = graph.rewrite(new_states, slot_of)
+    products = [replace(p, vector=graph.rewrite([p.vector], slot_of)[0]) for p in products]
+    gradients = dict(zip(backward, graph.rewrite(backward.values(), slot_of), strict=True))
     used = input_names([*new_states, *(p.vector for p in products)])
-    slots, d_slots = find_slots(cell, products, used, dict(zip(run.names, backward, strict=True)), set(sums))
-    G, P = len(cell.x_blocks) + len(cell.recurrent_gates), len(cell.parameters)
+    slots, d_slots = find_slots(cell, columns, run.others, used, gradients, set(sums))
     program = Program(
         cell=cell,
         slots=slots,
         products=tuple(products),
         new_states=tuple(new_states),
         d_slots=d_slots,
-        d_states=tuple(backward[G : G + S]),
-        d_parameters=tuple(backward[G + S : G + S + P]),
+        d_states=tuple([gradients[s] for s in cell.states]),
+        d_parameters=tuple([gradients[p] for p in cell.parameters]),
         phases=find_phases(slots, products),
     )
     return program, asked_dtype
@@ -101,29 +105,43 @@ def _check_steps(cell: Cell, new_states: Sequence[Expr], vectors: Sequence[Expr]
         names = input_names([e])
         if names and names <= set(cell.parameters):
             raise TranslationError(
-                f"new states of {cell.name} and what R multiplies must not come of parameters alone. "
+                f"new states of {cell.name}, what R multiplies and what is reduced must not come of parameters alone. "
                 f"Got one of {', '.join(sorted(names))}{beginning(cell.equations)}"
             )
 
 
+def _check_units(cell: Cell, new_states: Sequence[Expr], asks: Asks) -> None:
+    for state, e in zip(cell.states, new_states, strict=True):
+        if asks.same_for_all(e):
+            raise TranslationError(
+                f"the new state {state} of {cell.name} must have a number for each unit. "
+                f"Got one for all units of a sample{beginning(cell.equations)}"
+            )
+
+
 class _Run:
-    """Runs the equations with R's products replaced by inputs, and notes what R was asked to multiply."""
+    """Runs the equations with R's products and means of units replaced by inputs, and notes what they go over."""
 
     def __init__(self, cell: Cell, graph: Graph, dtype: torch.dtype):
         self.cell, self.graph, self.dtype = cell, graph, dtype
-        self.asked: list[tuple[int, int]] = []  # (gate, index of the vector)
         self.refused: TranslationError | None = None
         of_x, of_R = ([f"{side}_{g}" for g in gates] for side, gates in _sides(cell))
         self.names = [*of_x, *of_R, *cell.states, *cell.parameters]
+        self._first = frozenset(of_R)
+
+    @property
+    def others(self) -> list[str]:
+        """Names of what was asked for beside each gate's first product."""
+        return [ask.name for ask in self.asks.asked if ask.name not in self._first]
 
     def forward(self) -> tuple[list[Expr], bool]:
-        """The new states and the vectors that R was asked for, and whether a dtype may make a difference."""
+        """The new states and the vectors that were asked for, and whether a dtype may make a difference."""
         results, _, record, watch = self._forward()
         return [record.of(result) for result in results], watch.asked_dtype or record.computed_numbers
 
-    def backward(self, places: dict[int, int]) -> list[Expr]:
-        """Gradients of all inputs of forward, given those of the new states and of the computed vectors, whose places
-        among all vectors are given by their product's number."""
+    def backward(self, places: dict[int, int]) -> dict[str, Expr]:
+        """Gradients of all inputs of forward, by name, given those of the new states and of the computed vectors, whose
+        places among all vectors are given by their product's number."""
         results, inputs, record, _ = self._forward()
         S = len(self.cell.states)
         outputs, given = [], []
@@ -131,36 +149,35 @@ class _Run:
         for name, place in [*wanted, *((f"d_v{k}", S + place) for k, place in places.items())]:
             if results[place].requires_grad:
                 outputs.append(results[place])
-                given.append(record.input(name, _example(self.dtype)))
+                given.append(record.input(name, example(self.dtype)))
         zero = self.graph.constant(0.0)
         if not outputs:
-            return [zero] * len(inputs)
+            return dict.fromkeys(inputs, zero)
         record.in_equations = False
         with record:
             # torch.autograd.grad without its checks, which import a computer algebra system
             found = _engine_run_backward(
-                tuple(outputs), tuple(given), False, False, tuple(inputs), allow_unreachable=True, accumulate_grad=False
-            )
+                tuple(outputs), tuple(given), False, False, tuple(inputs.values()), allow_unreachable=True,
+                accumulate_grad=False,
+            )  # fmt: skip
         if record.refused:
             raise record.refused
-        return [zero if d is None else record.of(d) for d in found]
+        return {name: zero if d is None else record.of(d) for name, d in zip(inputs, found, strict=True)}
 
-    def _forward(self) -> tuple[list[Tensor], list[Tensor], Record, Watch]:
+    def _forward(self) -> tuple[list[Tensor], dict[str, Tensor], Record, Watch]:
         cell = self.cell
         record = Record(cell, self.graph, self.dtype)
-        watch = Watch(cell.name, record)
-        inputs = [record.input(name, _example(self.dtype).requires_grad_()) for name in self.names]
-        by_name = dict(zip(self.names, inputs, strict=True))
-        self.asked = []
-        vectors: list[Tensor] = []
-        R = _Recurrence(self, vectors, [by_name[f"r_{g}"] for g in cell.recurrent_gates])
-        parts = [by_name[f"x_{g}"] for g in cell.input_gates]
-        beside = {name: by_name[f"x_{name}"] for name in cell.inputs}
+        inputs = {name: record.input(name, example(self.dtype).requires_grad_()) for name in self.names}
+        self.asks = asks = Asks(cell, record, inputs, self.dtype)
+        watch = Watch(cell.name, record, asks.mean, record.share(example(self.dtype)))
+        R = _Recurrence(self, asks)
+        beside = {name: inputs[f"x_{name}"] for name in cell.inputs}
+        parts = [inputs[f"x_{g}"] for g in cell.input_gates]
         x = GatesAndInputs(beside, cell.input_gates, parts=parts, whole=cell.gates)
-        parameters = {p: by_name[p] for p in cell.parameters}
+        parameters = {p: inputs[p] for p in cell.parameters}
         with record, watch:
             try:
-                returned = run_equations(cell, x, R, [by_name[s] for s in cell.states], parameters)
+                returned = run_equations(cell, x, R, [inputs[s] for s in cell.states], parameters)
             except TranslationError:
                 raise
             except Exception as error:
@@ -175,24 +192,19 @@ class _Run:
         except (TypeError, ValueError) as error:
             raise TranslationError(str(error).rstrip(".")) from None
         for state, value in zip(cell.states, new, strict=True):
-            _check_shape(cell, f"new state {state}", value, beginning(cell.equations))
-        return [*new, *vectors], inputs, record, watch
+            check_shape(cell, f"new state {state}", value, beginning(cell.equations))
+        return [*new, *asks.vectors], inputs, record, watch
 
 
 def _sides(cell: Cell) -> tuple[tuple[str, Sequence[str]], ...]:
     return ("x", cell.x_blocks), ("r", cell.recurrent_gates)
 
 
-def _example(dtype: torch.dtype) -> Tensor:
-    """Values for a trace, which come from no generator of random numbers."""
-    return torch.linspace(0.1, 0.9, SHAPE[0] * SHAPE[1], dtype=dtype, device="cpu").view(SHAPE)
-
-
 class _Recurrence(Uncalled):
     """Stands for R while tracing."""
 
-    def __init__(self, run: _Run, vectors: list[Tensor], r: Sequence[Tensor]):
-        self._run, self._vectors, self._r = run, vectors, r
+    def __init__(self, run: _Run, asks: Asks):
+        self._run, self._asks = run, asks
 
     def __call__(self, vector: Tensor) -> Gates:
         cell = self._run.cell
@@ -206,33 +218,8 @@ class _Recurrence(Uncalled):
 
     def _ask(self, gates: Iterable[int], vector: Tensor) -> list[Tensor]:
         try:
-            return self._given(gates, vector)
+            return self._asks.products(gates, vector)
         except TranslationError as error:
             located = TranslationError(f"{error}{running()}")
             self._run.refused = self._run.refused or located
             raise located from None
-
-    def _given(self, gates: Iterable[int], vector: Tensor) -> list[Tensor]:
-        cell, found = self._run.cell, []
-        _check_shape(cell, "what R multiplies", vector)
-        for gate in gates:
-            if any(gate == g for g, _ in self._run.asked):
-                raise TranslationError(
-                    f"{cell.name} must ask R for each gate once a step. Got gate {cell.recurrent_gates[gate]} twice"
-                )
-            self._run.asked.append((gate, len(self._vectors)))
-            found.append(self._r[gate] if torch.is_grad_enabled() else self._r[gate].detach())
-        self._vectors.append(vector)
-        return found
-
-
-def _check_shape(cell: Cell, what: str, value: Any, where: str = "") -> None:
-    if not isinstance(value, Tensor):
-        raise TranslationError(f"{what} of {cell.name} must be a tensor. Got {type(value).__name__}{where}")
-    with torch._C.DisableTorchFunction():
-        shape = tuple(value.shape)
-    if shape != SHAPE:
-        raise TranslationError(
-            f"{what} of {cell.name} must have a state's shape, since equations are pointwise. "
-            f"Got {shape} for states of {SHAPE}{where}"
-        )

@@ -61,15 +61,15 @@ def test_what_equations_catch_is_refused_all_the_same():
         except:  # noqa: E722
             return a * 0.5
 
-    def asking_twice(x, R, h):
+    def sizing(x, R, h):
         a = x.a + R.a(h)
         try:
-            return tanh(a) * R.a(h)
+            return tanh(a) * h.shape[-1] ** -0.5
         except:  # noqa: E722
             return a * 0.5
 
-    agree(cell(gates="a")(branching), refused="Got sum, which can't be translated")
-    agree(cell(gates="a")(asking_twice), refused="must ask R for each gate once a step. Got gate a twice")
+    agree(cell(gates="a")(branching), refused="must reduce over the units and keep the dimension")
+    agree(cell(gates="a")(sizing), refused="must not ask for a size")
 
 
 def test_constants_are_those_of_the_dtype():

@@ -184,18 +184,18 @@ def test_the_line_is_that_of_the_equation():
         a = x.a + R.a(h)
         return a + x.b
 
-    def twice(x, R, h):
+    def whole(x, R, h):
         a = R.a(h)
-        return a + R.a(h)
+        return a - a.mean()
 
     def outside(x, R, h):
         return h * TENSOR
 
-    first = {each: inspect.getsourcelines(each)[1] for each in (helper, calling, raising, twice, outside)}
+    first = {each: inspect.getsourcelines(each)[1] for each in (helper, calling, raising, whole, outside)}
     for equations, line, text in (
         (calling, first[helper] + 2, "Got cumsum, which can't be translated"),
         (raising, first[raising] + 2, "Got AttributeError: a gate must be one of a. Got b"),
-        (twice, first[twice] + 2, "Got gate a twice"),
+        (whole, first[whole] + 2, "Got mean with neither"),
         (outside, first[outside], "use TENSOR from outside, a tensor"),
     ):
         refusal = cell(gates="a")(equations).refusal

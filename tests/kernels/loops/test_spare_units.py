@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from gatefuse import Recurrent, cell
-from gatefuse.kernels.cells import cell_names
+from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.kernels.loops.spare_units import padded, wider_rows
 from tests.support.layers import beside
 
@@ -45,9 +45,16 @@ def check(cell, driver, layers=1, bidirectional=False, **options):
 
 
 def test_sizes():
-    assert [padded(n) for n in (3, 20, 63, 64, 65, 72, 100, 450, 650, 1000)] == [
+    assert [padded(find_cell("lstm"), n) for n in (3, 20, 63, 64, 65, 72, 100, 450, 650, 1000)] == [
         3, 20, 63, 64, 80, 72, 112, 464, 656, 1000,
     ]  # fmt: skip
+
+
+def test_a_mean_has_no_spare_units():
+    centered = cell(gates="a")(lambda x, R, h: torch.tanh(x.a + R.a(h) - h.mean(-1, keepdim=True)))
+    assert padded(centered, H) == H
+    for driver in ("step", "grid"):
+        check(centered, driver)
 
 
 def test_spare_rows_are_copies_of_the_last_of_their_gate():

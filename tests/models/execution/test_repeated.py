@@ -11,6 +11,7 @@ from gatefuse import GRU, LSTM, Recurrent, find_cell
 from gatefuse.kernels.drivers.llvm import refusal
 from gatefuse.kernels.task import Request
 from gatefuse.models.execution.repeated import repeated
+from gatefuse.models.layers.base import Stack
 
 _ANY = Request(LSTM(1, 1).cell, torch.device("cpu"), torch.float32, 1, 1, 1)
 pytestmark = pytest.mark.skipif(bool(refusal(_ANY)), reason="no code is compiled here")
@@ -69,6 +70,31 @@ def test_the_second_call_goes_the_short_way_and_gives_the_same(taken, name, batc
     assert layer(x.transpose(0, 1).contiguous().transpose(0, 1))[0].requires_grad  # trained, it goes the whole way
     check(layer, x.transpose(0, 1).contiguous().transpose(0, 1))  # and so in another order of memory
     assert len(taken) == 2
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_one_step_of_an_lstm_that_is_trained_goes_to_torchs_function(monkeypatch, taken, layers, batch_first):
+    torch.manual_seed(0)
+    layer, x = LSTM(3, 5, layers, batch_first=batch_first), torch.randn(*((2, 1) if batch_first else (1, 2)), 3)
+    states, prepared = (torch.randn(layers, 2, 5, requires_grad=True),) * 2, []
+    monkeypatch.setattr(LSTM, "_prepare", lambda *given: prepared.append(1) or Stack._prepare(*given))
+    reference = copy.deepcopy(layer)
+    reference.driver = "eager"
+
+    def run(module, state):
+        module.zero_grad()
+        output, finals = module(x, state)
+        gradients = torch.autograd.grad((output * output).sum() + finals[1].sum(), list(module.parameters()))
+        return [output, *finals, *gradients]
+
+    for k, state in enumerate((None, None, states)):
+        found, expected = run(layer, state), run(reference, state)
+        assert len(prepared) == 2 + k  # the first of the layer, and all of the reference
+        assert_close(found, expected, atol=1e-5, rtol=1e-4)
+        for value in found[:3]:
+            value.detach_().add_(1)
+    assert not taken
 
 
 def test_results_are_memory_of_their_own(taken):

@@ -1,0 +1,55 @@
+"""Reductions over a row's units as torch's functions name them, each made of means, at which a trace is cut.
+
+A mean is of the size of what it is of, where a sum may be too large for 16 bits; so means are what drivers compute.
+
+Of a state's shape (B, H) they are over the last dimension, which stays: v.mean(-1, keepdim=True).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gatefuse.kernels.equations.operators import REDUCTIONS, TranslationError
+
+# Names of arguments after the tensor, in their order, and those that are given by name alone.
+_ARGUMENTS = dict.fromkeys(REDUCTIONS, ("dim", "keepdim")) | {"var": ("dim", "unbiased", "keepdim")}
+_NAMED = {name: frozenset(("dtype",)) for name in REDUCTIONS} | {"var": frozenset(("correction",))}
+
+
+def reduced(
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], mean: Callable[[Tensor], Tensor], share: Tensor
+) -> Tensor:
+    """What torch's function of that name gives, made of what ``mean`` gives, the mean of a vector's units.
+
+    Args:
+        share: one part of as many as there are units.
+
+    Raises:
+        TranslationError: it goes over more than the units, or its result has another form.
+    """
+    given = dict(zip(("input", *_ARGUMENTS[name]), args, strict=False)) | dict(kwargs)
+    over_units = given.get("dim") in (-1, (-1,), [-1]) and not isinstance(given.get("dim"), bool)
+    other = set(given) - {"input", *_ARGUMENTS[name], *_NAMED[name]}
+    if not over_units or given.get("keepdim") is not True or given.get("dtype") is not None or other:
+        asked = ", ".join(f"{key}={value}" for key, value in given.items() if key != "input") or "neither"
+        raise TranslationError(
+            f"must reduce over the units and keep the dimension, as v.{name}(-1, keepdim=True). Got {name} with {asked}"
+        )
+    vector = given["input"]
+    of_units = mean(vector)
+    if name == "mean":
+        return of_units
+    if name == "sum":
+        return of_units / share
+    apart = vector - of_units
+    spread, correction = mean(apart * apart), _correction(given)
+    return spread / (1 - correction * share) if correction else spread
+
+
+def _correction(given: Mapping[str, Any]) -> float:
+    """What a variance subtracts from the number of units."""
+    unbiased = given.get("unbiased")
+    return float(given.get("correction", 1) if unbiased is None else bool(unbiased))

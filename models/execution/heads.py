@@ -1,0 +1,135 @@
+"""Layers with heads: R is block-diagonal, so that each head is a recurrence of its own units, beside the others.
+
+Equations mix no units but by R. So what a layer with n heads computes are n layers of H / n units, of the same input,
+whose results lie side by side, as those of two directions do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+
+from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.drivers import driver
+from gatefuse.kernels.elementwise import elementwise
+from gatefuse.kernels.equations.facts import untranslatable
+from gatefuse.kernels.task import Form, Request
+from gatefuse.models.execution.calls import Call, Results, request_of
+from gatefuse.models.execution.context import exporting
+from gatefuse.models.layers.layout import block_diagonal
+
+# What a head must take so many multiplications to run by itself, and sums of so many units: with fewer, products of all
+# units, most of them with zeros, are done sooner. On an AMD EPYC an LSTM of H 256 took 0.6 of the time with 4 heads, as
+# long with 16, and 1.9 times as long with 32, in 64 steps of one sample.
+_MANY = 2**22
+_FEW = 16
+# Drivers that begin once for all steps; others do for each.
+_ONCE = ("auto", "llvm", "vendor", "block", "grid")
+_STEPS = 64  # and samples, where their number isn't known
+
+
+def run_apart(cell: Cell, call: Call, wanted: str, heads: int) -> bool:
+    """Whether each head had better run by itself, rather than all at once with zeros between them.
+
+    On a GPU they had not, as each would wait for those before; but where the driver that is asked for can't run all.
+    """
+    if wanted != "auto" and driver(wanted).refusal(Request(*request_of(cell, call))):
+        return True
+    H = call.states[0].shape[-1]
+    if H // heads < _FEW or call.x.device.type != "cpu":
+        return False
+    each = len(cell.recurrent_gates) * H * (H // heads)
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return each * _STEPS >= _MANY
+    return each * call.B * (call.T if wanted in _ONCE else 1) >= _MANY
+
+
+def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tuple[Cell, list[Tensor]]:
+    """A cell and weights that compute all heads at once: with zeros between them, or where each unit is a head of its
+    own, by numbers in the place of R."""
+    each = len(weights) // (form.directions * form.num_layers)
+    M = len(cell.recurrent_gates)
+    # a file knows the cell that was written alone
+    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting() and not cell.inputs
+    made = elementwise(cell.serial, form.bias) if numbers_will_do else cell
+    if made is cell or untranslatable(made.serial):
+        return cell, [block_diagonal(w, heads) if k % each == 1 else w for k, w in enumerate(weights)]
+    found = []
+    for first in range(0, len(weights), each):
+        w_ih, w_hh, *rest = weights[first : first + each]
+        numbers = [*w_hh.reshape(M, heads).unbind(0)]
+        none = w_hh.new_empty(0, heads)
+        if form.bias:
+            b_ih, b_hh, *own = rest
+            found += [w_ih, none, b_ih, none[:, 0], *own, *numbers, *b_hh.reshape(M, heads).unbind(0)]
+        else:
+            found += [w_ih, none, *rest, *numbers]
+    return made, found
+
+
+def by_heads(call: Call, form: Form, heads: int, run: Callable[[Call, Form], Results]) -> Results:
+    """Run each head of each layer by itself.
+
+    Args:
+        call: with x of shape (T, B, I), and each R of shape (G * H, H / heads).
+        form: the layers'; x is time first whatever it says.
+        run: runs a call of one layer, of a head's units.
+
+    Returns:
+        Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
+    """
+    D, L = form.directions, form.num_layers
+    each = form._replace(num_layers=1, dropout=0.0, batch_first=False)
+    x, last = call.x, []
+    sequences: tuple[Tensor, ...] = ()
+    for layer in range(L):
+        if layer and form.dropout:
+            x = drop(x, form.dropout)
+        given = call._replace(x=x, all_states=call.all_states and layer == L - 1)
+        results = [run(part, each) for part in parts(given, layer, D, L, heads)]
+        sequences = tuple([_joined(column, D) for column in zip(*[found for found, _ in results], strict=True)])
+        last.append([torch.cat(column, -1) for column in zip(*[finals for _, finals in results], strict=True)])
+        x = sequences[0]
+    return sequences, tuple([torch.cat(column) for column in zip(*last, strict=True)])
+
+
+def parts(call: Call, layer: int, D: int, L: int, heads: int) -> list[Call]:
+    """The calls of a layer's heads."""
+    rows, each = slice(layer * D, (layer + 1) * D), len(call.weights) // L
+    H = call.states[0].shape[-1]
+    states = [_units(s[rows], heads) for s in call.states]
+    weights = [_rows(w, heads, H) for w in call.weights[layer * each : (layer + 1) * each]]
+    fresh = None if call.fresh is None else [_units(s[rows], heads) for s in call.fresh]
+    beside = [a[rows] if a.shape[0] > 1 else a for a in call.inputs]
+    inputs = [a.chunk(heads, -1) if a.shape[-1] == H else (a,) * heads for a in beside]
+    return [
+        call._replace(
+            states=tuple([s[k] for s in states]),
+            weights=[w[k] for w in weights],
+            fresh=None if fresh is None else tuple([s[k] for s in fresh]),
+            inputs=tuple([a[k] for a in inputs]),
+        )
+        for k in range(heads)
+    ]
+
+
+def _units(state: Tensor, heads: int) -> Sequence[Tensor]:
+    """Each head's units of a state (D, B, H), in memory of their own, as loops read them."""
+    return [part.contiguous() for part in state.chunk(heads, -1)]
+
+
+def _rows(weight: Tensor, heads: int, H: int) -> Sequence[Tensor]:
+    """Each head's rows of a weight (gates * H, ...), gate by gate."""
+    rest = weight.shape[1:]
+    by_head = weight.reshape(-1, heads, H // heads, *rest).transpose(0, 1)
+    return by_head.reshape(heads, -1, *rest).unbind(0)
+
+
+def _joined(by_head: Sequence[Tensor], D: int) -> Tensor:
+    """Sequences (T, B, D * H) of the heads' (T, B, D * H / heads): by direction, then head."""
+    if D == 1:
+        return torch.cat(list(by_head), -1)
+    return torch.cat([part.unflatten(-1, (D, -1)) for part in by_head], -1).flatten(-2)
