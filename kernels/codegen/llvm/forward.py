@@ -11,14 +11,14 @@ from typing import Any
 from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW, Ahead
 from gatefuse.kernels.codegen.llvm.arguments import apart_slots, forward_fields
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
-from gatefuse.kernels.codegen.llvm.dots import dots
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.kept_values import forward_plan
 from gatefuse.kernels.codegen.llvm.packing import Share, forward_panel, pack_forward, pack_rows, stage_columns
 from gatefuse.kernels.codegen.llvm.parts import OF_UNITS, Part
 from gatefuse.kernels.codegen.llvm.processor import Processor
-from gatefuse.kernels.codegen.llvm.product import Blocking, input_blocking, products
+from gatefuse.kernels.codegen.llvm.product import Blocking, input_blocking
 from gatefuse.kernels.codegen.llvm.routines import Module
+from gatefuse.kernels.codegen.llvm.stage_products import StageProducts
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Program, computed_products
@@ -60,6 +60,7 @@ class _Forward(Tile):
         self._vectors = [self.code.room(I64, MOST_ROWS) for _ in self._fed]
         widest = max((len(stage_columns(program, s + 1)) for s in range(program.stages)), default=0)
         self._sums = self.code.room(kind.vector, max(1, widest * blocking.units * blocking.rows))
+        self._products = StageProducts(self, program, self._sums, self._vector)
         self._gates = {slot.name: slot.gate for slot in program.slots}
         self._columns = {slot.name: slot.column for slot in program.slots}
         self._later, self._apart = _read_later(program, found), apart_slots(program)
@@ -159,9 +160,9 @@ class _Forward(Tile):
             with self.parts(self.blocking.rows) as (first, count):
                 with code.either(given["layout"].compare("!=", AS_THEY_LIE)) as (panels_, rows_):
                     with panels_:
-                        self._multiply_panel(stage, base, first, count)
+                        self._products.of_panel(stage, base, first, count)
                     with rows_:
-                        self._multiply_rows(stage, j, first, count)
+                        self._products.of_rows(stage, j, first, count)
                 with code.loop("row", 0, count) as row:
                     sums = self._sums + row * width
                     self.each_vector(
@@ -180,40 +181,6 @@ class _Forward(Tile):
     def _mean(self, place: int, row: Number) -> Number:
         """Where a stage's mean is kept for the row at that place."""
         return self._means + (row + place * MOST_ROWS) * (self.kind.lanes * self.kind.size)
-
-    def _multiply_panel(self, stage: int, panel: Number, first: Number, count: Number) -> None:
-        units, H, vector = self.blocking.units, self.given["H"], self.kind.lanes * self.kind.size
-        width = len(stage_columns(self.program, stage)) * units * vector
-        rows, offset = panel + width, 0
-        for k in self.program.multiplied(stage):
-            vectors = len(self.program.products[k].gates) * units
-            function = products(self.code.module, self.kind, vectors, self.blocking.rows)
-            stride = self.code.number(width)
-            self.code.run(function, count, self._vector(k, first), rows, panel + offset, self._sums + offset, stride, H)
-            rows, offset = rows + H * (vectors * vector), offset + vectors * vector
-
-    def _multiply_rows(self, stage: int, panel: Number, first: Number, count: Number) -> None:
-        code, given, size, lanes = self.code, self.given, self.kind.size, self.kind.lanes
-        units, H, vector, place = self.blocking.units, self.given["H"], lanes * size, 0
-        width = code.number(len(stage_columns(self.program, stage)) * units * vector)
-        for k in self.program.multiplied(stage):
-            for gate in self.program.products[k].gates:
-                with code.loop("vector", 0, units) as u:
-                    unit = (panel * units + u) * lanes
-                    row, sums = H * gate + unit, self._sums + (u + place * units) * vector
-                    bias = code.choose(given["bias"].compare("==", 0), given["bias"], given["bias"] + row * size)
-                    with code.when(unit.compare("<", H)):
-                        values = (
-                            self._vector(k, first),
-                            given["weight"] + row * H * size,
-                            H - unit,
-                            bias,
-                            sums,
-                            width,
-                            H,
-                        )
-                        code.run(dots(code.module, self.kind), count, *values)
-                place += 1
 
     def _run(self, part: Part, stage: int, place: Number, unit: Number, mask: Any, sums: Number | None) -> None:
         """A part for a vector of units of the row at that place, after that stage's products; the sums lie by column,
