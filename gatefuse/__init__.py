@@ -16,6 +16,7 @@ from gatefuse.kernels.plan import Plan
 from gatefuse.models.accelerate import accelerate, restore
 from gatefuse.models.execution import flop_counts
 from gatefuse.models.export.object import export_object
+from gatefuse.models.layers.gru_d import GRUD
 from gatefuse.models.layers.recurrent import Recurrent
 from gatefuse.models.layers.rnn import GRU, LSTM, RNN
 from gatefuse.models.layers.rnn_cells import GRUCell, LSTMCell, RNNCell
@@ -25,6 +26,7 @@ from gatefuse.models.torchscript.model import scripted
 
 __all__ = [
     "GRU",
+    "GRUD",
     "LSTM",
     "RNN",
     "Cell",

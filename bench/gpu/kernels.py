@@ -114,7 +114,7 @@ def _make(case: Case) -> tuple[Task, list[torch.Tensor]]:
         torch.ones(B, dtype=torch.int64) if case.masks else None,
         torch.zeros(T, B, dtype=torch.bool) if case.masks else None,
         tuple(zeros(B, H) for _ in cell.states) if case.fresh else None,
-        case.reverse, case.all_states,
+        case.reverse, case.all_states, inputs=tuple(zeros(T, B, 1) for _ in cell.inputs),
     ), leaves  # fmt: skip
 
 

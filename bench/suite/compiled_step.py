@@ -38,6 +38,8 @@ def refusal(group: Group, device: torch.device) -> str:
     """Why it isn't measured there: no compiler, or a sweep that is to take minutes."""
     if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
         return "torch.compile needs a C++ compiler on a CPU, and there is none"
+    if find_cell(group.shape.cell).inputs:
+        return "its step is given no inputs beside the gates"
     return no_time(group, device)
 
 

@@ -33,6 +33,13 @@ TIME_FIRST = Layout(lambda sequence: sequence, lambda sequence: sequence)
 BATCH_FIRST = Layout(lambda sequence: sequence.transpose(0, 1).contiguous(), lambda sequence: sequence.transpose(0, 1))
 
 
+def inputs(group: Group, like: Tensor) -> dict[str, Tensor]:
+    """What the group's cell is given beside its gates, from 0 to 1, (T, B) each: the same for all contenders."""
+    shape, generator = (group.shape.T, group.shape.B), torch.Generator().manual_seed(0)
+    names = find_cell(group.shape.cell).inputs
+    return {name: torch.rand(shape, generator=generator).to(like) for name in names}
+
+
 @dataclass(frozen=True)
 class Network:
     """A built contender.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import gatefuse
-from gatefuse.bench.suite.contender import BATCH_FIRST, TIME_FIRST, Layout, Network
+from gatefuse.bench.suite.contender import BATCH_FIRST, TIME_FIRST, Layout, Network, inputs
 from gatefuse.bench.suite.sweeps import Group
 from gatefuse.models.convert import load_layer_state
 from gatefuse.models.layers.base import Stack
@@ -61,9 +61,10 @@ def stepper(group: Group, source: nn.Module) -> Network:
     layer = _load(_imported(group), source)
     assert isinstance(layer, Stack)
     steps = gatefuse.Stepper(layer, group.shape.B)
+    given = {name: a[0] for name, a in inputs(group, next(source.parameters())).items()} or None
 
     def forward(x: Tensor) -> Tensor:
-        return steps.step(x[0]).unsqueeze(0)
+        return steps.step(x[0], given).unsqueeze(0)
 
     return Network(forward, tuple(layer.parameters()))
 
@@ -80,13 +81,14 @@ def one_step(group: Group, device: torch.device) -> str:
 def packed(group: Group, source: nn.Module) -> Network:
     """The same layer on sequences that are packed beforehand, and stay so."""
     network = _load(_imported(group), source)
+    given = {"inputs": found} if (found := inputs(group, next(network.parameters()))) else {}
     lengths = torch.tensor(group.shape.lengths)
 
     def there(padded: Tensor) -> Tensor:
         return pack_padded_sequence(padded, lengths, enforce_sorted=False).data
 
     def forward(rows: Tensor) -> Tensor:
-        return network(form._replace(data=rows))[0].data
+        return network(form._replace(data=rows), **given)[0].data
 
     def back(rows: Tensor) -> Tensor:
         return pad_packed_sequence(form._replace(data=rows), total_length=group.shape.T)[0]
@@ -141,12 +143,13 @@ def _copy(group: Group, network: nn.Module, source: nn.Module, dtype: torch.dtyp
     """A layer with the source's weights. One of gatefuse's gets lengths on its device, torch's gets packed sequences,
     which want them on the host."""
     network = _load(network, source, dtype)
+    given = {"inputs": found} if (found := inputs(group, next(network.parameters()))) else {}
     if not group.shape.lengths:
-        return _network(network)
+        return Network(lambda x: network(x, **given)[0], tuple(network.parameters()))
     lengths = torch.tensor(group.shape.lengths)
     if isinstance(network, Stack):
         lengths = lengths.to(next(source.parameters()).device)
-        return Network(lambda x: network(x, lengths=lengths)[0], tuple(network.parameters()))
+        return Network(lambda x: network(x, lengths=lengths, **given)[0], tuple(network.parameters()))
 
     def packed(x: Tensor) -> Tensor:
         output, _ = network(pack_padded_sequence(x, lengths, enforce_sorted=False))

@@ -118,6 +118,9 @@ QUICK = [
     Shape("min_gru", 256, 32, 1000, 256, name="no recurrent weights"),
     Shape("min_lstm", 64, 8, 35, 64),
     Shape("sru", 64, 8, 35, 64),
+    Shape("augru", 64, 8, 35, 64),
+    Shape("gru_d", 64, 8, 35, 64),
+    Shape("cfc", 64, 8, 35, 64),
     Shape("layer_norm_lstm", 64, 8, 35, 64),
     Shape("layer_norm_gru", 64, 8, 35, 64),
 ]

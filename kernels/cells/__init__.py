@@ -22,6 +22,9 @@ _MODULES = {
     "min_gru": "min_gru",
     "min_lstm": "min_lstm",
     "sru": "sru",
+    "augru": "augru",
+    "gru_d": "gru_d",
+    "cfc": "cfc",
     "layer_norm_lstm": "layer_norm_lstm",
     "layer_norm_gru": "layer_norm_gru",
 }

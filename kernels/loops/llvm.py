@@ -15,6 +15,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, backward_loop, forward_loop
 from gatefuse.kernels.codegen.llvm.fields import Template
+from gatefuse.kernels.codegen.llvm.kept_values import kept_values
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients, Upstream, buffer_shapes, saved_layout
@@ -75,7 +76,7 @@ def _forward_plan(
     rest, saved, fed = buffer_shapes(cell, T, B, H, save, all_states, I > 0)
     # of one step where nobody keeps them, for the stages of which a later one reads them
     columns = saved[0] if save else shape.COLUMNS
-    division = divided(T, B, H, shape.COLUMNS * H * H * size)
+    division = divided(T, B, H, cell.program.weighed * H * H * size)
     rows = division.rows(B)
     compiled = forward_loop(cell, dtype, rows, H)
     step, G = B * H * size, len(cell.x_blocks)
@@ -85,7 +86,8 @@ def _forward_plan(
         columns if save else 0, "sums_row": columns * H * size, "fed_product": fed[1] * step, "fed_step": step if save
         else 0,
     }  # fmt: skip
-    memory = {"pack": compiled.padded(H) * shape.COLUMNS * (H + 1), "input_pack": 0, "ahead": 0}
+    kept = kept_values(cell.program, "forward") * B * H
+    memory = {"pack": compiled.padded(H) * cell.program.weighed * (H + 1), "kept": kept, "input_pack": 0, "ahead": 0}
     if I:
         row, steps = compiled.row(G * H), steps_ahead(T, rows)
         numbers |= {"input_steps": steps, "ahead_row": row * size, "ahead_tile": steps * rows * row * size}
@@ -123,8 +125,8 @@ def _backward_plan(
     x: tuple[int, ...], saved: tuple[int, ...], *_: Any,
 ) -> _Plan:  # fmt: skip
     """``x`` and ``saved``: their strides."""
-    shape, size = cell_shape(cell), dtype.itemsize
-    division = divided(T, B, H, shape.COLUMNS * H * H * size)
+    size = dtype.itemsize
+    division = divided(T, B, H, cell.program.weighed * H * H * size)
     compiled = backward_loop(cell, dtype, division.rows(B), H)
     column, time, row = saved[:3]
     step = B * H * size
@@ -133,7 +135,8 @@ def _backward_plan(
         "sums_column": column * size, "sums_step": time * size, "sums_row": row * size,
         "x_step": (time if whole else x[0]) * size, "x_row": (row if whole else x[1]) * size, "d_rest_state": T * step,
     }  # fmt: skip
-    memory = {"pack": compiled.padded(H) * shape.COLUMNS * H, "d_fed": len(computed_products(cell)) * B * H}
+    fed, kept = len(computed_products(cell)), kept_values(cell.program, "backward")
+    memory = {"pack": compiled.padded(H) * cell.program.weighed * H, "d_fed": fed * B * H, "kept": kept * B * H}
     return _Plan(compiled, compiled.fields.template(numbers), memory)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, softmax
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.cells import cell_names
+from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.models.language.text import UNKNOWN, Vocabulary, join
 from gatefuse.models.layers.recurrent import Recurrent
 from gatefuse.models.scratch import D2LGRU, D2LLSTM, FusedLSTM, NaiveLSTM
@@ -31,14 +31,16 @@ _SCRATCH: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 def network_names() -> list[str]:
-    """What make_network knows by name: the shipped cells, and the networks written from scratch."""
-    return [*cell_names(), *_SCRATCH]
+    """What make_network knows by name: shipped cells that see tokens alone, and networks from scratch."""
+    return [*(name for name in cell_names() if not find_cell(name).inputs), *_SCRATCH]
 
 
 def check_network(name: str | Cell) -> None:
-    """Raises ValueError: no network has that name."""
+    """Raises ValueError: no network has that name, or the cell needs more than tokens."""
     if isinstance(name, str) and name not in network_names():
         raise ValueError(f"network must be one of {', '.join(network_names())}. Got {name!r}.")
+    if isinstance(name, Cell) and name.inputs:
+        raise ValueError(f"network must be a cell without inputs beside its gates. Got {name.name}.")
 
 
 def make_network(name: str | Cell, inputs: int, hidden: int, layers: int = 1, driver: str = "auto") -> nn.Module:

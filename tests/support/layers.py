@@ -3,7 +3,7 @@
 import torch
 from torch.testing import assert_close
 
-from gatefuse import Recurrent
+from gatefuse import Recurrent, cell_names, find_cell
 
 T, B, I, H = 6, 4, 3, 5
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -56,3 +56,14 @@ def assert_same(ours, theirs, leaves_of_ours, leaves_of_theirs):
         assert_close(a, b, **CLOSE)
     for a, b in zip(gradients(ours, leaves_of_ours), gradients(theirs, leaves_of_theirs), strict=True):
         assert_close(a, b, **CLOSE)
+
+
+def beside(cell, steps, samples, **options):
+    """A call's keyword for the inputs beside a cell's gates, from 0 to 1, the same in each call; else none."""
+    generator = torch.Generator().manual_seed(3)
+    names = find_cell(cell).inputs
+    found = {name: torch.rand(steps, samples, generator=generator, dtype=torch.float64) for name in names}
+    return {"inputs": {name: a.to(**options) for name, a in found.items()}} if names else {}
+
+
+WITHOUT_INPUTS = [name for name in cell_names() if not find_cell(name).inputs]

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import gatefuse
-from gatefuse import LSTM, Recurrent, cell_names, export_object
+from gatefuse import LSTM, Recurrent, export_object
 from gatefuse.export import targets
 from gatefuse.kernels.codegen.llvm.stored import STORED
 from tests.support.exported import FLAGS, needs, run_check
+from tests.support.layers import WITHOUT_INPUTS
 
 ELF = [name for name in targets() if name not in ("apple-m1", "wasm32", "windows-x86-64")]
 
@@ -53,7 +54,7 @@ def _of_mach_o(data):
 @pytest.mark.parametrize("target", [t for t in targets() if t != "wasm32"])
 def test_shipped_cells_need_nothing(target, tmp_path):
     for weights in STORED:
-        model = [Recurrent(cell, 6, 6) for cell in cell_names()]
+        model = [Recurrent(cell, 6, 6) for cell in WITHOUT_INPUTS]
         made = export_object(model, tmp_path / "net.o", target, weights=weights)
         assert made.needs == ()
         assert undefined(tmp_path / "net.o", target) == set()

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
 from gatefuse import Recurrent, cell_names, find_cell
-from tests.support.layers import flat
+from tests.support.layers import beside, flat
 
 T, B, I, H = 5, 2, 3, 4
 
@@ -18,19 +18,19 @@ def test_modes_in_any_order(cell, modes):
     find_cell(cell).current().made.clear()
     layer, oracle = (Recurrent(cell, I, H, driver=driver, dtype=torch.float64) for driver in ("script", "eager"))
     oracle.load_state_dict(layer.state_dict())
-    x = torch.randn(T, B, I, dtype=torch.float64)
+    x, given = torch.randn(T, B, I, dtype=torch.float64), beside(cell, T, B, dtype=torch.float64)
     with torch.inference_mode():
         made_there = x.clone()
-    expected = oracle(x)
+    expected = oracle(x, **given)
     trained = torch.autograd.grad(expected[0].sum(), list(oracle.parameters()))
     for mode in modes:
         layer.requires_grad_(mode != "F")
         if mode == "t":
-            found = layer(x)
+            found = layer(x, **given)
             assert_close(torch.autograd.grad(found[0].sum(), list(layer.parameters())), trained)
         else:
             with torch.inference_mode(mode in "iI"), torch.set_grad_enabled(mode == "F"):
-                found = layer(made_there if mode.isupper() else x)
+                found = layer(made_there if mode.isupper() else x, **given)
         assert_close(flat(found), flat(expected))
 
 

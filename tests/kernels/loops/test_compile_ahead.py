@@ -33,7 +33,7 @@ def compile_cell(cell, target, dtype, masks, loop, H=64, order="forward", B=16, 
     restarts = torch.ones(2, T, B, dtype=torch.bool) if masks and order == "both" else live
     fresh = zeros(S, B, W) if masks else None
     weights = zeros(G * W, H), zeros(G * W), zeros(P, W)
-    inputs = Sequence(cell, zeros(T, B, G * W), zeros(S, B, W), *weights, restarts, fresh, live, order)
+    inputs = Sequence(cell, zeros(T, B, len(cell.x_blocks) * W), zeros(S, B, W), *weights, restarts, fresh, live, order)
     with compile_only(target) as kernels:
         kept = loop.forward(inputs, gradients, gradients)
         d_rest = zeros(S - 1, T, B, W) if masks and S > 1 else None

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from gatefuse import Recurrent, cell
 from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.kernels.loops.spare_units import padded, wider_rows
+from tests.support.layers import beside
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DRIVERS = ("step", "block", "grid")
@@ -36,8 +37,9 @@ def check(cell, driver, layers=1, bidirectional=False, **options):
         Recurrent(cell, 5, H, layers, bidirectional=bidirectional, driver=d, device=DEVICE) for d in (driver, "eager")
     )
     slow.load_state_dict(fast.state_dict())
-    x = torch.randn(T, B, 5, device=DEVICE)
-    assert fast.plan(x).driver == driver
+    x, given = torch.randn(T, B, 5, device=DEVICE), beside(cell, T, B, dtype=torch.float32, device=DEVICE)
+    assert fast.plan(x, **given).driver == driver
+    options |= given
     for found, expected in zip(run(fast, x, **options), run(slow, x, **options), strict=True):
         assert_close(found, expected, atol=2e-5, rtol=2e-4)
 

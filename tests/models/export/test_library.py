@@ -12,10 +12,11 @@ from torch import nn
 from torch.testing import assert_close
 
 import gatefuse
-from gatefuse import GRU, LSTM, RNN, Recurrent, cell_names, export_object
-from gatefuse.bench.measure.tolerance import allowed, error, worst
+from gatefuse import GRU, LSTM, RNN, Recurrent, export_object
+from gatefuse.kernels.tolerance import allowed, error, worst
 from tests.support import made_up_cells
 from tests.support.exported import Library
+from tests.support.layers import WITHOUT_INPUTS
 
 T, I = 9, 5
 
@@ -51,7 +52,7 @@ def rule(model, x, found):
 
 @pytest.mark.parametrize("H", [1, 8, 20, 33])
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("cell", cell_names())
+@pytest.mark.parametrize("cell", WITHOUT_INPUTS)
 def test_states_go_on_from_call_to_call(cell, layers, H, tmp_path):
     torch.manual_seed(0)
     layer = Recurrent(cell, I, H, num_layers=layers)

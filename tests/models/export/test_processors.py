@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from gatefuse import LSTM, Recurrent, cell_names, export_object
+from gatefuse import LSTM, Recurrent, export_object
 from gatefuse.export import targets
 from gatefuse.kernels.codegen.llvm.processor import this_processor
 from tests.support.exported import MACHINES, run_check
+from tests.support.layers import WITHOUT_INPUTS
 
 machines = pytest.mark.parametrize("target", MACHINES)
 LEVELS = {"x86-64-v2": "baseline", "x86-64-v3": "avx2", "x86-64-v4": "avx512"}
@@ -22,7 +23,7 @@ def holds(tmp_path, target):
 
 @machines
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("cell", cell_names())
+@pytest.mark.parametrize("cell", WITHOUT_INPUTS)
 def test_every_cell_gives_the_layer_s_output(cell, layers, target, tmp_path):
     torch.manual_seed(0)
     model = [Recurrent(cell, 7, 19, num_layers=layers)]

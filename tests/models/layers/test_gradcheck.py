@@ -6,6 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 from gatefuse import Recurrent, cell_names
+from tests.support.layers import beside
 
 T, B, I, H = 2, 2, 1, 2
 DOUBLE = {"dtype": torch.float64}
@@ -19,6 +20,7 @@ def checked(layer, resets=False, **options):
     states = [torch.rand(rows, B, H, **DOUBLE) + 0.5 for _ in range(2 * S if resets else S)]
     inputs = [torch.randn(T, B, I, **DOUBLE), *states, *[p.detach().clone() for p in layer.parameters()]]
     names = [name for name, _ in layer.named_parameters()]
+    options |= beside(layer.cell, T, B, **DOUBLE)
     if resets:
         options["resets"] = torch.tensor([[True, False], [False, True]])
 

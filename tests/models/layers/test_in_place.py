@@ -9,6 +9,7 @@ import gatefuse
 from gatefuse import Recurrent, cell_names, find_cell
 from gatefuse.kernels.drivers import driver as find_driver
 from gatefuse.kernels.task import Request
+from tests.support.layers import beside
 
 B, I, H = 2, 3, 4
 KERNELS = ("step", "block", "grid")
@@ -64,7 +65,9 @@ FORMS = {
 def test_of_every_cell(cell, driver, T, options):
     skip_unless(driver, cell, T)
     layer = Recurrent(cell, I, H, driver=driver, **options)
-    assert_may_be_changed(layer, torch.randn((B, T, I) if layer.batch_first else (T, B, I)))
+    x = torch.randn((B, T, I) if layer.batch_first else (T, B, I))
+    dtype = torch.float32 if driver in KERNELS else torch.float64
+    assert_may_be_changed(layer, x, **beside(cell, *x.shape[:2], dtype=dtype))
 
 
 @pytest.mark.parametrize("driver", ["auto", "eager", "script", "aten", "llvm", *KERNELS])

@@ -9,10 +9,10 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 
 from gatefuse import Recurrent, cell_names, find_cell
-from gatefuse.bench.measure.tolerance import allowed
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.task import Request
-from tests.support.layers import CLOSE, EXACT, B, H, I, T, assert_same, flat, form, gradients, inputs, pair
+from gatefuse.kernels.tolerance import allowed
+from tests.support.layers import CLOSE, EXACT, B, H, I, T, assert_same, beside, flat, form, gradients, inputs, pair
 from tests.support.oracle import errors
 
 
@@ -130,11 +130,11 @@ def test_all_states_are_the_eager_loops(cell, driver_name, batch_first):
     )
     ours.load_state_dict(oracle.state_dict())
     x, _ = inputs(ours)
-    lengths = torch.tensor([T, 0, 2, 3])
-    got, expected = ours(x, lengths=lengths, all_states=True), oracle(x, lengths=lengths, all_states=True)
+    given = {"lengths": torch.tensor([T, 0, 2, 3]), **beside(cell, *x.shape[:2], dtype=torch.float64)}
+    got, expected = ours(x, **given, all_states=True), oracle(x, **given, all_states=True)
     assert len(got[0]) == len(ours.cell.states)
     assert_same(got, expected, [x, *ours.parameters()], [x, *oracle.parameters()])
-    assert_close(got[0][0], oracle(x, lengths=lengths)[0], **CLOSE)
+    assert_close(got[0][0], oracle(x, **given)[0], **CLOSE)
     forward_end = got[0][-1][..., :H].transpose(0, 1) if not batch_first else got[0][-1][..., :H]
     final = got[1][-1] if isinstance(got[1], tuple) else got[1]
     assert_close(forward_end[0, T - 1], final[2, 0], **CLOSE)

@@ -13,7 +13,7 @@ from gatefuse import Recurrent, cell_names, find_cell
 from gatefuse.kernels.drivers import driver as find_driver
 from gatefuse.kernels.drivers.vendor import dispatch
 from gatefuse.kernels.task import Request
-from tests.support.layers import flat, form
+from tests.support.layers import beside, flat, form
 from tests.support.oracle import cast, make_task, results
 
 T, B, I, H = 5, 4, 3, 4
@@ -47,6 +47,7 @@ def spoiled(layer, x, states, garbage):
 def outcome(layer, x, states, context=contextlib.nullcontext, **options):
     """Results, and gradients of x, the states and the weights."""
     generator = torch.Generator().manual_seed(1)
+    options |= beside(layer.cell, *x.shape[:2], dtype=x.dtype)
     with context():
         found = flat(layer(x, form(states), lengths=LENGTHS, **options))
     probes = [torch.rand(v.shape, generator=generator).to(v.dtype) for v in found]
