@@ -33,10 +33,11 @@ MIXING = ("layer_norm_lstm", "layer_norm_gru")  # by means over all units
 CELLS = (*[name for name in cell_names() if name not in MIXING and not find_cell(name).inputs], mixed)
 
 
-@pytest.fixture(params=[True, False], ids=["apart", "at once"])
+@pytest.fixture(params=["apart", "at once"])
 def apart(request, monkeypatch):
     """Each head by itself, or all at once with zeros between them, whichever sizes are taken for."""
-    monkeypatch.setattr("gatefuse.models.execution.heads.run_apart", lambda *_: request.param)
+    number = (lambda cell, call, wanted, heads: heads) if request.param == "apart" else lambda *_: 1
+    monkeypatch.setattr("gatefuse.models.execution.heads.apart", number)
     return request.param
 
 
@@ -223,6 +224,15 @@ def test_noise_is_drawn_as_in_one_layer_of_all_units(heads, apart):
     assert not torch.allclose(dropping(x)[0], found)
 
 
+@pytest.mark.parametrize("each", ["slstm", mixed], ids=["slstm", "mixed"])
+def test_parts_of_some_heads(each, monkeypatch):
+    monkeypatch.setattr("gatefuse.models.execution.heads.apart", lambda *_: 2)
+    layer = Recurrent(each, I, 2 * H, 2, bidirectional=True, **DOUBLE, heads=2 * HEADS)
+    x = torch.randn(T, B, I, **DOUBLE, requires_grad=True)
+    assert_same(layer, x)
+    assert_same(layer, x, **masks(), all_states=True)
+
+
 def test_packed_sequences(apart):
     layer = Recurrent("slstm", I, H, 2, bidirectional=True, **DOUBLE, heads=HEADS)
     x = torch.randn(T, B, I, **DOUBLE)
@@ -268,11 +278,16 @@ def test_plans_say_what_runs():
     large.driver = "eager"
     assert large.plan(torch.randn(64, B, I)).reason.startswith("for all 4 heads at once, ")
     assert large.plan(torch.randn(64, 64, I)).reason.startswith("for each of 4 heads, ")
-    layer = Recurrent("peephole_lstm", I, 256, heads=4)
+    small = Recurrent("peephole_lstm", I, 256, heads=32)
+    assert small.plan(torch.randn(64, B, I)).reason.startswith("for each of 4 parts of 32 heads, ")
+    many = Recurrent("peephole_lstm", I, 256, heads=256)
+    assert many.plan(torch.randn(64, B, I)).reason.startswith("for all 256 units, each a head of its own, ")
     x = torch.randn(64, B, I)
+    large.driver = "auto"
     with torch.no_grad():
-        assert_close(layer(x), whole(layer).float()(x))
-    assert "heads=4" in repr(layer)
+        for layer in (large, small):
+            assert_close(layer(x), whole(layer).float()(x))
+    assert "heads=4" in repr(large)
     with pytest.raises(RuntimeError, match="driver vendor can't run this call"):
         Recurrent("peephole_lstm", I, H, driver="vendor", heads=HEADS)(torch.randn(T, B, I))
 
@@ -320,7 +335,7 @@ def test_under_autocast(apart):
 def test_numbers_of_operations(monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
 
-    monkeypatch.setattr("gatefuse.models.execution.heads.run_apart", lambda *_: True)
+    monkeypatch.setattr("gatefuse.models.execution.heads.apart", lambda cell, call, wanted, heads: heads)
 
     def count(heads):
         layer = Recurrent("peephole_lstm", I, 8, driver="eager", heads=heads)
