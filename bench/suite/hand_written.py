@@ -1,7 +1,7 @@
 """Every shipped cell's network as a careful person writes it in plain PyTorch: the loop that speed-ups are over.
 
-A step is one of steps_by_hand.py, and the product of the input is made for all steps at once, as the loops that articles
-and books print do not.
+A step is one of steps_by_hand.py, and the product of the input is made for all steps at once, as the loops that
+articles and books print do not.
 """
 
 from __future__ import annotations
