@@ -45,6 +45,7 @@ class Stack:
     heads: int = 1  # parts of R, each of its own units
     driver: str
     training: bool
+    _modules: dict[str, Any]
     weight_dropout: float = 0.0  # of recurrent weights, in training
 
     def _flat(self) -> list[Tensor]:
