@@ -64,9 +64,10 @@ def _given(
     parameters: Mapping[str, Tensor],
 ) -> tuple[Gates, Any, dict[str, Tensor]]:
     """What equations are given: x of all gates of the cell, R of numbers, and the cell's own parameters."""
-    x = Gates(x._names, x._packed, x._parts, whole)
+    own_x = object.__new__(type(x))
+    vars(own_x).update(vars(x), _whole=whole)
     R = _Numbers(gates, whole, [parameters[name] for name in weights], [parameters[name] for name in biases])
-    return x, R, {name: parameters[name] for name in own}
+    return own_x, R, {name: parameters[name] for name in own}
 
 
 class _Numbers(Uncalled):

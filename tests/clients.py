@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 import gatefuse
-from gatefuse.bench.measure.tolerance import error, worst
 from gatefuse.bench.report.document.blocks import Heading, Items, Table
 from gatefuse.bench.report.document.figures import digits
 from gatefuse.bench.report.document.markdown import document
 from gatefuse.bench.storage.whole_file import write_whole
+from gatefuse.kernels.tolerance import error, worst
 from gatefuse.models.accelerate import Exchange
 
 REPORT = Path(__file__).parents[1] / "reports" / "clients.md"

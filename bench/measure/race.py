@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from gatefuse.bench.measure import tolerance
 from gatefuse.bench.measure.broken_device import blame
 from gatefuse.bench.measure.clocks import Clock
 from gatefuse.bench.measure.peaks import Limits
@@ -20,6 +19,7 @@ from gatefuse.bench.suite import contenders as who
 from gatefuse.bench.suite import networks
 from gatefuse.bench.suite.contender import Contender, Layout, Network
 from gatefuse.bench.suite.sweeps import Group
+from gatefuse.kernels import tolerance
 
 # A contender that errs by more computes something else, and how fast it does so is of no interest. Wide enough for
 # TF32 and for long sequences in half precision; the tests hold the drivers to much less.

@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from gatefuse.bench.measure import tolerance
 from gatefuse.bench.measure.clocks import Clock
 from gatefuse.bench.measure.sampling import describe, measure
 from gatefuse.bench.tuning.variant import Place, Trial
+from gatefuse.kernels import tolerance
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.loops.buffers import Upstream
 from gatefuse.kernels.loops.eager import loop_in_order

@@ -13,6 +13,12 @@ def untranslatable(serial: str) -> str:
 
 
 @constant
+def mixes_units(serial: str) -> bool:
+    """Whether a cell's equations, of which kernels can be made, take means over the units."""
+    return any(p.reduces for p in Cell.by_serial(serial).program.products)
+
+
+@constant
 def widest_product(serial: str) -> int:
     """How many gates the product with the most of them has."""
     return max((len(p.gates) for p in Cell.by_serial(serial).program.products), default=0)

@@ -15,6 +15,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, backward_loop, forward_loop
 from gatefuse.kernels.codegen.llvm.fields import Template
+from gatefuse.kernels.codegen.llvm.kept_values import kept_values
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients, Upstream, buffer_shapes, saved_layout
@@ -76,7 +77,7 @@ def _forward_plan(
     rest, saved, fed = buffer_shapes(cell, T, B, H, save, all_states, I > 0)
     # of one step where nobody keeps them, for the stages of which a later one reads them
     columns = saved[0] if save else shape.COLUMNS
-    division = divided(T, B, H, shape.COLUMNS * H * H * size)
+    division = divided(T, B, H, cell.program.weighed * H * H * size)
     rows = division.rows(B)
     compiled = forward_loop(cell, dtype, rows, H)
     step, G = B * H * size, len(cell.x_blocks)
@@ -89,7 +90,8 @@ def _forward_plan(
     }  # fmt: skip
     for k in range(len(cell.inputs)):  # behind the product
         numbers |= {f"beside{k}_step": x_step, f"beside{k}_row": x_row}
-    memory = {"pack": compiled.padded(H) * shape.COLUMNS * (H + 1), "input_pack": 0, "ahead": 0}
+    kept = kept_values(cell.program, "forward") * B * H
+    memory = {"pack": compiled.padded(H) * cell.program.weighed * (H + 1), "kept": kept, "input_pack": 0, "ahead": 0}
     if I:
         row, steps = compiled.row(G * H), steps_ahead(T, rows)
         numbers |= {"input_steps": steps, "ahead_row": row * size, "ahead_tile": steps * rows * row * size}
@@ -128,8 +130,8 @@ def _backward_plan(
     x: tuple[int, ...], saved: tuple[int, ...], *_: Any,
 ) -> _Plan:  # fmt: skip
     """``x`` and ``saved``: their strides."""
-    shape, size = cell_shape(cell), dtype.itemsize
-    division = divided(T, B, H, shape.COLUMNS * H * H * size)
+    size = dtype.itemsize
+    division = divided(T, B, H, cell.program.weighed * H * H * size)
     compiled = backward_loop(cell, dtype, division.rows(B), H)
     column, time, row = saved[:3]
     step = B * H * size
@@ -140,7 +142,8 @@ def _backward_plan(
         "x_step": (time if whole else x[0]) * size, "x_row": (row if whole else x[1]) * size, "d_rest_state": T * step,
         "d_x_step": B * d_row, "d_x_row": d_row, "d_beside_step": B * d_row, "d_beside_row": d_row,
     }  # fmt: skip
-    memory = {"pack": compiled.padded(H) * shape.COLUMNS * H, "d_fed": len(computed_products(cell)) * B * H}
+    fed, kept = len(computed_products(cell)), kept_values(cell.program, "backward")
+    memory = {"pack": compiled.padded(H) * cell.program.weighed * H, "d_fed": fed * B * H, "kept": kept * B * H}
     return _Plan(compiled, compiled.fields.template(numbers), memory)
 
 

@@ -16,6 +16,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.codegen.llvm.ahead import LAID_OUT, LAID_OUT_NOW
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, forward_loop
+from gatefuse.kernels.codegen.llvm.kept_values import kept_values
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.directions import plain
@@ -130,7 +131,7 @@ def _schedule(
     """The calls for these sizes; x has the shape and the strides. Blocks of addresses are those of ``layers``."""
     (T, B, I), size, D, S = shape, dtype.itemsize, form.directions, len(cell.states)
     memory = Memory(size)
-    division = divided(T, B, H, cell_shape(cell).COLUMNS * H * H * size)
+    division = divided(T, B, H, cell.program.weighed * H * H * size)
     compiled = forward_loop(cell, dtype, division.rows(B), H)
     each, rows = form.each + len(cell.parameters), form.num_layers * D
     of_weights = 3 + 2 * S
@@ -186,7 +187,8 @@ def _shared(cell: Cell, compiled: Compiled, memory: Memory, T: int, B: int, H: i
         "T": T, "B": B, "H": H, "save": 0, "ends": 1,
         "sums": memory.take(B * columns * H if cell.program.stages > 1 else 0),
         "sums_column": H * size, "sums_step": 0, "sums_row": columns * H * size,
-        "pack": compiled.padded(H) * columns * (H + 1),
+        "pack": compiled.padded(H) * cell.program.weighed * (H + 1),
+        "kept": memory.take(kept_values(cell.program, "forward") * B * H),
         "fed": memory.take(fed * B * H), "fed_product": B * H * size, "fed_step": 0,
     }  # fmt: skip
     if any(p.state > 0 for p in cell.program.products):

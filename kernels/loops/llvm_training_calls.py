@@ -11,6 +11,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.codegen.llvm.arguments import apart_slots
 from gatefuse.kernels.codegen.llvm.compiled import backward_loop, forward_loop
+from gatefuse.kernels.codegen.llvm.kept_values import kept_values
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import Program, computed_products
 from gatefuse.kernels.loops.buffers import buffer_shapes
@@ -105,7 +106,7 @@ class _Sizes:
         self.shape, self.fed = cell_shape(cell), computed_products(cell)
         self.size, self.step = dtype.itemsize, B * H * dtype.itemsize
         self.each = form.each + len(cell.parameters)
-        self.division = divided(T, B, H, self.shape.COLUMNS * H * H * self.size)
+        self.division = divided(T, B, H, self.program.weighed * H * H * self.size)
         rows = self.division.rows(B)
         self.ahead, self.back = forward_loop(cell, dtype, rows, H), backward_loop(cell, dtype, rows, H)
 
@@ -119,7 +120,7 @@ class _Sizes:
         )
 
 
-_TAKEN = ("pack", "input_pack", "ahead", "d_fed")
+_TAKEN = ("pack", "input_pack", "ahead", "d_fed", "kept")
 
 
 class _Layer:
@@ -167,7 +168,8 @@ class _Layer:
         values = self._both(blocks) | more | self._x_steps | {
             "x": self._x, "input_weight": Place(weights, 0), "layout": laid_out, "save": 1, "ends": 0,
             "input_bias": Place(weights + 2, 0) if form.bias else 0, "bias": Place(weights + 3, 0) if form.bias else 0,
-            "pack": sizes.ahead.padded(H) * sizes.shape.COLUMNS * (H + 1),
+            "pack": sizes.ahead.padded(H) * sizes.program.weighed * (H + 1),
+            "kept": kept_values(sizes.program, "forward") * B * H,
             "fed": self._fed, "fed_product": T * sizes.step, "fed_step": sizes.step,
         }  # fmt: skip
         finals = range(len(cell.states))
@@ -184,7 +186,8 @@ class _Layer:
         at, P = number * sizes.step, len(sizes.cell.parameters)
         steps = self._both(blocks) | {
             "x_step": self._columns * sizes.step, "x_row": self._columns * row,
-            "pack": sizes.back.padded(H) * sizes.shape.COLUMNS * H, "d_fed": len(sizes.fed) * B * H,
+            "pack": sizes.back.padded(H) * sizes.program.weighed * H, "d_fed": len(sizes.fed) * B * H,
+            "kept": kept_values(sizes.program, "backward") * B * H,
             "d_output": d_output, "d_rest": 0, "d_rest_state": T * sizes.step,
             "d_states": Place(_D_STATES, len(sizes.cell.states) * at), "d_parameters": Place(_D_PARAMETERS, P * at),
             "d_fresh": Place(_D_FRESH, len(sizes.cell.states) * at) if sizes.resets else 0, "d_x": d_x, "d_r": d_r,

@@ -58,6 +58,8 @@ def _bias_gradient(loop: Sequence, d_r: Tensor) -> Tensor:
     sums = d_r.sum((0, 1))
     if columns == tuple(range(G)):
         return sums
+    if not G:
+        return sums[:0]
     # A list of gates as an index would be copied to the device, and the host would wait for it.
     rows = sums.view(-1, loop.W).unbind(0)
     of_gate: list[list[Tensor]] = [

@@ -7,6 +7,8 @@ whose results lie side by side, as those of two directions do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,11 +17,15 @@ from torch.nn.functional import dropout as drop
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.elementwise import elementwise
-from gatefuse.kernels.equations.facts import untranslatable
+from gatefuse.kernels.equations.facts import mixes_units, untranslatable
+from gatefuse.kernels.plan import Plan, explain
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.calls import Call, Results, request_of
 from gatefuse.models.execution.context import exporting
 from gatefuse.models.layers.layout import block_diagonal
+
+# Runs a call of layers without heads.
+Run = Callable[[Cell, Call, Form], Results]
 
 # What a head must take so many multiplications to run by itself, and sums of so many units: with fewer, products of all
 # units, most of them with zeros, are done sooner. On an AMD EPYC an LSTM of H 256 took 0.6 of the time with 4 heads, as
@@ -45,6 +51,56 @@ def run_apart(cell: Cell, call: Call, wanted: str, heads: int) -> bool:
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return each * _STEPS >= _MANY
     return each * call.B * (call.T if wanted in _ONCE else 1) >= _MANY
+
+
+def run_heads(cell: Cell, call: Call, form: Form, heads: int, wanted: str, run: Run) -> Results:
+    """Run layers with heads.
+
+    Args:
+        call: each R of shape (G * H, H / heads); x is batch first where the form is.
+        wanted: the driver that the layer has.
+        run: runs a call of layers without heads.
+
+    Returns:
+        Sequences of the last layer, the output's first, the others' if asked for; finals (L * D, B, H).
+
+    Raises:
+        ValueError: as check_cell.
+    """
+    check_cell(cell)
+    if not run_apart(cell, call, wanted, heads):
+        other, weights = at_once(cell, call.weights, form, heads)
+        return run(other, call._replace(weights=weights), form)
+    if form.batch_first:
+        call = call._replace(x=call.x.transpose(0, 1))
+    sequences, finals = by_heads(call, form, heads, partial(run, cell))
+    return tuple([s.transpose(0, 1) for s in sequences]) if form.batch_first else sequences, finals
+
+
+def explain_heads(cell: Cell, call: Call, form: Form, heads: int, wanted: str) -> Plan:
+    """Which driver would run layers with heads, and how; arguments and errors are run_heads'."""
+    check_cell(cell)
+    if run_apart(cell, call, wanted, heads):
+        found, how = cell, "each of {} heads"
+        call = parts(call, 0, form.directions, form.num_layers, heads)[0]
+    else:
+        found, _ = at_once(cell, call.weights, form, heads)
+        zeros, numbers = (
+            "heads at once, with zeros between them",
+            "units, each a head of its own, by numbers in R's place",
+        )
+        how = f"all {{}} {zeros if found is cell else numbers}"
+    plan = explain(Request(*request_of(found, call)), wanted)
+    return replace(plan, reason=f"for {how.format(heads)}, {plan.reason}")
+
+
+def check_cell(cell: Cell) -> None:
+    """Raises ValueError: the cell's equations mix units other than by R, or that they don't isn't known."""
+    rule = "the cell of a layer with heads must mix no units but by R"
+    if why := untranslatable(cell.serial):
+        raise ValueError(f"{rule}, as code that can be made of it shows. Got {cell.name}: {why}.")
+    if mixes_units(cell.serial):
+        raise ValueError(f"{rule}. Got {cell.name}, which takes means over all of them.")
 
 
 def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tuple[Cell, list[Tensor]]:
@@ -103,8 +159,7 @@ def parts(call: Call, layer: int, D: int, L: int, heads: int) -> list[Call]:
     states = [_units(s[rows], heads) for s in call.states]
     weights = [_rows(w, heads, H) for w in call.weights[layer * each : (layer + 1) * each]]
     fresh = None if call.fresh is None else [_units(s[rows], heads) for s in call.fresh]
-    beside = [a[rows] if a.shape[0] > 1 else a for a in call.inputs]
-    inputs = [a.chunk(heads, -1) if a.shape[-1] == H else (a,) * heads for a in beside]
+    inputs = [_units(a[rows] if a.shape[0] > 1 else a, heads) for a in call.inputs]
     return [
         call._replace(
             states=tuple([s[k] for s in states]),
@@ -117,7 +172,10 @@ def parts(call: Call, layer: int, D: int, L: int, heads: int) -> list[Call]:
 
 
 def _units(state: Tensor, heads: int) -> Sequence[Tensor]:
-    """Each head's units of a state (D, B, H), in memory of their own, as loops read them."""
+    """Each head's units of a state (D, B, H), in memory of their own, as loops read them; or of what has 1 in the place
+    of H, as all units have the same."""
+    if state.shape[-1] == 1:
+        return [state] * heads
     return [part.contiguous() for part in state.chunk(heads, -1)]
 
 

@@ -1,6 +1,6 @@
 """What a model gives for some input, recorded so that its object can be held to it, and by how much that may err.
 
-The rule is the tests' own (bench/measure/tolerance.py): at most twice what the Python loop in float32 errs at worst,
+The rule is the tests' own (kernels/tolerance.py): at most twice what the Python loop in float32 errs at worst,
 and two units of rounding, as parts of the largest value.
 """
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gatefuse.bench.measure.tolerance import allowed, error, worst
 from gatefuse.kernels.drivers import eager
 from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.task import Task, Weights
+from gatefuse.kernels.tolerance import allowed, error, worst
 from gatefuse.models.export.chain import Layer, Lookup, Operation
 
 STEPS = 12

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +14,12 @@ from torch.nn.utils.rnn import PackedSequence
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import driver, vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
-from gatefuse.kernels.equations.facts import untranslatable
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
-from gatefuse.models.execution.heads import at_once, by_heads, parts, run_apart
+from gatefuse.models.execution.heads import at_once, check_cell, explain_heads, run_heads
 from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.layers.beside import beside, packed_beside
@@ -55,7 +53,10 @@ class Stack:
     def _at_once(self) -> tuple[Cell, list[Tensor]]:
         """A cell and weights of one R, which compute what the layer does."""
         weights = self._flat()
-        return (self.cell, weights) if self.heads == 1 else at_once(self.cell, weights, self._form(False), self.heads)
+        if self.heads == 1:
+            return self.cell, weights
+        check_cell(self.cell)
+        return at_once(self.cell, weights, self._form(False), self.heads)
 
     @property
     def draws(self) -> bool:
@@ -146,25 +147,16 @@ class Stack:
         call = self._prepare_packed(*given)[1] if isinstance(x, PackedSequence) else self._prepare(*given)
         if transforming():
             return PLAN
-        if self.heads == 1:
-            return explain(Request(*request_of(self._running, call)), self.driver)
-        self._check_heads()
-        cell, form, how = self._running, self._form(False), "all {} heads at once, with zeros between them"
-        if run_apart(cell, call, self.driver, self.heads):
-            how = "each of {} heads"
-            call = parts(call, 0, form.directions, self.num_layers, self.heads)[0]
-        else:
-            cell, _ = at_once(cell, call.weights, form, self.heads)
-            how = how if cell is self._running else "all {} units, each a head of its own, by numbers in R's place"
-        plan = explain(Request(*request_of(cell, call)), self.driver)
-        return replace(plan, reason=f"for {how.format(self.heads)}, {plan.reason}")
+        if self.heads > 1:
+            return explain_heads(self._running, call, self._form(False), self.heads, self.driver)
+        return explain(Request(*request_of(self._running, call)), self.driver)
 
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
     ) -> tuple[Any, Any]:
         draws = self.training and self.draws
-        plain = lengths is resets is reset_state is inputs is None and not all_states
-        if plain and not draws and self.heads == 1 and (found := repeated(self, x, state)):
+        plain = lengths is resets is reset_state is inputs is None and not all_states and self.heads == 1
+        if plain and not draws and (found := repeated(self, x, state)):
             return found
         if isinstance(x, PackedSequence):
             packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states, inputs)
@@ -187,17 +179,16 @@ class Stack:
         """Time first or batch first, as the layer is; ``x`` is as it was given."""
         form = self._form(batch_first=self.batch_first and call.batched)
         if self.heads > 1:
-            sequences, finals = self._run_heads(call, form)
+            sequences, finals = run_heads(self._running, call, form, self.heads, self.driver, self._run_whole)
         else:
-            sequences, finals = self._run_whole(call, form, x)
+            sequences, finals = self._run_whole(self._running, call, form, x)
         if not call.batched:
             sequences = tuple([s.squeeze(1) for s in sequences])
             finals = tuple([s.squeeze(1).clone() for s in finals])  # so that they can be changed and detached in place
         return sequences, finals
 
-    def _run_whole(self, call: Call, form: Form, x: Tensor | None = None, cell: Cell | None = None) -> Results:
+    def _run_whole(self, cell: Cell, call: Call, form: Form, x: Tensor | None = None) -> Results:
         """The layers with one R each, or those of a head; sequences are batch first where the form is."""
-        cell = cell or self._running
         name = plan_of(request_of(cell, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():
             run = vendor.stack if compiler_around() is None else torch.compiler.disable(vendor.stack)
@@ -213,29 +204,11 @@ class Stack:
             remember(name, self, x, call)
         return sequences, finals
 
-    def _run_heads(self, call: Call, form: Form) -> Results:
-        """As ``_run_whole``; each R of shape (G * H, H / heads)."""
-        self._check_heads()
-        if not run_apart(self._running, call, self.driver, self.heads):
-            cell, weights = at_once(self._running, call.weights, form, self.heads)
-            return self._run_whole(call._replace(weights=weights), form, cell=cell)
-        if form.batch_first:
-            call = call._replace(x=call.x.transpose(0, 1))
-        sequences, finals = by_heads(call, form, self.heads, self._run_whole)
-        return tuple([s.transpose(0, 1) for s in sequences]) if form.batch_first else sequences, finals
-
-    def _check_heads(self) -> None:
-        """Raises ValueError: it can't be known that the cell's equations mix no units, and so no heads."""
-        if why := untranslatable(self.cell.serial):
-            raise ValueError(
-                f"the cell of a layer with heads must be one that code can be made of, which shows that it mixes no "
-                f"units but by R. Got {self.cell.name}: {why}."
-            )
-
     def _run_packed(self, packing: Packing, call: Call) -> Results:
         form = self._form(batch_first=False)
         if self.heads > 1:
-            sequences, finals = self._run_heads(call._replace(x=packing.unpack(call.x)), form)
+            call = call._replace(x=packing.unpack(call.x))
+            sequences, finals = run_heads(self._running, call, form, self.heads, self.driver, self._run_whole)
             return tuple([packing.pack(s) for s in sequences]), finals
         name = plan_of(request_of(self._running, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():

@@ -53,6 +53,7 @@ def for_all_gates(bias: Tensor, places: list[int], H: int) -> Tensor:
     """A bias for each gate, (G * H,): the rows at its place among those of the parameter, or zeros."""
     none = torch.zeros(H, dtype=bias.dtype, device=bias.device)
     rows = [none if place < 0 else bias[place * H : (place + 1) * H] for place in places]
+    rows.append(bias[:0])  # so that a bias of no rows has a gradient, of none
     return torch.cat(rows)
 
 

@@ -72,6 +72,7 @@ class Recurrent(Stack, nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         weight_dropout: float = 0.0,
+        *,
         heads: int = 1,
     ):
         super().__init__()
@@ -190,8 +191,7 @@ class Recurrent(Stack, nn.Module):
     def extra_repr(self) -> str:
         text = f"{self.cell.name}, {self.input_size}, {self.hidden_size}"
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        own = ("driver", "auto"), ("weight_dropout", 0.0), ("heads", 1)
-        for name, default in (*defaults.items(), *own):
+        for name, default in (*defaults.items(), ("driver", "auto"), ("heads", 1), ("weight_dropout", 0.0)):
             if (value := getattr(self, name)) != default:
                 text += f", {name}={value}"
         return text

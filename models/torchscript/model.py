@@ -21,6 +21,7 @@ from gatefuse.kernels.codegen.definitions import defined
 from gatefuse.kernels.codegen.per_cell import per_cell
 from gatefuse.kernels.drivers import vendor
 from gatefuse.models.accelerate import PAIRS
+from gatefuse.models.execution.heads import check_cell
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.layout import forms
 from gatefuse.models.layers.recurrent import Recurrent
@@ -103,6 +104,8 @@ def _become_generated(layer: Any) -> None:
             f"a layer must be in eval mode to be scripted, since a script draws no noise. Got one of {cell.name} in "
             f"training mode, with weight_dropout {layer.weight_dropout}."
         )
+    if layer.heads > 1:
+        check_cell(cell)
     if cell.inputs:
         given = ", ".join(cell.inputs)
         raise ValueError(f"a cell must have no inputs beside its gates to be scripted. Got {cell.name} with {given}.")

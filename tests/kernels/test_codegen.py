@@ -5,8 +5,8 @@ import torch
 from llvmlite import binding as llvm
 
 import gatefuse
-from gatefuse.bench.measure.tolerance import allowed
 from gatefuse.kernels.codegen.device_functions import device_functions
+from gatefuse.kernels.tolerance import allowed
 from tests.support import made_up_cells
 
 LSTM = """\

@@ -75,7 +75,7 @@ def competing(x, R, h, c, *, p):
 def asking_again(x, R, h, c):
     """One gate's weights in three products, of two stages"""
     c = 0.5 * c + tanh(R.b(c) + R.b(h))
-    return tanh(x.a + R.a(h) + R.a(c) * R.b(h * c)), c
+    return tanh(x.a + R.a(h) + 0.5 * R.a(c) * sigmoid(R.b(h * c))), c
 
 
 @cell(gates="a:x")

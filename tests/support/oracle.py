@@ -15,10 +15,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from gatefuse.bench.measure.tolerance import allowed, error
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import eager
 from gatefuse.kernels.task import Task, Weights
+from gatefuse.kernels.tolerance import allowed, error
 
 
 def make_task(

@@ -26,6 +26,8 @@ def _common(program: Program) -> tuple[str, ...]:
         *(f"parameter{k}" for k in parameters),
         # the columns' sums, from one column, step and sample to the next
         *("sums", "sums_column", "sums_step", "sums_row"),
+        # memory for values that later parts read, by sample
+        "kept",
     )
 
 

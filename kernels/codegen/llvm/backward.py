@@ -6,14 +6,16 @@ gradients of the weights are one product over all steps, which is no affair of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from gatefuse.kernels.codegen.llvm import parts
 from gatefuse.kernels.codegen.llvm.arguments import apart_slots, backward_fields
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
+from gatefuse.kernels.codegen.llvm.kept_values import backward_plan
 from gatefuse.kernels.codegen.llvm.packing import Share, pack_backward
+from gatefuse.kernels.codegen.llvm.parts import OF_UNITS, Part
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products
 from gatefuse.kernels.codegen.llvm.routines import Module
@@ -25,10 +27,10 @@ from gatefuse.kernels.equations.program import Phase, Program, computed_products
 def backward_module(program: Program, kind: Float, blocking: Blocking, processor: Processor) -> Module:
     """A module with run(arguments), for the fields of backward_fields."""
     module = Module(f"{program.cell.name} backward", processor)
-    fields = backward_fields(program)
-    for part in parts.backward_parts(program):
+    fields, (found, kept) = backward_fields(program), backward_plan(program)
+    for part in found:
         part.define(module, kind)
-    _Backward(module, program, fields, kind, blocking).define()
+    _Backward(module, program, fields, kind, blocking, found, kept).define()
 
     def prepare(code: Code, given: dict[str, Number], share: Share) -> None:
         pack_backward(code, kind, program, blocking.units, share, given["H"], given["pack"], given["weight"])
@@ -38,9 +40,12 @@ def backward_module(program: Program, kind: Float, blocking: Blocking, processor
 
 
 class _Backward(Tile):
-    def __init__(self, module: Module, program: Program, fields: Fields, kind: Float, blocking: Blocking):
+    def __init__(
+        self, module: Module, program: Program, fields: Fields, kind: Float, blocking: Blocking,
+        found: Sequence[Part], kept: Sequence[str],
+    ):  # fmt: skip
         super().__init__(module, fields, kind, blocking, len(program.cell.states))
-        self.program = program
+        self.program, self._parts, self._kept = program, found, list(kept)
         self._fed = computed_products(program.cell)
         self._pointers = self.code.room(I64, MOST_ROWS)
         self._sums = self.code.room(kind.vector, blocking.units * blocking.rows)
@@ -114,8 +119,7 @@ class _Backward(Tile):
 
     def _step(self) -> None:
         program = self.program
-        for k, phase in enumerate(program.phases):
-            part = parts.backward(program, k)
+        for part, phase in zip(self._parts, program.phases, strict=True):
             with self.code.loop("row", 0, self.count) as place, self.my_units() as first:
                 self.each_vector(first, 1, partial(self._run, part, phase, place))
             self.meet()
@@ -150,7 +154,7 @@ class _Backward(Tile):
         at = self.given["d_states"] + self.state_bytes * s + row * self.row_bytes + unit * self.kind.size
         self.vectors.store(value, at, mask)
 
-    def _run(self, part: parts.Part, phase: Phase, place: Number, _: Number, unit: Number, mask: Any) -> None:
+    def _run(self, part: Part, phase: Phase, place: Number, _: Number, unit: Number, mask: Any) -> None:
         """A phase's part for a vector of units of the row at that place."""
         program, v, given, cell = self.program, self.vectors, self.given, self.program.cell
         row, at = self.row(place), unit * self.kind.size
@@ -168,7 +172,9 @@ class _Backward(Tile):
                 return v.load(self.code.load_number(pointers + place * 8) + at, mask)
             if name in cell.parameters:
                 return v.load(given[f"parameter{cell.parameters.index(name)}"] + at, mask)
-            if name == parts.OF_UNITS:
+            if name in self._kept:
+                return v.load(self.kept(self._kept.index(name), row) + at, mask)
+            if name == OF_UNITS:
                 return self.of_units
             if name in (names := [f"d_{s}" for s in cell.states]):
                 return self._after(names.index(name), row, unit, mask)
@@ -191,6 +197,8 @@ class _Backward(Tile):
             for k in range(len(cell.parameters)):
                 total = given["d_parameters"] + self.state_bytes * k + row * self.row_bytes + at
                 v.store(v.add(v.load(total, mask), next(results)), total, mask)
+        for number in part.kept:
+            v.store(next(results), self.kept(number, row) + at, mask)
 
     def _spread(self, k: int) -> None:
         """The gradient of what mean k is of: all units share the mean's, which is the sum of what each of them has."""

@@ -5,19 +5,20 @@ Of the values between the stages none is kept but those that a later stage or th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from gatefuse.kernels.codegen.llvm import parts
 from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW, Ahead
 from gatefuse.kernels.codegen.llvm.arguments import apart_slots, beside, forward_fields
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
-from gatefuse.kernels.codegen.llvm.dots import dots
 from gatefuse.kernels.codegen.llvm.fields import Fields
+from gatefuse.kernels.codegen.llvm.kept_values import forward_plan
 from gatefuse.kernels.codegen.llvm.packing import Share, forward_panel, pack_forward, pack_rows, stage_columns
-from gatefuse.kernels.codegen.llvm.parts import Part
+from gatefuse.kernels.codegen.llvm.parts import OF_UNITS, Part
 from gatefuse.kernels.codegen.llvm.processor import Processor
-from gatefuse.kernels.codegen.llvm.product import Blocking, input_blocking, products
+from gatefuse.kernels.codegen.llvm.product import Blocking, input_blocking
 from gatefuse.kernels.codegen.llvm.routines import Module
+from gatefuse.kernels.codegen.llvm.stage_products import StageProducts
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.equations.program import Program, computed_products
@@ -27,10 +28,10 @@ def forward_module(program: Program, kind: Float, blocking: Blocking, processor:
     """A module with run(arguments), for the fields of forward_fields."""
     module = Module(f"{program.cell.name} forward", processor)
     inputs = input_blocking(processor)
-    fields = forward_fields(program)
-    for part in parts.forward_parts(program):
+    fields, (found, kept) = forward_fields(program), forward_plan(program)
+    for part in found:
         part.define(module, kind)
-    _Forward(module, program, fields, kind, blocking, inputs).define()
+    _Forward(module, program, fields, kind, blocking, inputs, found, kept).define()
 
     def prepare(code: Code, given: dict[str, Number], share: Share) -> None:
         places = given["pack"], given["weight"], given["bias"]
@@ -50,17 +51,19 @@ def forward_module(program: Program, kind: Float, blocking: Blocking, processor:
 
 class _Forward(Tile):
     def __init__(
-        self, module: Module, program: Program, fields: Fields, kind: Float, blocking: Blocking, inputs: Blocking
-    ):
+        self, module: Module, program: Program, fields: Fields, kind: Float, blocking: Blocking, inputs: Blocking,
+        found: Sequence[Part], kept: Sequence[str],
+    ):  # fmt: skip
         super().__init__(module, fields, kind, blocking, len(program.cell.states))
-        self.program = program
+        self.program, self._parts, self._kept = program, {part.name: part for part in found}, list(kept)
         self._fed = computed_products(program.cell)
         self._vectors = [self.code.room(I64, MOST_ROWS) for _ in self._fed]
         widest = max((len(stage_columns(program, s + 1)) for s in range(program.stages)), default=0)
         self._sums = self.code.room(kind.vector, max(1, widest * blocking.units * blocking.rows))
+        self._products = StageProducts(self, program, self._sums, self._vector)
         self._gates = {slot.name: slot.gate for slot in program.slots}
         self._columns = {slot.name: slot.column for slot in program.slots}
-        self._later, self._apart = _read_later(program), apart_slots(program)
+        self._later, self._apart = _read_later(program, found), apart_slots(program)
         self._states = [self.code.room(I64, MOST_ROWS) for _ in program.cell.states]
         # of each row a stage's means
         most = max((len(program.reduced(s + 1)) for s in range(program.stages)), default=0)
@@ -119,7 +122,7 @@ class _Forward(Tile):
             base = self._computed(place)
             with code.loop("row", 0, self.count) as k:
                 code.store_number(base + self.row(k) * self.row_bytes, pointers + k * 8)
-        first = parts.update(program) if not program.stages else parts.vectors(program, 1)
+        first = self._parts.get("vectors_1" if program.stages else "update")
         if first is not None:
             self._pass(first, 0 if program.stages else 1)
         pack = given["pack"]
@@ -144,8 +147,7 @@ class _Forward(Tile):
         width = len(stage_columns(program, stage)) * units * vector  # bytes of a row's sums
         panel, across = forward_panel(program, stage, units, self.kind, H), units * self.kind.lanes
         panels = (H + (across - 1)) // across
-        part = parts.update(program) if stage == program.stages else parts.vectors(program, stage + 1)
-        assert part is not None, "a later stage multiplies what this one yields"
+        part = self._parts["update" if stage == program.stages else f"vectors_{stage + 1}"]
         for place, k in enumerate(program.reduced(stage)):
             with code.loop("row", 0, self.count) as row:
                 found = self.mean(code.load_number(self._vector(k, row)))
@@ -158,9 +160,9 @@ class _Forward(Tile):
             with self.parts(self.blocking.rows) as (first, count):
                 with code.either(given["layout"].compare("!=", AS_THEY_LIE)) as (panels_, rows_):
                     with panels_:
-                        self._multiply_panel(stage, base, first, count)
+                        self._products.of_panel(stage, base, first, count)
                     with rows_:
-                        self._multiply_rows(stage, j, first, count)
+                        self._products.of_rows(stage, j, first, count)
                 with code.loop("row", 0, count) as row:
                     sums = self._sums + row * width
                     self.each_vector(
@@ -179,40 +181,6 @@ class _Forward(Tile):
     def _mean(self, place: int, row: Number) -> Number:
         """Where a stage's mean is kept for the row at that place."""
         return self._means + (row + place * MOST_ROWS) * (self.kind.lanes * self.kind.size)
-
-    def _multiply_panel(self, stage: int, panel: Number, first: Number, count: Number) -> None:
-        units, H, vector = self.blocking.units, self.given["H"], self.kind.lanes * self.kind.size
-        width = len(stage_columns(self.program, stage)) * units * vector
-        rows, offset = panel + width, 0
-        for k in self.program.multiplied(stage):
-            vectors = len(self.program.products[k].gates) * units
-            function = products(self.code.module, self.kind, vectors, self.blocking.rows)
-            stride = self.code.number(width)
-            self.code.run(function, count, self._vector(k, first), rows, panel + offset, self._sums + offset, stride, H)
-            rows, offset = rows + H * (vectors * vector), offset + vectors * vector
-
-    def _multiply_rows(self, stage: int, panel: Number, first: Number, count: Number) -> None:
-        code, given, size, lanes = self.code, self.given, self.kind.size, self.kind.lanes
-        units, H, vector, place = self.blocking.units, self.given["H"], lanes * size, 0
-        width = code.number(len(stage_columns(self.program, stage)) * units * vector)
-        for k in self.program.multiplied(stage):
-            for gate in self.program.products[k].gates:
-                with code.loop("vector", 0, units) as u:
-                    unit = (panel * units + u) * lanes
-                    row, sums = H * gate + unit, self._sums + (u + place * units) * vector
-                    bias = code.choose(given["bias"].compare("==", 0), given["bias"], given["bias"] + row * size)
-                    with code.when(unit.compare("<", H)):
-                        values = (
-                            self._vector(k, first),
-                            given["weight"] + row * H * size,
-                            H - unit,
-                            bias,
-                            sums,
-                            width,
-                            H,
-                        )
-                        code.run(dots(code.module, self.kind), count, *values)
-                place += 1
 
     def _run(self, part: Part, stage: int, place: Number, unit: Number, mask: Any, sums: Number | None) -> None:
         """A part for a vector of units of the row at that place, after that stage's products; the sums lie by column,
@@ -263,7 +231,9 @@ class _Forward(Tile):
             elif name in program.cell.states:
                 pointers = self.before[program.cell.states.index(name)]
                 known[name] = v.load(self.code.load_number(pointers + place * 8) + at, mask)
-            elif name == parts.OF_UNITS:
+            elif name in self._kept:
+                known[name] = v.load(self.kept(self._kept.index(name), row) + at, mask)
+            elif name == OF_UNITS:
                 known[name] = self.of_units
             else:
                 k = program.cell.parameters.index(name)
@@ -274,6 +244,7 @@ class _Forward(Tile):
         else:
             found = [self._fed.index(k) for k in _of_stage(program, stage + 1)]
             places = [self.code.load_number(self._vectors[k] + place * 8) + at for k in found]
+        places += [self.kept(number, row) + at for number in part.kept]
         for result, where in zip(results, places, strict=True):
             v.store(result, where, mask)
 
@@ -287,12 +258,12 @@ def _of_stage(program: Program, stage: int) -> list[int]:
     return [k for k in program.stage_products(stage) if program.products[k].computed]
 
 
-def _read_later(program: Program) -> set[str]:
+def _read_later(program: Program, found: Sequence[Part]) -> set[str]:
     """Slots with products that a stage after their own reads."""
     stage_of = {c: p.stage for p in program.products for c in p.columns}
-    found = set()
+    inputs = {part.name: part.inputs for part in found}
+    later = set()
     for stage in range(1, program.stages + 1):
-        part = parts.update(program) if stage == program.stages else parts.vectors(program, stage + 1)
-        inputs = part.inputs if part is not None else ()
-        found |= {s.name for s in program.slots if s.name in inputs and stage_of.get(s.column, stage) < stage}
-    return found
+        read = inputs["update" if stage == program.stages else f"vectors_{stage + 1}"]
+        later |= {s.name for s in program.slots if s.name in read and stage_of.get(s.column, stage) < stage}
+    return later

@@ -44,12 +44,16 @@ OF_UNITS = "1/H"
 
 @dataclass(frozen=True)
 class Part:
-    """A pointwise function: its name, names of the values that it takes, what it returns, and what these are."""
+    """A pointwise function: its name, names of the values that it takes, what it returns, and what these are.
+
+    kept: numbers of the values that it returns after these, for later parts (kept_values.py).
+    """
 
     name: str
     inputs: tuple[str, ...]
     results: tuple[Expr, ...]
     what: tuple[str, ...]
+    kept: tuple[int, ...] = ()
 
     def define(self, module: ir.Module, kind: Float) -> None:
         """Add the function to a module."""
@@ -81,14 +85,14 @@ def llvm_source(program: Program) -> str:
 
 def update(program: Program) -> Part:
     names = [f"new {s}" for s in program.cell.states]
-    return _part(program, "update", program.new_states, names)
+    return part_of(program, "update", program.new_states, names)
 
 
 def vectors(program: Program, stage: int) -> Part | None:
     """Of a stage's products that multiply no state as it is; None where there are none."""
     found = computed(program, stage)
     roots = [program.products[k].vector for k in found]
-    return _part(program, f"vectors_{stage}", roots, [f"v{k}" for k in found]) if found else None
+    return part_of(program, f"vectors_{stage}", roots, [f"v{k}" for k in found]) if found else None
 
 
 def backward(program: Program, k: int) -> Part:
@@ -99,7 +103,7 @@ def backward(program: Program, k: int) -> Part:
     if phase.final:
         roots += [*program.d_states, *program.d_parameters]
         names += [*program.cell.states, *program.cell.parameters]
-    return _part(program, f"backward_{k}", roots, [f"d_{name}" for name in names])
+    return part_of(program, f"backward_{k}", roots, [f"d_{name}" for name in names])
 
 
 def forward_parts(program: Program) -> Iterator[Part]:
@@ -114,10 +118,14 @@ def backward_parts(program: Program) -> Iterator[Part]:
         yield backward(program, k)
 
 
-def _part(program: Program, name: str, roots: Sequence[Expr], what: Sequence[str]) -> Part:
+def part_of(
+    program: Program, name: str, roots: Sequence[Expr], what: Sequence[str], others: Sequence[str] = ()
+) -> Part:
+    """A part of these results; ``others`` are names of values that it may take beside the program's."""
     cell, used = program.cell, input_names(roots)
     names = [slot.name for slot in program.slots] + [*cell.states, *cell.parameters]
     names += [f"d_{s}" for s in cell.states] + [f"d_v{k}" for k in range(len(program.products))]
+    names += others
     if any(e.op == SHARE for e in walk(roots)):
         names, used = [*names, OF_UNITS], used | {OF_UNITS}
     return Part(name, tuple(n for n in names if n in used), tuple(roots), tuple(what))

@@ -180,6 +180,10 @@ class Tile:
         self._met.set((Number(self.code, self._met.get()) + 1).value)
         meet(self.code, self._fields, self._base, Number(self.code, self._met.get()), self.shares)
 
+    def kept(self, number: int, row: Number) -> Number:
+        """Where a value that later parts read is kept, of a row, unit 0."""
+        return self.given["kept"] + self.state_bytes * number + row * self.row_bytes
+
     def mean(self, at: Number) -> Any:
         """The mean of a row's units, in all lanes, summed in the same order for every row and every share."""
         return mean(self.vectors, at, self.given["H"], self.of_units)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from gatefuse import Recurrent, find_cell
-from gatefuse.bench.measure.tolerance import allowed, error
 from gatefuse.kernels.drivers import driver, eager
 from gatefuse.kernels.drivers.common import run
 from gatefuse.kernels.loops.operator import sequence_forward
 from gatefuse.kernels.task import Request
+from gatefuse.kernels.tolerance import allowed, error
 from tests.support.oracle import cast, change, check, errors, make_task, results
 
 pytestmark = pytest.mark.gpu

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import gatefuse
 from gatefuse import GRU, LSTM, RNN, Recurrent, export_object
-from gatefuse.bench.measure.tolerance import allowed, error, worst
+from gatefuse.kernels.tolerance import allowed, error, worst
 from tests.support import made_up_cells
 from tests.support.exported import Library
 from tests.support.layers import WITHOUT_INPUTS

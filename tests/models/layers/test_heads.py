@@ -29,13 +29,14 @@ def mixed(x, R, h, s, *, tau, p):
     return s * torch.sigmoid(R.m(s)) * tau, s
 
 
-CELLS = (*cell_names(), mixed)
+MIXING = ("layer_norm_lstm", "layer_norm_gru")  # by means over all units
+CELLS = (*[name for name in cell_names() if name not in MIXING and not find_cell(name).inputs], mixed)
 
 
 @pytest.fixture(params=[True, False], ids=["apart", "at once"])
 def apart(request, monkeypatch):
     """Each head by itself, or all at once with zeros between them, whichever sizes are taken for."""
-    monkeypatch.setattr("gatefuse.models.layers.base.run_apart", lambda *_: request.param)
+    monkeypatch.setattr("gatefuse.models.execution.heads.run_apart", lambda *_: request.param)
     return request.param
 
 
@@ -182,6 +183,46 @@ def test_a_head_for_each_unit_is_an_independently_recurrent_network():
     assert_close(layer(x), known(x))
 
 
+@cell(gates="f n:x m:R", inputs="a age")
+def aged(x, R, h):
+    f = torch.sigmoid(x.f + R.f(h)) * x.a
+    return f * torch.exp(-x.age) * h + (1 - f) * tanh(x.n + R.m(f * h))
+
+
+@pytest.mark.parametrize("heads", [HEADS, H])
+@pytest.mark.parametrize("name", ["eager", "aten", "llvm", "script"])
+def test_inputs_beside_the_gates(name, heads, apart):
+    layer = Recurrent(aged, I, H, 2, bidirectional=True, driver=name, **DOUBLE, heads=heads)
+    x, states = given(layer)
+    inputs = {"a": torch.rand(T, B, 1, **DOUBLE), "age": torch.rand(T, 1, H, **DOUBLE)}
+    inputs = {key: value.requires_grad_() for key, value in inputs.items()}
+    assert_same(layer, x, states, inputs=inputs)
+    assert_same(layer, x, states, inputs=inputs, **masks())
+    full = whole(layer)
+    for key in inputs:
+        ours, theirs = (gradients(each(x, inputs=inputs), [inputs[key]])[0] for each in (layer, full))
+        assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("heads", [HEADS, H])
+def test_noise_is_drawn_as_in_one_layer_of_all_units(heads, apart):
+    noisy = gatefuse.zoneout(gatefuse.recurrent_dropout(find_cell("lstm"), 0.25), h=0.5, c=0.25)
+    layer = Recurrent(noisy, I, H, 2, **DOUBLE, heads=heads)
+    full = whole(layer)
+    x = torch.randn(T, B, I, **DOUBLE)
+    torch.manual_seed(1)
+    found = layer(x)[0]
+    torch.manual_seed(1)
+    assert_close(found, full(x)[0])
+    assert_close(layer.eval()(x), full.eval()(x))
+    dropping = Recurrent("gru", I, H, weight_dropout=0.5, **DOUBLE, heads=heads)
+    torch.manual_seed(1)
+    found = dropping(x)[0]
+    torch.manual_seed(1)
+    assert_close(dropping(x)[0], found)
+    assert not torch.allclose(dropping(x)[0], found)
+
+
 def test_packed_sequences(apart):
     layer = Recurrent("slstm", I, H, 2, bidirectional=True, **DOUBLE, heads=HEADS)
     x = torch.randn(T, B, I, **DOUBLE)
@@ -279,7 +320,7 @@ def test_under_autocast(apart):
 def test_numbers_of_operations(monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
 
-    monkeypatch.setattr("gatefuse.models.layers.base.run_apart", lambda *_: True)
+    monkeypatch.setattr("gatefuse.models.execution.heads.run_apart", lambda *_: True)
 
     def count(heads):
         layer = Recurrent("peephole_lstm", I, 8, driver="eager", heads=heads)
@@ -306,11 +347,20 @@ def test_what_is_refused():
     def mixing(x, R, h):
         return torch.softmax(x.a + R.a(h), -1)
 
-    layer = Recurrent(mixing, I, H, heads=2)
-    text = "the cell of a layer with heads must be one that code can be made of, which shows that it mixes no units"
-    for run in (layer, layer.plan, lambda x: Stepper(layer, B).step(x[0])):
-        with pytest.raises(ValueError, match=text):
-            run(torch.randn(T, B, I))
+    rule = "the cell of a layer with heads must mix no units but by R"
+    x = torch.randn(T, B, I)
+    for each, text in (
+        (mixing, f"{rule}, as code that can be made of it shows. Got mixing: "),
+        ("layer_norm_gru", rule),
+    ):
+        layer = Recurrent(each, I, H, heads=2).eval()
+        for run in (layer, layer.plan, lambda x, layer=layer: Stepper(layer, B).step(x[0])):
+            with pytest.raises(ValueError, match=text):
+                run(x)
+    text = f"{rule}. Got layer_norm_gru, which takes means over all of them."
+    for refuse in (gatefuse.scripted, lambda layer: gatefuse.export_object(layer, "never.o")):
+        with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+            refuse(layer)
 
 
 def test_states_of_another_number_of_heads_are_refused():

@@ -9,9 +9,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.testing import assert_close
 
 from gatefuse import Recurrent, cell_names, find_cell
-from gatefuse.bench.measure.tolerance import allowed
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.task import Request
+from gatefuse.kernels.tolerance import allowed
 from tests.support.layers import CLOSE, EXACT, B, H, I, T, assert_same, beside, flat, form, gradients, inputs, pair
 from tests.support.oracle import errors
 

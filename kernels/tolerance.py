@@ -1,4 +1,4 @@
-"""The rule by which a result may err, of tests and of the benchmark alike; CONTRIBUTING.md says why."""
+"""The rule by which a result may err, of tests, benchmarks and exported objects alike; CONTRIBUTING.md says why."""
 
 from __future__ import annotations
 
