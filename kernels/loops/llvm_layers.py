@@ -205,25 +205,35 @@ class Steps:
         shape: of a step's input, (B, I).
         states: (L, B, H) each, which a step changes.
         weights, form: as in ``layers``.
+        inputs: how many a step is given beside the gates.
     """
 
     def __init__(
-        self, cell: Cell, shape: Sequence[int], states: Sequence[Tensor], weights: Sequence[Tensor], form: Form
+        self,
+        cell: Cell,
+        shape: Sequence[int],
+        states: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        form: Form,
+        inputs: int = 0,
     ):
         self._cell, self._shape, self._states, self._form = cell.current(), shape, states, form
         self._weights = [w.clone(memory_format=torch.contiguous_format) for w in weights]
         self._output = states[0].new_empty(shape[0], states[0].shape[2])
+        with torch.inference_mode(False):  # within which they could not be set afterwards
+            self._inputs = [torch.empty(self._output.shape, dtype=states[0].dtype) for _ in range(inputs)]
         self._begin()
 
     def _begin(self) -> None:
         (B, I), H, like = self._shape, self._states[0].shape[2], self._states[0]
         self._threads = available()
         sizes = like.dtype, (1, B, I), (B * I, I, 1), H, self._form
-        schedule = _schedule(self._cell, *sizes, False, False, (), LAID_OUT, self._threads, True)
+        differ = ((False, False, True),) * len(self._inputs)
+        schedule = _schedule(self._cell, *sizes, False, False, differ, LAID_OUT, self._threads, True)
         memory = like.new_empty(schedule.bytes // like.element_size())
         given = dense(self._cell, self._form, self._weights, schedule.shapes, like)
         # the final states go where the first ones were
-        self._held = [memory, like, self._output, *self._states, *self._states, *given]
+        self._held = [memory, like, self._output, *self._states, *self._states, *given, *self._inputs]
         addresses = [block.data_ptr() for block in self._held]
         self._calls = []
         for compiled, arguments, places in schedule.runs:
@@ -236,8 +246,11 @@ class Steps:
         self._counts = [names.index(name) for name in ("next", "joined", "arrived")]
         self._fresh = True  # weights are to be laid out by the next step
 
-    def run(self, x: Tensor) -> Tensor:
-        """A step of x (B, I); the output (B, H) lies where the last one's did."""
+    def run(self, x: Tensor, inputs: Sequence[Tensor] = ()) -> Tensor:
+        """A step of x (B, I) and inputs (B, H), or 1 in the place of B or H; the output (B, H) lies where the last one's
+        did."""
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given.detach())
         if available() != self._threads:  # as they were set, or in a child of a fork
             self._begin()
         x = plain(x)
