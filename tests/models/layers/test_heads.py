@@ -203,6 +203,11 @@ def test_inputs_beside_the_gates(name, heads, apart):
     for key in inputs:
         ours, theirs = (gradients(each(x, inputs=inputs), [inputs[key]])[0] for each in (layer, full))
         assert_close(ours, theirs)
+    if name == "llvm":
+        layer = Recurrent(aged, I, H, **DOUBLE, heads=heads)
+        step = {"a": torch.rand(B, 1, **DOUBLE), "age": torch.rand(B, H, **DOUBLE)}
+        expected, _ = layer(x[:1], inputs={key: value[None] for key, value in step.items()})
+        assert_close(Stepper(layer, B).step(x[0].detach(), step), expected[0].detach())
 
 
 @pytest.mark.parametrize("heads", [HEADS, H])
