@@ -114,7 +114,7 @@ def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tu
     each = len(weights) // (form.directions * form.num_layers)
     M = len(cell.recurrent_gates)
     # a file knows the cell that was written alone
-    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting() and not cell.inputs
+    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting()
     made = elementwise(cell.serial, form.bias) if numbers_will_do else cell
     if made is cell or untranslatable(made.serial):
         return cell, [block_diagonal(w, heads) if k % each == 1 else w for k, w in enumerate(weights)]
