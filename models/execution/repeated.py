@@ -6,6 +6,7 @@ Where nothing is trained that is compiled code; where something is, torch's own 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from gatefuse.kernels.runtime.threads import available
 from gatefuse.models.execution.breaks import compiler_around
 
 if TYPE_CHECKING:
+    from gatefuse.kernels.cell import Cell
     from gatefuse.kernels.loops.llvm_layers import Prepared
     from gatefuse.models.execution.calls import Call
     from gatefuse.models.layers.base import Stack
@@ -40,7 +42,7 @@ class _Known(NamedTuple):
     first: tuple[Tensor, ...]
 
 
-def repeated(layer: Stack, x: Any, state: Any) -> Answer | None:
+def repeated(layer: Stack, x: Any, state: Any, inputs: Any = None) -> Answer | None:
     """The results of a call without lengths, resets and all_states; None where it is to go the whole way."""
     if torch.compiler.is_compiling() or _something_around():
         return None
@@ -48,17 +50,18 @@ def repeated(layer: Stack, x: Any, state: Any) -> Answer | None:
         return None
     cell = layer.cell.current()
     forms = cell.made.get(repeated)
-    known = None if forms is None else forms.get(_key(layer, x))
+    beside = () if inputs is None else _beside(cell, inputs, x, layer.batch_first)
+    known = None if forms is None or beside is None else forms.get(_key(layer, x, beside))
     if known is None or x.is_neg():
         return None
     states = known.first if state is None else _plain(state, known, x)
     weights = layer._flat()
-    if states is None or watched(*states, *weights):
+    if states is None or watched(*states, *weights, *(beside or ())):
         return None
     if known.prepared is None:
         output, finals = torch_rnn.step(x, states, weights, layer._form(layer.batch_first))
     else:
-        output, finals = known.prepared.run(cell, x, states, weights)
+        output, finals = known.prepared.run(cell, x, states, weights, beside or ())
         if layer.batch_first:
             output = output.transpose(0, 1)
     return output, finals if len(finals) > 1 else finals[0]
@@ -74,9 +77,9 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     form = layer._form(layer.batch_first)
     if x.is_neg() or (form.dropout and form.num_layers > 1) or not call.T * call.B or _something_around():
         return
-    if call.inputs or call.lengths is not None or call.resets is not None or call.all_states:
+    if (layer.training and layer.draws) or call.lengths is not None or call.resets is not None or call.all_states:
         return
-    if watched(*call.states, *call.weights):
+    if watched(*call.states, *call.weights, *call.inputs):
         return
     cell, shape, prepared = layer.cell.current(), call.states[0].shape, None
     if trained and not torch_rnn.is_step(layer.cell, x, layer.batch_first, call.B):
@@ -87,19 +90,20 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
             return
         from gatefuse.kernels.loops.llvm_layers import Prepared
 
-        prepared = Prepared.of(cell, in_time, shape, form)
+        prepared = Prepared.of(cell, in_time, shape, form, call.inputs)
     with torch.inference_mode(False):  # they outlive this call
         first = tuple([torch.full(shape, value, dtype=x.dtype) for value in cell.init])
     forms = cell.made.setdefault(repeated, {})
     if len(forms) >= _MOST:
         forms.clear()
-    forms[_key(layer, x)] = _Known(prepared, tuple(shape), first)
+    forms[_key(layer, x, call.inputs)] = _Known(prepared, tuple(shape), first)
 
 
-def _key(layer: Stack, x: Tensor) -> tuple[Any, ...]:
+def _key(layer: Stack, x: Tensor, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
     return (
         x.shape, x.stride(), x.dtype, layer.input_size, layer.hidden_size, layer._form(layer.batch_first), layer.driver,
         torch.is_grad_enabled(), torch.get_num_threads(), available(), torch.are_deterministic_algorithms_enabled(),
+        *[a.shape for a in inputs],
     )  # fmt: skip
 
 
@@ -111,6 +115,20 @@ def _something_around() -> bool:
         or torch.is_autocast_enabled("cpu")
         or torch.jit.is_tracing()
     )
+
+
+def _beside(cell: Cell, inputs: Any, x: Tensor, batch_first: bool) -> tuple[Tensor, ...] | None:
+    """The inputs beside the gates as a Call has them, where there is nothing to say about them but their shapes."""
+    if type(inputs) is not dict or inputs.keys() != set(cell.inputs):
+        return None
+    found = []
+    for name in cell.inputs:
+        a = inputs[name]
+        if type(a) is not Tensor or a.dtype != x.dtype or not a.is_cpu or a.is_neg() or a.dim() not in (2, 3):
+            return None
+        a = a.unsqueeze(-1) if a.dim() == 2 else a
+        found.append((a.transpose(0, 1) if batch_first else a).unsqueeze(0))
+    return tuple(found)
 
 
 def _plain(state: Any, known: _Known, x: Tensor) -> tuple[Tensor, ...] | None:
