@@ -198,6 +198,6 @@ def _fill(row: Row, kernel: Any, tool: Path) -> None:
         row.error = f"{type(error).__name__}: {error}"
     row.matrix = ", ".join(f"{count} {name}" for name, count in matrix_instructions(kernel.asm["ptx"]).items())
     row.warps, row.shared_bytes = kernel.metadata.num_warps, kernel.metadata.shared
-    whole = len(find_cell(row.case.cell).program.columns) * row.case.H**2 * row.case.dtype.itemsize
+    whole = find_cell(row.case.cell).program.weighed * row.case.H**2 * row.case.dtype.itemsize
     enough = row.cut.programs * row.weights.bytes >= whole and row.weights.bytes <= row.shared_bytes
     row.resident = row.weights.place == "shared" and enough

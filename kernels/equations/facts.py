@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.equations.expression import input_names
 from gatefuse.kernels.runtime.dynamo import constant
 
 
@@ -16,6 +17,14 @@ def untranslatable(serial: str) -> str:
 def mixes_units(serial: str) -> bool:
     """Whether a cell's equations, of which kernels can be made, take means over the units."""
     return any(p.reduces for p in Cell.by_serial(serial).program.products)
+
+
+@constant
+def output_elsewhere(serial: str) -> bool:
+    """Whether equations, of which kernels can be made, use the output but in x + R(h), all gates as these sums."""
+    program = Cell.by_serial(serial).program
+    alone = len(program.products) == 1 and program.products[0].state == 0
+    return not (alone and program.additive) or program.cell.states[0] in input_names(program.new_states)
 
 
 @constant

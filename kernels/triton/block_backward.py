@@ -149,7 +149,7 @@ def block_backward_kernel(
                     for c in tl.static_range(COLUMNS):
                         if c >= CELL.FIRST[p] and c < CELL.FIRST[p] + CELL.COUNT[p]:
                             if CELL.MEAN[p]:
-                                d_vector = mean_of_units(d_columns[c], H, HP)
+                                d_vector = mean_of_units(d_columns[c], H)
                             else:
                                 d_vector = tl.dot(weights[c], d_columns[c], d_vector, input_precision=PRECISION)
                     if RELAID and not CELL.MEAN[p]:

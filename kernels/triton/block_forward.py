@@ -105,7 +105,7 @@ def block_forward_kernel(
                         here = fed_ptr + at_step(CELL.FED[p] * fed_steps + t, B * W)
                         tl.store(here + e, vector, mask=real)
                     if CELL.MEAN[p]:
-                        r = r + (mean_of_units(vector, H, HP),)
+                        r = r + (mean_of_units(vector, H),)
                     else:
                         rows = tl.dot(weights[p], vector, input_precision=PRECISION)
                         r = r + split_gates(rows, p, CELL, ROWS, HP, BB)

@@ -102,7 +102,7 @@ def _products(
                 d = tl.zeros((BN, BB), tl.float32)
                 for c in tl.static_range(len(chunks)):
                     if CELL.MEAN[p]:
-                        d += mean_of_units(chunks[c], H, BN)
+                        d += mean_of_units(chunks[c], H)
                     else:
                         d = tl.dot(weights[CELL.FIRST[p] * CHUNKS + c], chunks[c], d, input_precision=PRECISION)
             sums = partial_ptr + (p * SLICES + slice) * (B * W)

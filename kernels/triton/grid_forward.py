@@ -25,7 +25,7 @@ from gatefuse.kernels.triton.tile import (
     load_per_unit,
     load_x,
     make_slots,
-    mean_of_units,
+    mean_of_memory,
     split_gates,
     store_carry,
     store_kept,
@@ -145,6 +145,8 @@ def grid_forward_kernel(
                             else:
                                 row = rest_ptr + at_step((CELL.V[p] - 1) * T + t_before, B * W)
                                 here = tl.where(i == 0, initial_ptr + CELL.V[p] * B * W, row)
+                            if CELL.MEAN[p]:
+                                r = r + (mean_of_memory(here, b, B, H, W, LOADS, BB),)
                             # All chunks are asked for before the first is multiplied.
                             chunks = ()
                             row = tl.arange(0, KC)[:, None]
@@ -154,7 +156,7 @@ def grid_forward_kernel(
                             there = b
                             if BB <= 16:
                                 there = tl.minimum(b, B - 1)
-                            for c in tl.static_range(NK):
+                            for c in tl.static_range(0 if CELL.MEAN[p] else NK):
                                 # The chunks differ by a number, not by a tile of addresses, which would take registers.
                                 inside = row < H - c * KC
                                 if BB > 16:
@@ -166,13 +168,11 @@ def grid_forward_kernel(
                                     fresh = tl.load(other, mask=inside & restart, other=0.0)
                                     chunk = tl.where(restart, fresh, chunk)
                                 chunks = chunks + (chunk,)
-                            rows = _zero_rows(p, CELL, BU, BB)
-                            for c in tl.static_range(NK):
-                                if CELL.MEAN[p]:
-                                    rows += mean_of_units(chunks[c], H, BU)
-                                else:
+                            if not CELL.MEAN[p]:
+                                rows = _zero_rows(p, CELL, BU, BB)
+                                for c in tl.static_range(NK):
                                     rows = _product(weights[p * NK + c], chunks[c], rows, PRECISION, LEFT)
-                            r = r + split_gates(rows, p, CELL, ROWS, BU, BB)
+                                r = r + split_gates(rows, p, CELL, ROWS, BU, BB)
             if UNTIL == 0:
                 slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
                 new = UPDATE(slots, states, params)

@@ -108,11 +108,23 @@ def gate_last(rows, N: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: t
 
 
 @triton.jit
-def mean_of_units(tile, H: tl.constexpr, BU: tl.constexpr):
+def mean_of_units(tile, H: tl.constexpr):
     """The mean of H units, of which a tile (units, samples) has all or some, the others zero: their part of it, in
-    float32, as (BU, samples)."""
-    mean = tl.sum(tile.to(tl.float32), 0)[None, :] / H
-    return mean + tl.zeros((BU, 1), tl.float32)
+    float32, as (1, samples)."""
+    return tl.sum(tile.to(tl.float32), 0)[None, :] / H
+
+
+@triton.jit
+def mean_of_memory(ptr, b, B, H: tl.constexpr, W: tl.constexpr, LOADS: tl.constexpr, BB: tl.constexpr):
+    """The mean of H units that lie in memory, rows of W a sample, as (1, BB). A few rows at a time are added, so that a
+    sum takes no more registers than they do."""
+    ROWS: tl.constexpr = 64
+    row = tl.arange(0, ROWS)[:, None]
+    total = tl.zeros((ROWS, BB), tl.float32)
+    for k in tl.static_range(0, H, ROWS):
+        there = (row < H - k) & (b < B)
+        total += tl.load(ptr + k + (b * W + row), mask=there, other=0.0, cache_modifier=LOADS).to(tl.float32)
+    return mean_of_units(total, H)
 
 
 @triton.jit
@@ -145,9 +157,12 @@ def make_slots(xs, r, bias, CELL: tl.constexpr, HAS_BIAS: tl.constexpr):
     for k in tl.static_range(len(CELL.X)):
         value = xs[k]
         if CELL.R[k] >= 0 and CELL.R[k] < len(r):
-            value = value + r[CELL.R[k]]
-            if HAS_BIAS:
-                value = value + bias[CELL.R[k]]
+            if CELL.WEIGHED[CELL.R[k]]:
+                value = value + r[CELL.R[k]]
+                if HAS_BIAS:
+                    value = value + bias[CELL.R[k]]
+            else:
+                value = r[CELL.R[k]]  # one for all units, which takes fewer registers so
         slots = slots + (value,)
     return slots
 

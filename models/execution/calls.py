@@ -74,7 +74,7 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
-    if driver_name in _AT_ONCE and _at_once(call, form) and (found := _AT_ONCE[driver_name](cell, call, form)):
+    if driver_name in AT_ONCE and runs_at_once(call, form) and (found := AT_ONCE[driver_name](cell, call, form)):
         return found
     x, states, lengths, beside, empty = call.x, call.states, call.lengths, call.inputs, False
     if lengths is not None:
@@ -128,7 +128,7 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     return sequences, finals_given(call.states, last, lengths) if empty and lengths is not None else last
 
 
-def _at_once(call: Call, form: Form) -> bool:
+def runs_at_once(call: Call, form: Form) -> bool:
     """Whether compiled code may run all layers, nothing being dropped or watched."""
     if call.all_states or not call.T * call.B or (form.dropout and form.num_layers > 1):
         return False
@@ -166,8 +166,8 @@ def _layers_by_kernels(loop_name: str, cell: Cell, call: Call, form: Form) -> Re
     return (output,), finals
 
 
-_AT_ONCE: dict[str, Callable[[Cell, Call, Form], Results | None]]
-_AT_ONCE = {"llvm": _compiled_layers, **{name: partial(_layers_by_kernels, name) for name in KERNELS}}
+AT_ONCE: dict[str, Callable[[Cell, Call, Form], Results | None]]
+AT_ONCE = {"llvm": _compiled_layers, **{name: partial(_layers_by_kernels, name) for name in KERNELS}}
 
 
 def _by_operators(cell: Cell, form: Form, call: Call) -> Any:

@@ -199,6 +199,17 @@ def check_resets(resets: Tensor, shape: tuple[int, ...], device: torch.device) -
         raise RuntimeError(f"resets must be on x's device {device}. Got {resets.device}.")
 
 
+def check_projection(proj_size: int, hidden_size: int, heads: int) -> int:
+    """Raises TypeError or ValueError: no number of features that the output can be projected to."""
+    if not isinstance(proj_size, int) or isinstance(proj_size, bool):
+        raise TypeError(f"proj_size must be an int. Got {type(proj_size).__name__}.")
+    if not 0 <= proj_size < hidden_size:
+        raise ValueError(f"proj_size must be at least 0 and below hidden_size {hidden_size}. Got {proj_size}.")
+    if proj_size and heads > 1:
+        raise ValueError(f"a layer with proj_size must have one head. Got proj_size {proj_size}, heads {heads}.")
+    return proj_size
+
+
 def check_heads(heads: int, hidden_size: int) -> int:
     """Raises TypeError or ValueError: so many heads can't share the units."""
     if not isinstance(heads, int) or isinstance(heads, bool):

@@ -20,6 +20,7 @@ from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
 from gatefuse.models.execution.heads import at_once, check_cell, explain_heads, run_heads
+from gatefuse.models.execution.projection import explain_projected, run_projected
 from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.layers.beside import beside, packed_beside
@@ -43,8 +44,10 @@ class Stack:
     dropout: float
     bidirectional: bool
     heads: int = 1  # parts of R, each of its own units
+    proj_size: int = 0  # of the output, where it is projected
     driver: str
     training: bool
+    _modules: dict[str, Any]
     weight_dropout: float = 0.0  # of recurrent weights, in training
 
     def _flat(self) -> list[Tensor]:
@@ -90,7 +93,7 @@ class Stack:
             lengths = check_lengths(lengths, T, B, x.device)
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
         shape = (n, B, H) if batched else (n, H)
-        states = first_states(self.cell, x, n, B, H) if state is None else self._states(state, shape, x, self._state)
+        states = self._first(x, n, B) if state is None else self._states(state, shape, x, self._state)
         fresh = None
         if reset_state is not None:
             if resets is None:
@@ -99,10 +102,16 @@ class Stack:
         checked = lengths, resets, fresh, all_states, T, B, batched, state is not None
         return Call(x, states, weights, *checked, given)
 
+    def _first(self, x: Tensor, rows: int, B: int) -> tuple[Tensor, ...]:
+        """The cell's own first states."""
+        found = first_states(self.cell, x, rows, B, self.hidden_size)
+        return (found[0][..., : self.proj_size].contiguous(), *found[1:]) if self.proj_size else found
+
     def _states(self, state: Any, shape: tuple[int, ...], x: Tensor, what: str) -> tuple[Tensor, ...]:
         """(L * D, B, H) each, as given without a batch or with one."""
         # cuDNN refuses states with gaps, and kernels read them as one block
-        found = check_state(self.cell, state, shape, x, what)
+        H, P = self.hidden_size, self.proj_size
+        found = check_state(self.cell, state, shape, x, what, (P, *[H] * (len(self.cell.states) - 1)) if P else ())
         if len(shape) == 2:
             found = tuple([s.unsqueeze(1) for s in found])
         return tuple(map(Tensor.contiguous, found))
@@ -134,7 +143,7 @@ class Stack:
         own = packed_beside(self.cell, inputs, x, packing, self.hidden_size, self.batch_first)
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
         if state is None:
-            states = first_states(self.cell, x.data, n, B, H)
+            states = self._first(x.data, n, B)
         else:
             states = reorder(self._states(state, (n, B, H), x.data, self._state), x.sorted_indices)
         checked = lengths, None, None, all_states, T, B, True, state is not None
@@ -147,6 +156,12 @@ class Stack:
         call = self._prepare_packed(*given)[1] if isinstance(x, PackedSequence) else self._prepare(*given)
         if transforming():
             return PLAN
+        if self.proj_size:
+
+            def without(call: Call) -> Plan:
+                return explain(Request(*request_of(self._running, call)), self.driver)
+
+            return explain_projected(self._running, call, self._form(False), without)
         if self.heads > 1:
             return explain_heads(self._running, call, self._form(False), self.heads, self.driver)
         return explain(Request(*request_of(self._running, call)), self.driver)
@@ -155,7 +170,7 @@ class Stack:
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
     ) -> tuple[Any, Any]:
         draws = self.training and self.draws
-        plain = lengths is resets is reset_state is None and not all_states and self.heads == 1
+        plain = lengths is resets is reset_state is None and not all_states and not self.parted
         if plain and not draws and (found := repeated(self, x, state, inputs)):
             return found
         if isinstance(x, PackedSequence):
@@ -178,8 +193,8 @@ class Stack:
     def _run_padded(self, x: Tensor, call: Call) -> Results:
         """Time first or batch first, as the layer is; ``x`` is as it was given."""
         form = self._form(batch_first=self.batch_first and call.batched)
-        if self.heads > 1:
-            sequences, finals = run_heads(self._running, call, form, self.heads, self.driver, self._run_whole)
+        if self.parted:
+            sequences, finals = self._run_parted(call, form)
         else:
             sequences, finals = self._run_whole(self._running, call, form, x)
         if not call.batched:
@@ -204,11 +219,20 @@ class Stack:
             remember(name, self, x, call)
         return sequences, finals
 
+    @property
+    def parted(self) -> bool:
+        """Whether R is of other weights than a product of all units has: of heads, or of a projection."""
+        return self.heads > 1 or self.proj_size > 0
+
+    def _run_parted(self, call: Call, form: Form) -> Results:
+        if self.proj_size:
+            return run_projected(self._running, call, form, self._run_whole)
+        return run_heads(self._running, call, form, self.heads, self.driver, self._run_whole)
+
     def _run_packed(self, packing: Packing, call: Call) -> Results:
         form = self._form(batch_first=False)
-        if self.heads > 1:
-            call = call._replace(x=packing.unpack(call.x))
-            sequences, finals = run_heads(self._running, call, form, self.heads, self.driver, self._run_whole)
+        if self.parted:
+            sequences, finals = self._run_parted(call._replace(x=packing.unpack(call.x)), form)
             return tuple([packing.pack(s) for s in sequences]), finals
         name = plan_of(request_of(self._running, call), self.driver).driver
         if name == "vendor" and not torch.compiler.is_compiling():

@@ -13,21 +13,25 @@ from torch import Tensor
 from gatefuse.kernels.cell import Cell
 
 
-def parameter_shapes(cell: Cell, features: int, H: int, bias: bool, heads: int) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(
+    cell: Cell, features: int, H: int, bias: bool, heads: int, proj_size: int
+) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of a direction of a layer, by name, in their order."""
     shapes: dict[str, tuple[int, ...]] = {
         "weight_ih": (len(cell.input_gates) * H, features),
-        "weight_hh": (len(cell.recurrent_gates) * H, H // heads),
+        "weight_hh": (len(cell.recurrent_gates) * H, proj_size or H // heads),
     }
     if bias:
         shapes["bias_ih"] = (len(cell.input_biases) * H,)
         shapes["bias_hh"] = (len(cell.recurrent_biases) * H,)
+    if proj_size:
+        shapes["weight_hr"] = (proj_size, H)
     if taken := [name for name in cell.parameters if name in shapes]:
         raise ValueError(f"a cell's parameter must not be named as the layer's own. Got {taken[0]}.")
     return shapes | {name: (1,) if name in cell.scalars else (H,) for name in cell.parameters}
 
 
-def forms(cell: Cell, bias: bool) -> list[list[int] | None]:
+def forms(cell: Cell, bias: bool, projected: bool) -> list[list[int] | None]:
     """What each parameter of a direction of a layer stands for: None for one that is the weight itself, no places for a
     number for all units, and for a bias its place by gate, -1 where a gate has none."""
     sides = (cell.input_gates, cell.input_biases), (cell.recurrent_gates, cell.recurrent_biases)
@@ -35,13 +39,14 @@ def forms(cell: Cell, bias: bool) -> list[list[int] | None]:
     for gates, own in sides if bias else ():
         places = [own.index(gate) if gate in own else -1 for gate in gates]
         found.append(places if -1 in places else None)
+    found += [None] if projected else []
     return [*found, *[[] if name in cell.scalars else None for name in cell.parameters]]
 
 
-def full_weights(cell: Cell, parameters: Sequence[Tensor], H: int, bias: bool) -> list[Tensor]:
+def full_weights(cell: Cell, parameters: Sequence[Tensor], H: int, bias: bool, projected: bool = False) -> list[Tensor]:
     """The weights that a layer's parameters stand for, of each layer and direction in turn, in the same order."""
     found = []
-    for parameter, places in zip(parameters, cycle(forms(cell, bias)), strict=False):
+    for parameter, places in zip(parameters, cycle(forms(cell, bias, projected)), strict=False):
         if places is None:
             found.append(parameter)
         else:

@@ -18,7 +18,7 @@ from gatefuse.kernels.drivers import vendor
 from gatefuse.kernels.noise.noisy_cell import checked_probability
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.symbolic import proxy_among, recorded
-from gatefuse.models.layers.arguments import check_driver, check_heads, check_layer
+from gatefuse.models.layers.arguments import check_driver, check_heads, check_layer, check_projection
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.first_values import fill
 from gatefuse.models.layers.layout import full_weights, parameter_shapes
@@ -51,6 +51,8 @@ class Recurrent(Stack, nn.Module):
             the others are divided by 1 - weight_dropout (S. Merity et al. 2018, arXiv:1708.02182).
         heads: parts of H / heads units each, which R multiplies by themselves: ``weight_hh_lk`` is (G * H, H / heads),
             its rows by gate, then unit.
+        proj_size: features P that the output, and so what R multiplies, is projected to, ``weight_hr_lk`` (P, H) behind
+            the biases, as torch.nn.LSTM has it; for cells whose output is used in x + R(h) alone. None where 0.
 
     Raises:
         TypeError: a size is no int, a flag no bool, weight_dropout no number, or the cell neither a name nor a cell.
@@ -74,12 +76,14 @@ class Recurrent(Stack, nn.Module):
         weight_dropout: float = 0.0,
         *,
         heads: int = 1,
+        proj_size: int = 0,
     ):
         super().__init__()
         self.cell = find_cell(cell)
         self.driver = check_driver(driver)
         check_layer(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype)
         self.heads = check_heads(heads, hidden_size)
+        self.proj_size = check_projection(proj_size, hidden_size, heads)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -92,8 +96,8 @@ class Recurrent(Stack, nn.Module):
         D = 2 if bidirectional else 1
         self._names: list[str] = []
         for layer in range(num_layers):
-            features = D * hidden_size if layer else input_size
-            shapes = parameter_shapes(self.cell, features, hidden_size, bias, heads)
+            features = D * (proj_size or hidden_size) if layer else input_size
+            shapes = parameter_shapes(self.cell, features, hidden_size, bias, heads, proj_size)
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:D]:
                 for name, shape in shapes.items():
                     parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -185,13 +189,19 @@ class Recurrent(Stack, nn.Module):
 
     def flatten_parameters(self) -> None:
         """Lay the weights out as cuDNN wants them; done when the layer is made or moved, and a no-op elsewhere."""
-        if vendor.knows(self.cell):
+        if vendor.knows(self.cell) and not self.proj_size and self.heads == 1:
             vendor.flatten(self.cell, self._flat(), self._form(self.batch_first), self.input_size, self.hidden_size)
 
     def extra_repr(self) -> str:
         text = f"{self.cell.name}, {self.input_size}, {self.hidden_size}"
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        for name, default in (*defaults.items(), ("driver", "auto"), ("heads", 1), ("weight_dropout", 0.0)):
+        for name, default in (
+            *defaults.items(),
+            ("driver", "auto"),
+            ("heads", 1),
+            ("weight_dropout", 0.0),
+            ("proj_size", 0),
+        ):
             if (value := getattr(self, name)) != default:
                 text += f", {name}={value}"
         return text
@@ -202,7 +212,9 @@ class Recurrent(Stack, nn.Module):
             found: list[Tensor] = list(parameters.values())  # type: ignore[arg-type]
         else:  # weights were replaced by tensors, or are computed by a parametrization
             found = [getattr(self, name) for name in self._names]
-        return found if self.cell.plain else full_weights(self.cell, found, self.hidden_size, self.bias)
+        if self.cell.plain:
+            return found
+        return full_weights(self.cell, found, self.hidden_size, self.bias, bool(self.proj_size))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Recurrent:
         super()._apply(fn, recurse)

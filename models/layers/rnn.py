@@ -39,8 +39,6 @@ class _Layer(FlatWeights, Stack):
     def __init__(self, *args: Any, driver: str = "auto", **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.driver = check_driver(driver)
-        if driver not in ("auto", "vendor"):
-            self._refuse_projection()
 
     def forward(
         self,
@@ -68,8 +66,7 @@ class _Layer(FlatWeights, Stack):
 
         Raises:
             TypeError: an argument is of the wrong type.
-            ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong; proj_size is
-                set where torch's own loop can't run.
+            ValueError: the input's rank or dtype, or the shape or a value of lengths or resets, is wrong.
             RuntimeError: another shape, dtype or device is wrong, or the driver asked for can't run the call.
         """
         if isinstance(input, Proxy) or not (hx is lengths is resets is reset_state is None):
@@ -94,7 +91,6 @@ class _Layer(FlatWeights, Stack):
                 raise in_words(error, lambda: self._check(input, hx)) from None
             self._differentiable_twice(input, hx, output, state)
             return output, state
-        self._refuse_projection()
         # as torch.nn does, where Recurrent gives an empty output
         if isinstance(input, Tensor) and input.dim() > 1 and self._steps(input)[0] == 0:
             raise RuntimeError("input must have at least one step. Got T = 0.")
@@ -111,16 +107,16 @@ class _Layer(FlatWeights, Stack):
         all_states: bool = False,
     ) -> Plan:
         """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""
-        if self.proj_size and lengths is resets is reset_state is None and not all_states:
-            return Plan("vendor", "only torch's own loop has projections")
-        self._refuse_projection()
+        plain = lengths is resets is reset_state is None and not all_states
+        if plain and self.proj_size and self.driver in ("auto", "vendor"):
+            return Plan("vendor", "torch's own loop has projections")
         return self._explain(input, hx, lengths, resets, reset_state, all_states)
 
     def _is_torchs(self, input: Tensor | PackedSequence, hx: Any) -> bool:
-        if torch.compiler.is_compiling():  # torch's own loop would be unrolled
-            return bool(self.proj_size)
         if self.driver not in ("auto", "vendor"):
             return False
+        if torch.compiler.is_compiling():  # torch's own loop would be unrolled
+            return bool(self.proj_size)
         if self.proj_size:
             return True
         if transforming():
@@ -232,13 +228,6 @@ class _Layer(FlatWeights, Stack):
             return False
         return self._plan_for(input).driver == "llvm"
 
-    def _refuse_projection(self) -> None:
-        if self.proj_size:
-            raise ValueError(
-                "proj_size must be 0 unless torch's own loop runs (driver auto or vendor, without lengths, resets and "
-                f"all_states). Got {self.proj_size}."
-            )
-
     def extra_repr(self) -> str:
         text = super().extra_repr()
         return text if self.driver == "auto" else f"{text}, driver={self.driver}"
@@ -255,7 +244,7 @@ class LSTM(_Layer, nn.LSTM):
         driver: who runs the time loop, as Recurrent's; all other arguments are torch.nn.LSTM's.
 
     Raises:
-        ValueError: no driver has that name, or proj_size is set with one that can't run it; and what torch.nn raises.
+        ValueError: no driver has that name; and what torch.nn raises.
     """
 
     cell = lstm

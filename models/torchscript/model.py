@@ -121,7 +121,7 @@ def _become_generated(layer: Any) -> None:
 def _weights(cell: Cell, names: Sequence[str], bias: bool, heads: int) -> tuple[str, ...]:
     """The weights that parameters of these names stand for, as expressions."""
     found = []
-    for name, places in zip(names, cycle(forms(cell, bias)), strict=False):
+    for name, places in zip(names, cycle(forms(cell, bias, False)), strict=False):
         value, H = f"self.{name}", "self.hidden_size"
         if heads > 1 and name.startswith("weight_hh"):
             value = f"block_diagonal({value}, {heads})"

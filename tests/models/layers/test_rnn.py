@@ -195,7 +195,7 @@ def test_an_instance_of_the_parent_can_become_one(name, driver):
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-def test_projections_are_torchs_alone():
+def test_projections_are_torchs_unless_it_has_no_loop():
     torch.manual_seed(0)
     ours = gatefuse.LSTM(I, H, proj_size=2)
     torch.manual_seed(0)
@@ -203,13 +203,13 @@ def test_projections_are_torchs_alone():
     x = torch.randn(T, B, I)
     assert torch.equal(ours(x)[0], theirs(x)[0])
     assert ours.plan(x).driver == "vendor"
-    rule = "proj_size must be 0 unless torch's own loop runs"
-    with pytest.raises(ValueError, match=rule):
-        gatefuse.LSTM(I, H, proj_size=2, driver="eager")
-    with pytest.raises(ValueError, match=rule):
-        ours(x, lengths=[1, 2, 3])
-    with pytest.raises(ValueError, match=rule):
-        ours.plan(x, resets=torch.zeros(T, B, dtype=torch.bool))
+    assert ours.plan(x, resets=torch.zeros(T, B, dtype=torch.bool)).driver != "vendor"
+    other = gatefuse.LSTM(I, H, proj_size=2, driver="eager")
+    other.load_state_dict(ours.state_dict())
+    assert other.plan(x).driver == "eager"
+    assert_close(other(x), ours(x))
+    lengths = torch.randint(1, T + 1, (B,))
+    assert_close(other(x, lengths=lengths), ours(x, lengths=lengths))
 
 
 @pytest.mark.parametrize("driver", ["auto", "vendor"])
