@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# (x, states, weights, fresh) -> the output and the final states, differentiable any number of times
-Again = Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor] | None], tuple[Tensor, Sequence[Tensor]]]
+# (x, states, weights, fresh, inputs) -> the output and the final states, differentiable any number of times
+Again = Callable[
+    [Tensor, Sequence[Tensor], Sequence[Tensor], Sequence[Tensor] | None, Sequence[Tensor]],
+    tuple[Tensor, Sequence[Tensor]],
+]
 
 
 def needed(given: Sequence[Tensor | None]) -> bool:
@@ -20,19 +23,22 @@ def needed(given: Sequence[Tensor | None]) -> bool:
     )
 
 
-def differentiable(ctx: Any, leaves: list[Tensor], fresh: int, given: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients of x, the states, the weights and the fresh states, in this order.
+def differentiable(
+    ctx: Any, leaves: list[Tensor], fresh: int, given: Sequence[Tensor | None], inputs: int = 0
+) -> list[Tensor | None]:
+    """The gradients of x, the states, the weights, the fresh states and the inputs beside the gates, in this order.
 
     Args:
         ctx: of a function that has run layers, with ``cell`` and ``again``.
-        fresh: how many fresh states there are, the last of the leaves.
+        fresh, inputs: how many fresh states and inputs there are, the last of the leaves.
         given: gradients of the output and the final states.
     """
     create_graph, S = torch.is_grad_enabled(), len(ctx.cell.unchanged().states)
     x, *tensors = leaves
-    last = len(tensors) - fresh
+    end = len(tensors) - inputs
+    last = end - fresh
     with torch.enable_grad():
-        output, finals = ctx.again(x, tensors[:S], tensors[S:last], tensors[last:] if fresh else None)
+        output, finals = ctx.again(x, tensors[:S], tensors[S:last], tensors[last:end] if fresh else None, tensors[end:])
     pairs = [(value, d) for value, d in zip((output, *finals), given, strict=True) if d is not None]
     wanted = [leaf for leaf in leaves if leaf.requires_grad]
     outputs, upstream = zip(*pairs, strict=True)

@@ -53,6 +53,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     addresses["sums"], addresses["fed"] = sums.data_ptr(), fed.data_ptr()
     addresses["x"], addresses["bias"] = x.data_ptr(), _address(loop.bias)
     addresses["input_weight"], addresses["input_bias"] = _address(weight), _address(loop.input_bias)
+    addresses |= _behind("beside", loop, x)
     place, step = finals.data_ptr(), B * H * x.element_size()
     for s in range(len(loop.cell.states)):
         addresses[f"final{s}"] = place + s * step
@@ -80,12 +81,15 @@ def _forward_plan(
     rows = division.rows(B)
     compiled = forward_loop(cell, dtype, rows, H)
     step, G = B * H * size, len(cell.x_blocks)
+    x_step, x_row = B * (I or G * H) * size, (I or G * H) * size
     numbers = _numbers(cell, T, B, H, size, reverse, rest[0] > 0) | division.arguments() | {
         "layout": layout(T * B), "save": int(save), "ends": 0, "I": I, "input_steps": 1, "ahead_row": 0, "ahead_tile":
-        0, "x_step": B * (I or G * H) * size, "x_row": (I or G * H) * size, "sums_column": H * size, "sums_step": step *
+        0, "x_step": x_step, "x_row": x_row, "sums_column": H * size, "sums_step": step *
         columns if save else 0, "sums_row": columns * H * size, "fed_product": fed[1] * step, "fed_step": step if save
         else 0,
     }  # fmt: skip
+    for k in range(len(cell.inputs)):  # behind the product
+        numbers |= {f"beside{k}_step": x_step, f"beside{k}_row": x_row}
     kept = kept_values(cell.program, "forward") * B * H
     memory = {"pack": compiled.padded(H) * cell.program.weighed * (H + 1), "kept": kept, "input_pack": 0, "ahead": 0}
     if I:
@@ -111,6 +115,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = T
     addresses["d_rest"], addresses["d_states"] = _address(upstream.rest), d.states.data_ptr()
     addresses["d_fresh"], addresses["d_parameters"] = _address(d.fresh), d.parameters.data_ptr()
     addresses["d_x"], addresses["d_r"] = d.x.data_ptr(), d.r.data_ptr()
+    addresses |= _behind("d_beside", loop, d.x)
     apart = [slot for slot in loop.program.slots if slot.column < 0]
     for k, slot in enumerate(apart):  # in x, or where that is the input itself, after the columns' sums
         at = saved, (len(loop.program.columns) + k) * saved.stride(0)
@@ -132,10 +137,12 @@ def _backward_plan(
     column, time, row = saved[:3]
     step = B * H * size
     keep = len(cell.states) > 1
+    d_row = len(cell.x_blocks) * H * size
     numbers = _numbers(cell, T, B, H, size, reverse, keep) | division.arguments() | {
         "sums_column": column * size, "sums_step": time * size, "sums_row": row * size,
         "x_step": (time if whole else x[0]) * size, "x_row": (row if whole else x[1]) * size, "d_rest_state": T * step,
         "fed_product": T * step, "fed_step": step,
+        "d_x_step": B * d_row, "d_x_row": d_row, "d_beside_step": B * d_row, "d_beside_row": d_row,
     }  # fmt: skip
     fed, kept = len(computed_products(cell)), kept_values(cell.program, "backward")
     memory = {"pack": compiled.padded(H) * cell.program.weighed * H, "d_fed": fed * B * H, "kept": kept * B * H}
@@ -166,6 +173,12 @@ def _given(loop: Sequence, output: Tensor, rest: Tensor, finals: Tensor) -> dict
         if s:
             addresses[f"out{s}"] = others + (s - 1) * T * step if rest.shape[0] else last + s * step
     return addresses
+
+
+def _behind(name: str, loop: Sequence, x: Tensor) -> dict[str, int]:
+    """Addresses of the inputs beside the gates, behind the product."""
+    first, size = len(loop.cell.input_gates), loop.H * x.element_size()
+    return {f"{name}{k}": x.data_ptr() + (first + k) * size for k in range(len(loop.cell.inputs))}
 
 
 def _run(

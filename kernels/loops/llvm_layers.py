@@ -21,6 +21,7 @@ from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.layer_weights import dense, weight_shapes
+from gatefuse.kernels.loops.llvm_beside import Differs, beside_arguments, differs, wide
 from gatefuse.kernels.loops.llvm_division import divided, layout
 from gatefuse.kernels.loops.llvm_schedule import Memory, Place, Run, input_arguments, prepared, readable, run_all
 from gatefuse.kernels.runtime.threads import available
@@ -53,7 +54,7 @@ class Prepared(NamedTuple):
         """For inputs like x (T, B, I), whose features lie side by side, and states (L * D, B, H)."""
         T, B, _ = x.shape
         sizes = x.dtype, x.shape, x.stride(), states[2], form
-        schedule = _schedule(version, *sizes, False, False, *_settings(T, B))
+        schedule = _schedule(version, *sizes, False, False, (), *_settings(T, B))
         return Prepared(schedule, form, (T, B, form.directions * states[2]), tuple(states))
 
     def run(
@@ -81,6 +82,7 @@ def layers(
     lengths: Tensor | None = None,
     resets: Tensor | None = None,
     fresh: Sequence[Tensor] | None = None,
+    inputs: Sequence[Tensor] = (),
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All layers and directions, without gradients and without dropout.
 
@@ -91,6 +93,7 @@ def layers(
         weights: of each layer and direction in turn, as in Task.
         lengths: (B,) or None.
         resets: (T, B) or None.
+        inputs: those beside the gates, (L * D, T, B, H) each, or 1 in the place of any of these.
 
     Returns:
         The output (T, B, D * H), and the final states (L * D, B, H).
@@ -100,13 +103,13 @@ def layers(
     (T, B, _), H, masked = x.shape, states[0].shape[-1], lengths is not None
     masks = _masks(T, lengths, resets, form) if masked or resets is not None else ()
     sizes = x.dtype, x.shape, x.stride(), H, form
-    schedule = _schedule(version, *sizes, masked, resets is not None, *_settings(T, B))
+    schedule = _schedule(version, *sizes, masked, resets is not None, differs(inputs), *_settings(T, B))
     output = x.new_empty(T, B, form.directions * H)
     finals = [x.new_empty(s.shape) for s in states]
     given = dense(cell, form, weights, schedule.shapes, x)
     if fresh is None and resets is not None:
         fresh = [torch.full_like(s, first) for s, first in zip(states, cell.init, strict=True)]
-    blocks = [x, output, *finals, *map(plain, states), *given, *masks, *map(plain, fresh or ())]
+    blocks = [x, output, *finals, *map(plain, states), *given, *masks, *map(plain, fresh or ()), *wide(inputs, H)]
     run_all(schedule.runs, schedule.bytes, blocks, x)
     return output, tuple(finals)
 
@@ -123,7 +126,7 @@ def _masks(T: int, lengths: Tensor | None, resets: Tensor | None, form: Form) ->
 @per_call
 def _schedule(
     cell: Cell, dtype: torch.dtype, shape: tuple[int, int, int], strides: tuple[int, ...], H: int, form: Form,
-    masked: bool, resets: bool, laid_out: int, *_: Any,
+    masked: bool, resets: bool, beside: Differs, laid_out: int, *_: Any,
 ) -> _Schedule:  # fmt: skip
     """The calls for these sizes; x has the shape and the strides. Blocks of addresses are those of ``layers``."""
     (T, B, I), size, D, S = shape, dtype.itemsize, form.directions, len(cell.states)
@@ -135,6 +138,7 @@ def _schedule(
     of_masks = of_weights + rows * each
     of_restarts = of_masks + masked
     of_fresh = of_restarts + (D if resets else 0)
+    of_beside = of_fresh + (S if resets else 0)
     shared = _shared(cell, compiled, memory, T, B, H) | division.arguments()
     shared |= {"layout": laid_out, "live": Place(of_masks, 0) if masked else 0}
     shapes = tuple(shape for k in range(rows) for shape in weight_shapes(cell, form, I if k < D else D * H, H))
@@ -158,6 +162,7 @@ def _schedule(
                 "restarts": Place(of_restarts + d, 0) if resets else 0,
             }  # fmt: skip
             at = row * B * H * size
+            values |= beside_arguments(beside, of_beside, row, T, B, H, size)
             values |= {f"parameter{k}": Place(first + form.each + k, 0) for k in range(len(cell.parameters))}
             for s in range(S):
                 values |= {f"final{s}": Place(3 + s, at), f"first{s}": Place(3 + S + s, at)}
@@ -200,25 +205,35 @@ class Steps:
         shape: of a step's input, (B, I).
         states: (L, B, H) each, which a step changes.
         weights, form: as in ``layers``.
+        inputs: how many a step is given beside the gates.
     """
 
     def __init__(
-        self, cell: Cell, shape: Sequence[int], states: Sequence[Tensor], weights: Sequence[Tensor], form: Form
+        self,
+        cell: Cell,
+        shape: Sequence[int],
+        states: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        form: Form,
+        inputs: int = 0,
     ):
         self._cell, self._shape, self._states, self._form = cell.current(), shape, states, form
         self._weights = [w.clone(memory_format=torch.contiguous_format) for w in weights]
         self._output = states[0].new_empty(shape[0], states[0].shape[2])
+        with torch.inference_mode(False):  # within which they could not be set afterwards
+            self._inputs = [torch.empty(self._output.shape, dtype=states[0].dtype) for _ in range(inputs)]
         self._begin()
 
     def _begin(self) -> None:
         (B, I), H, like = self._shape, self._states[0].shape[2], self._states[0]
         self._threads = available()
         sizes = like.dtype, (1, B, I), (B * I, I, 1), H, self._form
-        schedule = _schedule(self._cell, *sizes, False, False, LAID_OUT, self._threads, True)
+        differ = ((False, False, True),) * len(self._inputs)
+        schedule = _schedule(self._cell, *sizes, False, False, differ, LAID_OUT, self._threads, True)
         memory = like.new_empty(schedule.bytes // like.element_size())
         given = dense(self._cell, self._form, self._weights, schedule.shapes, like)
         # the final states go where the first ones were
-        self._held = [memory, like, self._output, *self._states, *self._states, *given]
+        self._held = [memory, like, self._output, *self._states, *self._states, *given, *self._inputs]
         addresses = [block.data_ptr() for block in self._held]
         self._calls = []
         for compiled, arguments, places in schedule.runs:
@@ -231,8 +246,11 @@ class Steps:
         self._counts = [names.index(name) for name in ("next", "joined", "arrived")]
         self._fresh = True  # weights are to be laid out by the next step
 
-    def run(self, x: Tensor) -> Tensor:
-        """A step of x (B, I); the output (B, H) lies where the last one's did."""
+    def run(self, x: Tensor, inputs: Sequence[Tensor] = ()) -> Tensor:
+        """A step of x (B, I) and inputs (B, H), or 1 in the place of B or H; the output (B, H) lies where the last one's
+        did."""
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given.detach())
         if available() != self._threads:  # as they were set, or in a child of a fork
             self._begin()
         x = plain(x)

@@ -85,5 +85,6 @@ def run_all(runs: Sequence[Run], bytes: int, blocks: Iterable[Tensor | None], li
         for compiled, arguments, places in runs:
             filled = type(arguments).from_buffer_copy(arguments)
             for k, (block, offset) in places:
-                filled[k] = addresses[block] + offset
+                at = addresses[block]
+                filled[k] = at + offset if at else 0
             compiled.run(filled)

@@ -17,6 +17,7 @@ from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.loops.again import Again, differentiable, needed
 from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.layer_weights import dense
+from gatefuse.kernels.loops.llvm_beside import differs, wide
 from gatefuse.kernels.loops.llvm_division import layout
 from gatefuse.kernels.loops.llvm_schedule import readable, run_all
 from gatefuse.kernels.loops.llvm_training_calls import schedule as schedule_of
@@ -42,6 +43,7 @@ def layers(
     resets: Tensor | None,
     fresh: Sequence[Tensor] | None,
     again: Again,
+    inputs: Sequence[Tensor] = (),
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All layers in one direction, without dropout.
 
@@ -52,6 +54,7 @@ def layers(
         form: the layers'; x is time first whatever it says.
         resets: (T, B) or None.
         again: the same by operators of torch's, for gradients of gradients.
+        inputs: those beside the gates, (L, T, B, H) each, or 1 in the place of any of these.
 
     Returns:
         The output (T, B, H), and the final states (L, B, H).
@@ -59,7 +62,7 @@ def layers(
     if fresh is None and resets is not None:
         fresh = [torch.full_like(s, first) for s, first in zip(states, cell.init, strict=True)]
     mask = None if resets is None else restarts(resets, None, False).contiguous()
-    output, *finals = _Layers.apply(cell.current(), form, again, mask, x, *states, *weights, *(fresh or ()))
+    output, *finals = _Layers.apply(cell.current(), form, again, mask, x, *states, *weights, *(fresh or ()), *inputs)
     return output, tuple(finals)
 
 
@@ -69,15 +72,14 @@ class _Layers(torch.autograd.Function):
         S = len(cell.states)
         states, (T, B, _), H = tensors[:S], x.shape, tensors[0].shape[-1]
         x_now = readable(x)
-        given = T, B, x_now.shape[2], x_now.stride(), H, form, mask is not None
+        _, weights, fresh, inputs = _parted(cell, mask, tensors)
+        given = T, B, x_now.shape[2], x_now.stride(), H, form, mask is not None, differs(inputs)
         schedule = schedule_of(cell, x.dtype, *given, layout(T * B), available())
-        fresh = tensors[len(tensors) - S :] if mask is not None else ()
-        weights = tensors[S : len(tensors) - len(fresh)]
         kept = debug.empty(x, schedule.kept)
         finals = [x.new_empty(s.shape) for s in states]
         blocks = [
             kept, x_now, *finals, *map(plain, states),
-            *dense(cell, form, weights, schedule.shapes, x), mask, *map(plain, fresh),
+            *dense(cell, form, weights, schedule.shapes, x), mask, *map(plain, fresh), *wide(inputs, H),
         ]  # fmt: skip
         run_all(schedule.forward, schedule.bytes[0], blocks, x)
         # What the caller gets shares no memory with what the backward reads, so that it may be changed in place.
@@ -95,7 +97,7 @@ class _Layers(torch.autograd.Function):
         given = d_output, *d_finals
         if needed(given):
             fresh = 0 if mask is None else len(ctx.cell.states)
-            found = differentiable(ctx, [x, *tensors], fresh, given)
+            found = differentiable(ctx, [x, *tensors], fresh, given, len(ctx.cell.inputs))
         else:
             found = _gradients(ctx, kept, mask, x, tensors, d_output, d_finals)
         return None, None, None, None, *found
@@ -108,10 +110,9 @@ def _gradients(
     cell, form, S, P = ctx.cell, ctx.form, len(ctx.cell.states), len(ctx.cell.parameters)
     states, (T, B, _), (L, _, H) = tensors[:S], x.shape, tensors[0].shape
     x = readable(x)
-    given = T, B, x.shape[2], x.stride(), H, form, mask is not None
+    _, weights, fresh, inputs = _parted(cell, mask, tensors)
+    given = T, B, x.shape[2], x.stride(), H, form, mask is not None, differs(inputs)
     schedule = schedule_of(cell, x.dtype, *given, layout(T * B), available())
-    fresh = tensors[len(tensors) - S :] if mask is not None else ()
-    weights = tensors[S : len(tensors) - len(fresh)]
     d_output = x.new_zeros(T, B, H) if d_output is None else plain(d_output)
     d_states = torch.stack([torch.zeros_like(states[0]) if d is None else d for d in d_finals], 1)
     d_parameters, d_fresh = x.new_zeros(L, P, B, H), None if mask is None else torch.zeros_like(d_states)
@@ -122,9 +123,11 @@ def _gradients(
     # gates that no product feeds have no gradient of recurrent weights
     make = x.new_empty if len(cell.recurrent_gates) == len(set(cell.program.columns) - {-1}) else x.new_zeros
     d_weights: list[Tensor | None] = [make(w.shape) if k % each < linear else None for k, w in enumerate(weights)]
+    asked = ctx.needs_input_grad[len(ctx.needs_input_grad) - len(inputs) :]
+    d_inputs = [x.new_empty(L, T, B, H) if want else None for want in asked]
     blocks = [
         kept, x, d_output, d_states, d_parameters, d_fresh, d_x,
-        *map(plain, states), *map(plain, weights), mask, *map(plain, fresh), *d_weights,
+        *map(plain, states), *map(plain, weights), mask, *map(plain, fresh), *d_weights, *d_inputs,
     ]  # fmt: skip
     run_all(schedule.backward if wanted else schedule.backward[:-1], schedule.bytes[1], blocks, x)
     if form.bias and cell_shape(cell).ADDITIVE:
@@ -134,4 +137,12 @@ def _gradients(
     if P:
         for layer, sums in enumerate(d_parameters.sum(2)):
             d_weights[layer * each + linear : (layer + 1) * each] = sums.unbind()
-    return [d_x, *d_states.unbind(1), *d_weights, *(() if d_fresh is None else d_fresh.unbind(1))]
+    sums = [None if d is None else d.sum_to_size(a.shape) for d, a in zip(d_inputs, inputs, strict=True)]
+    return [d_x, *d_states.unbind(1), *d_weights, *(() if d_fresh is None else d_fresh.unbind(1)), *sums]
+
+
+def _parted(cell: Cell, mask: Tensor | None, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
+    """States, weights, fresh states and inputs beside the gates."""
+    S, last = len(cell.states), len(tensors) - len(cell.inputs)
+    end = last if mask is None else last - S
+    return tensors[:S], tensors[S:end], tensors[end:last], tensors[last:]

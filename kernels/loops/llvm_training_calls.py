@@ -16,6 +16,7 @@ from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import Program, computed_products
 from gatefuse.kernels.loops.buffers import buffer_shapes
 from gatefuse.kernels.loops.layer_weights import weight_shapes
+from gatefuse.kernels.loops.llvm_beside import Differs, beside_arguments
 from gatefuse.kernels.loops.llvm_division import divided
 from gatefuse.kernels.loops.llvm_products import of_input, of_weights
 from gatefuse.kernels.loops.llvm_schedule import Memory, Place, Run, input_arguments, prepared
@@ -63,11 +64,11 @@ _D_OUTPUT, _D_STATES, _D_PARAMETERS, _D_FRESH, _D_X, _OTHERS = range(3, 9)
 @per_call
 def schedule(
     cell: Cell, dtype: torch.dtype, T: int, B: int, I: int, strides: tuple[int, int, int], H: int, form: Form,
-    resets: bool, laid_out: int, *_: Any,
+    resets: bool, beside: Differs, laid_out: int, *_: Any,
 ) -> Schedule:  # fmt: skip
-    """Forward's blocks: kept, x, finals, states, weights, the mask, fresh. Backward's: kept, x, the gradients of the
-    output, the states, the parameters by sample, fresh and x, then states, weights, the mask, fresh, and the weights'
-    gradients."""
+    """Forward's blocks: kept, x, finals, states, weights, the mask, fresh, inputs beside the gates. Backward's: kept,
+    x, the gradients of the output, the states, the parameters by sample, fresh and x, then states, weights, the mask,
+    fresh, and the gradients of the weights and of the inputs beside the gates, (L, T, B, H) each."""
     sizes = _Sizes(cell, dtype, T, B, H, form, resets)
     S, L = len(cell.states), form.num_layers
     keep, ahead, back = (Memory(dtype.itemsize, block) for block in (_KEPT, 0, 0))
@@ -78,7 +79,8 @@ def schedule(
         else:
             layers.append(_Layer(sizes, number, keep, I, Place(_X, 0), strides[0], strides[1]))
     first = _Blocks.after(_FINALS + S, S, L * sizes.each)
-    forward = sizes.placed([layer.forward(first, laid_out) for layer in layers], ahead)
+    given = first.fresh + (S if resets else 0)
+    forward = sizes.placed([layer.forward(first, laid_out, beside, given) for layer in layers], ahead)
     later = _Blocks.after(_OTHERS, S, L * sizes.each)
     gradients = later.fresh + (S if resets else 0)
     d_x = back.take(T * B * len(cell.input_gates) * H)
@@ -157,12 +159,14 @@ class _Layer:
             values[f"parameter{k}"] = Place(weights + form.each + k, 0)
         return values
 
-    def forward(self, blocks: _Blocks, laid_out: int) -> tuple[Any, dict[str, Any]]:
+    def forward(self, blocks: _Blocks, laid_out: int, beside: Differs, given: int) -> tuple[Any, dict[str, Any]]:
+        """``given`` is the first block of the inputs beside the gates."""
         sizes = self._sizes
         T, B, H, form, cell = sizes.T, sizes.B, sizes.H, sizes.form, sizes.cell
         weights = blocks.weights + self.number * sizes.each
-        given = input_arguments(cell, sizes.ahead, self._I, H, T, B, sizes.division.tiles, sizes.size)
-        values = self._both(blocks) | given | self._x_steps | {
+        more = beside_arguments(beside, given, self.number, T, B, H, sizes.size)
+        more |= input_arguments(cell, sizes.ahead, self._I, H, T, B, sizes.division.tiles, sizes.size)
+        values = self._both(blocks) | more | self._x_steps | {
             "x": self._x, "input_weight": Place(weights, 0), "layout": laid_out, "save": 1, "ends": 0,
             "input_bias": Place(weights + 2, 0) if form.bias else 0, "bias": Place(weights + 3, 0) if form.bias else 0,
             "pack": sizes.ahead.padded(H) * sizes.program.weighed * (H + 1),
@@ -187,7 +191,10 @@ class _Layer:
             "d_output": d_output, "d_rest": 0, "d_rest_state": T * sizes.step,
             "d_states": Place(_D_STATES, len(sizes.cell.states) * at), "d_parameters": Place(_D_PARAMETERS, P * at),
             "d_fresh": Place(_D_FRESH, len(sizes.cell.states) * at) if sizes.resets else 0, "d_x": d_x, "d_r": d_r,
+            "d_x_step": B * G * row, "d_x_row": G * row, "d_beside_step": sizes.step, "d_beside_row": row,
         }  # fmt: skip
+        for k in range(len(sizes.cell.inputs)):
+            steps[f"d_beside{k}"] = Place(gradients + form.num_layers * sizes.each + k, T * at)
         for k in range(len(apart_slots(sizes.program))):
             steps[f"x{k}"] = self._sums.on((len(sizes.program.columns) + k) * row)
         calls = [(sizes.back, steps)]

@@ -74,7 +74,7 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
-    if driver_name in _AT_ONCE and _at_once(call, form) and (found := _AT_ONCE[driver_name](cell, call, form)):
+    if driver_name in AT_ONCE and runs_at_once(call, form) and (found := AT_ONCE[driver_name](cell, call, form)):
         return found
     x, states, lengths, beside, empty = call.x, call.states, call.lengths, call.inputs, False
     if lengths is not None:
@@ -128,22 +128,22 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     return sequences, finals_given(call.states, last, lengths) if empty and lengths is not None else last
 
 
-def _at_once(call: Call, form: Form) -> bool:
-    """Whether compiled code may run all layers, nothing being given beside the gates, dropped or watched."""
-    if call.inputs or call.all_states or not call.T * call.B or (form.dropout and form.num_layers > 1):
+def runs_at_once(call: Call, form: Form) -> bool:
+    """Whether compiled code may run all layers, nothing being dropped or watched."""
+    if call.all_states or not call.T * call.B or (form.dropout and form.num_layers > 1):
         return False
-    tensors = call.x, *call.states, *call.weights, *(call.fresh or ())
+    tensors = call.x, *call.states, *call.weights, *(call.fresh or ()), *call.inputs
     return not watched(*tensors, call.lengths, call.resets)
 
 
 def _compiled_layers(cell: Cell, call: Call, form: Form) -> Results | None:
     """All layers by compiled code; None where it can't train them."""
     given = cell, call.x, call.states, call.weights, form
-    tensors = call.x, *call.states, *call.weights, *(call.fresh or ())
+    tensors = call.x, *call.states, *call.weights, *(call.fresh or ()), *call.inputs
     if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
         from gatefuse.kernels.loops import llvm_layers
 
-        output, finals = llvm_layers.layers(*given, call.lengths, call.resets, call.fresh)
+        output, finals = llvm_layers.layers(*given, call.lengths, call.resets, call.fresh, call.inputs)
         return (output,), finals
     from gatefuse.kernels.loops import llvm_training
 
@@ -151,13 +151,13 @@ def _compiled_layers(cell: Cell, call: Call, form: Form) -> Results | None:
         return None
 
     again = _by_operators(cell, form, call)
-    output, finals = llvm_training.layers(*given, call.resets, call.fresh, again)
+    output, finals = llvm_training.layers(*given, call.resets, call.fresh, again, call.inputs)
     return (output,), finals
 
 
 def _layers_by_kernels(loop_name: str, cell: Cell, call: Call, form: Form) -> Results | None:
     """All layers by Triton's kernels; None where a direction or a mask asks for more than these."""
-    if form.bidirectional or call.lengths is not None or call.resets is not None:
+    if form.bidirectional or call.lengths is not None or call.resets is not None or call.inputs:
         return None
     from gatefuse.kernels.loops import kernel_layers
 
@@ -166,17 +166,18 @@ def _layers_by_kernels(loop_name: str, cell: Cell, call: Call, form: Form) -> Re
     return (output,), finals
 
 
-_AT_ONCE: dict[str, Callable[[Cell, Call, Form], Results | None]]
-_AT_ONCE = {"llvm": _compiled_layers, **{name: partial(_layers_by_kernels, name) for name in KERNELS}}
+AT_ONCE: dict[str, Callable[[Cell, Call, Form], Results | None]]
+AT_ONCE = {"llvm": _compiled_layers, **{name: partial(_layers_by_kernels, name) for name in KERNELS}}
 
 
 def _by_operators(cell: Cell, form: Form, call: Call) -> Any:
     """The same layers by the loop over the equations, which can be differentiated any number of times."""
 
-    def again(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], fresh: Any) -> tuple[Tensor, Any]:
-        (output,), finals = loop(
-            cell, "eager", call._replace(x=x, states=tuple(states), weights=list(weights), fresh=fresh), form
-        )
+    def again(
+        x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], fresh: Any, inputs: Sequence[Tensor]
+    ) -> tuple[Tensor, Any]:
+        leaves = {"x": x, "states": tuple(states), "weights": list(weights), "fresh": fresh, "inputs": tuple(inputs)}
+        (output,), finals = loop(cell, "eager", call._replace(**leaves), form)
         return output, finals
 
     return again

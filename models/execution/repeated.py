@@ -1,11 +1,11 @@
-"""A call of a form that came before: planned and checked then, and now only for what may have changed since. A step of
-a small layer takes less time than to find out who runs it.
+"""A call of a form that came before: planned and checked then, and now only for what may have changed since.
 
-Where nothing is trained that is compiled code; where something is, torch's own function for one step of an LSTM.
+One step of a small layer takes less time than to find out who runs it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,13 +13,16 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gatefuse.kernels.drivers.vendor import torch_rnn
-from gatefuse.kernels.loops.operator import watched
+from gatefuse.kernels.loops.operator import KERNELS, watched
+from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.models.execution.breaks import compiler_around
+from gatefuse.models.execution.calls import AT_ONCE, Call, first_states, runs_at_once
+from gatefuse.models.execution.context import autocast_on
 
 if TYPE_CHECKING:
+    from gatefuse.kernels.cell import Cell
     from gatefuse.kernels.loops.llvm_layers import Prepared
-    from gatefuse.models.execution.calls import Call
     from gatefuse.models.layers.base import Stack
 
 Answer = tuple[Tensor, Any]
@@ -30,99 +33,120 @@ class _Known(NamedTuple):
     """What holds for all calls of a form.
 
     Attributes:
-        prepared: the layers' code and arguments; None where torch's function for a step runs them.
+        name: the driver's.
+        needs_grad: whether gradients are wanted.
+        prepared: the layers' compiled code and its arguments, where they are known; else None.
         shape: of the states that may be given, (L * D, B, H).
-        first: those that a call begins with to which none are given; nobody writes into them.
+        first: those that a call begins with to which none are given, where nobody writes into them; else None.
+        call: one of that form, without tensors.
     """
 
+    name: str
+    needs_grad: bool
     prepared: Prepared | None
     shape: tuple[int, ...]
-    first: tuple[Tensor, ...]
+    first: tuple[Tensor, ...] | None
+    call: Call
 
 
 def repeated(layer: Stack, x: Any, state: Any) -> Answer | None:
     """The results of a call without lengths, resets and all_states; None where it is to go the whole way."""
-    if torch.compiler.is_compiling() or _something_around():
-        return None
-    if type(x) is not Tensor or not x.is_cpu or x.dim() != 3:
+    if torch.compiler.is_compiling() or type(x) is not Tensor or x.dim() != 3 or _something_around(x):
         return None
     cell = layer.cell.current()
     forms = cell.made.get(repeated)
     known = None if forms is None else forms.get(_key(layer, x))
-    if known is None or x.is_neg():
+    # what a parametrization computes, it is to compute once a call
+    if known is None or x.is_neg() or "parametrizations" in layer._modules:
         return None
-    states = known.first if state is None else _plain(state, known, x)
+    states = _states(state, known, cell, x)
+    if states is None:
+        return None
     weights = layer._flat()
-    if states is None or watched(*states, *weights):
+    if known.needs_grad != _needs_grad(x, states, weights) or watched(*states, *weights):
         return None
-    if known.prepared is None:
-        output, finals = torch_rnn.step(x, states, weights, layer._form(layer.batch_first))
-    else:
+    form = layer._form(layer.batch_first)
+    if known.name == "vendor":
+        output, finals = torch_rnn.step(x, states, weights, form)
+        return output, finals
+    if known.prepared is not None:
         output, finals = known.prepared.run(cell, x, states, weights)
-        if layer.batch_first:
-            output = output.transpose(0, 1)
+    else:
+        in_time = x.transpose(0, 1) if form.batch_first else x
+        found = AT_ONCE[known.name](cell, known.call._replace(x=in_time, states=states, weights=weights), form)
+        if found is None:
+            return None
+        (output,), finals = found
+    if form.batch_first:
+        output = output.transpose(0, 1)
     return output, finals if len(finals) > 1 else finals[0]
 
 
 def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     """Keep what ``repeated`` needs of a call that the driver of that name has just run; ``x`` is as it was given."""
-    trained = torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or name != ("vendor" if trained else "llvm"):
-        return
-    if type(x) is not Tensor or not x.is_cpu or not call.batched:
+    if torch.compiler.is_compiling() or (name not in AT_ONCE and name != "vendor"):
         return
     form = layer._form(layer.batch_first)
-    if x.is_neg() or (form.dropout and form.num_layers > 1) or not call.T * call.B or _something_around():
+    if type(x) is not Tensor or x.is_neg() or not call.batched or _something_around(x) or call.lengths is not None:
         return
-    if call.inputs or call.lengths is not None or call.resets is not None or call.all_states:
+    if call.resets is not None or call.inputs or not runs_at_once(call, form):
         return
-    if watched(*call.states, *call.weights):
+    needs_grad = _needs_grad(x, call.states, call.weights)
+    if name == "vendor" and not (needs_grad and torch_rnn.is_step(layer.cell, x, layer.batch_first, call.B)):
         return
-    cell, shape, prepared = layer.cell.current(), call.states[0].shape, None
-    if trained and not torch_rnn.is_step(layer.cell, x, layer.batch_first, call.B):
+    if name in KERNELS and form.bidirectional:
         return
-    if not trained:
-        in_time = x.transpose(0, 1) if layer.batch_first else x
-        if x.stride(2) != 1 and x.shape[2] != 1:
-            return
+    cell, shape, prepared, first = layer.cell.current(), call.states[0].shape, None, None
+    if x.is_cpu:
+        with torch.inference_mode(False):  # they outlive this call
+            first = tuple([torch.full(shape, value, dtype=x.dtype) for value in cell.init])
+    if name == "llvm" and not needs_grad and (x.stride(2) == 1 or x.shape[2] == 1):
         from gatefuse.kernels.loops.llvm_layers import Prepared
 
-        prepared = Prepared.of(cell, in_time, shape, form)
-    with torch.inference_mode(False):  # they outlive this call
-        first = tuple([torch.full(shape, value, dtype=x.dtype) for value in cell.init])
+        prepared = Prepared.of(cell, x.transpose(0, 1) if layer.batch_first else x, shape, form)
     forms = cell.made.setdefault(repeated, {})
     if len(forms) >= _MOST:
         forms.clear()
-    forms[_key(layer, x)] = _Known(prepared, tuple(shape), first)
+    form_alone = call._replace(x=x.new_empty(0), states=(), weights=[])
+    forms[_key(layer, x)] = _Known(name, needs_grad, prepared, tuple(shape), first, form_alone)
 
 
 def _key(layer: Stack, x: Tensor) -> tuple[Any, ...]:
+    threads = (torch.get_num_threads(), available()) if x.is_cpu else tf32_allowed()
     return (
-        x.shape, x.stride(), x.dtype, layer.input_size, layer.hidden_size, layer._form(layer.batch_first), layer.driver,
-        torch.is_grad_enabled(), torch.get_num_threads(), available(), torch.are_deterministic_algorithms_enabled(),
+        x.shape, x.stride(), x.dtype, x.device, layer.input_size, layer.hidden_size, layer._form(layer.batch_first),
+        layer.driver, torch.is_grad_enabled(), threads, torch.are_deterministic_algorithms_enabled(),
     )  # fmt: skip
 
 
-def _something_around() -> bool:
+def _something_around(x: Tensor) -> bool:
     """Whether something is at work around the call that only the whole way knows."""
     return (
         compiler_around() is not None
         or forward_ad._current_level >= 0
-        or torch.is_autocast_enabled("cpu")
+        or autocast_on(x.device)
         or torch.jit.is_tracing()
     )
 
 
-def _plain(state: Any, known: _Known, x: Tensor) -> tuple[Tensor, ...] | None:
-    """The states that were given, where there is nothing to say about them."""
-    count = len(known.first)
+def _needs_grad(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and (
+        weights[0].requires_grad or any(tensor.requires_grad for tensor in (x, *states, *weights))
+    )
+
+
+def _states(state: Any, known: _Known, cell: Cell, x: Tensor) -> tuple[Tensor, ...] | None:
+    """The states that were given, where there is nothing to say about them, or the first ones."""
+    if state is None:
+        return known.first or first_states(cell, x, *known.shape)
+    count = len(cell.states)
     if count == 1:
         state = (state,)
     elif not isinstance(state, (tuple, list)) or len(state) != count:
         return None
     for value in state:
-        if type(value) is not Tensor or value.shape != known.shape or value.dtype != x.dtype or not value.is_cpu:
+        if type(value) is not Tensor or value.shape != known.shape or value.dtype != x.dtype:
             return None
-        if not value.is_contiguous() or value.is_neg():
+        if value.device != x.device or not value.is_contiguous() or value.is_neg():
             return None
     return tuple(state)

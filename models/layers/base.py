@@ -47,6 +47,7 @@ class Stack:
     proj_size: int = 0  # of the output, where it is projected
     driver: str
     training: bool
+    _modules: dict[str, Any]
     weight_dropout: float = 0.0  # of recurrent weights, in training
 
     def _flat(self) -> list[Tensor]:

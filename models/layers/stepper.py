@@ -105,7 +105,7 @@ class Stepper:
             values = zip(cell.inputs, check_names(cell, inputs), strict=True)
             inputs = {name: check_form(name, a, (self.batch_size,), H, x) for name, a in values}
         if self._steps is not None:
-            return self._steps.run(x)
+            return self._steps.run(x, tuple(inputs.values()) if inputs else ())
         return self._run_layer(x, inputs)
 
     __call__ = step
@@ -151,13 +151,14 @@ class Stepper:
         """The layer's steps in compiled code; None where it can't run them."""
         layer = self.layer
         request = Request(layer.cell, self._device, self._dtype, 1, self.batch_size, layer.hidden_size)
-        if layer.cell.inputs or layer.driver not in ("auto", "llvm") or driver("llvm").refusal(request):
+        if layer.driver not in ("auto", "llvm") or driver("llvm").refusal(request):
             return None
         from gatefuse.kernels.loops.llvm_layers import Steps
 
         form = Form(layer.bias, layer.num_layers)
         cell, weights = layer._at_once()
-        return Steps(cell, self._input_shape, self._states, [w.detach() for w in weights], form)
+        held = [w.detach() for w in weights]
+        return Steps(cell, self._input_shape, self._states, held, form, len(cell.inputs))
 
     @torch.no_grad()
     def _run_layer(self, x: Tensor, inputs: Mapping[str, Tensor] | None) -> Tensor:

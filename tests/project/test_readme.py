@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_programs_run_and_give_the_shapes_they_say(capsys):
     names: dict = {}
-    model, own, borders = programs(ROOT / "README.md")
+    model, own, papers, borders = programs(ROOT / "README.md")
     exec(model, names)
     assert capsys.readouterr().out.splitlines()[0] in model
     assert names["output"].shape == (35, 32, 256)
@@ -23,6 +23,10 @@ def test_programs_run_and_give_the_shapes_they_say(capsys):
     assert names["h_n"].shape == (4, 32, 256)
     plan = names["layer"].plan(names["torch"].zeros(35, 32, 28))
     assert str(plan).startswith(f"{plan.driver}: ")
+    exec(papers, names)
+    assert names["output"].shape == (35, 32, 256)
+    assert names["layer"].plan(names["torch"].zeros(35, 32, 28), inputs={"age": names["torch"].zeros(35, 32)})
+    assert names["xlstm"].weight_hh_l0.shape == (1024, 64)
     exec(borders, names)
     assert names["output"].shape == (35, 32, 256)
     assert names["c_n"].shape == (1, 32, 256)

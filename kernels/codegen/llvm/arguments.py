@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from gatefuse.kernels.codegen.llvm.code import Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.team import TEAM
 from gatefuse.kernels.equations.program import Program
@@ -40,6 +43,8 @@ def forward_fields(program: Program) -> Fields:
         "layout",
         # the input's product, or with input_weight the input, from one step and sample to the next
         *("x", "x_step", "x_row"),
+        # each input beside the gates, from one step and sample to the next
+        *(f"beside{k}{part}" for k in range(len(program.cell.inputs)) for part in ("", "_step", "_row")),
         # of the input's product: features, weights, memory for their panels; of how many steps it is computed at once,
         # memory for that by tile, from one row and tile to the next
         *product,
@@ -51,6 +56,12 @@ def forward_fields(program: Program) -> Fields:
         "ends",
         *finals,
     ))  # fmt: skip
+
+
+def beside(given: Mapping[str, Number], k: int, t: Number, sample: Number) -> Number:
+    """Where input k beside the gates lies, unit 0."""
+    at, step, row = (given[f"beside{k}{part}"] for part in ("", "_step", "_row"))
+    return at + t * step + sample * row
 
 
 def apart_slots(program: Program) -> list[str]:
@@ -71,8 +82,10 @@ def backward_fields(program: Program) -> Fields:
         "d_states",
         # sums that begin at zero: of fresh, and of parameters by sample
         *("d_fresh", "d_parameters"),
-        # of x and of the columns, which may be one
-        *("d_x", "d_r"),
+        # of x, from one step and sample to the next, and of the columns, which may be one with it
+        *("d_x", "d_x_step", "d_x_row", "d_r"),
+        # of the inputs beside the gates, 0 where nobody wants one, from one step and sample to the next
+        *(f"d_beside{k}" for k in range(len(program.cell.inputs))), *("d_beside_step", "d_beside_row"),
         # memory for those of computed vectors, by sample
         "d_fed",
     ))  # fmt: skip

@@ -57,13 +57,13 @@ class _Backward(Tile):
 
     def define(self) -> None:
         code, given, program = self.code, self.given, self.program
-        G, columns = len(program.cell.x_blocks), len(program.columns)
+        columns = len(program.columns)
         for u in range(self.blocking.units):
             self.vectors.store(self.vectors.number(0.0), self._zeros + u * self.kind.lanes * self.kind.size)
         with code.loop("step", 0, given["T"]) as back:
             i = given["T"] - 1 - back
             t, before = self.time(i)
-            self._t, self._d_x = t, given["d_x"] + t * self.state_bytes * G
+            self._t, self._d_x = t, given["d_x"] + t * given["d_x_step"]
             self._d_r = given["d_r"] + t * self.state_bytes * columns
             self._saved = given["sums"] + t * given["sums_step"]
             self._d_output = given["d_output"] + t * self.state_bytes
@@ -84,9 +84,12 @@ class _Backward(Tile):
 
     def _over(self, sample: Number) -> None:
         """A step that a sample doesn't have: its states' gradients go on, and nothing else has any."""
-        code, program = self.code, self.program
-        G, columns = len(program.cell.x_blocks), len(program.columns)
-        code.clear(self._d_x + sample * self.row_bytes * G, self.row_bytes * G)
+        code, program, given = self.code, self.program, self.given
+        columns = len(program.columns)
+        code.clear(self._d_x + sample * given["d_x_row"], self.row_bytes * len(program.cell.input_gates))
+        for k in range(len(program.cell.inputs)):
+            with code.when(given[f"d_beside{k}"].compare("!=", 0)):
+                code.clear(self._d_beside(k, sample), self.row_bytes)
         if columns:
             code.clear(self._d_r + sample * self.row_bytes * columns, self.row_bytes * columns)
 
@@ -96,6 +99,11 @@ class _Backward(Tile):
 
         with self.my_units() as first:
             self.each_vector(first, 1, add)
+
+    def _d_beside(self, k: int, sample: Number) -> Number:
+        """Where the gradient of input k beside the gates lies, unit 0."""
+        given = self.given
+        return given[f"d_beside{k}"] + self._t * given["d_beside_step"] + sample * given["d_beside_row"]
 
     def _begin(self, sample: Number) -> None:
         """A sample that began anew with the step: what its states before would get goes to fresh."""
@@ -151,7 +159,7 @@ class _Backward(Tile):
         """A phase's part for a vector of units of the row at that place."""
         program, v, given, cell = self.program, self.vectors, self.given, self.program.cell
         row, at = self.row(place), unit * self.kind.size
-        G, columns = len(cell.x_blocks), len(program.columns)
+        N, columns = len(cell.input_gates), len(program.columns)
 
         def value(name: str) -> Any:
             if name in self._gates:
@@ -179,8 +187,11 @@ class _Backward(Tile):
             slot, d = program.slots[i], next(results)
             if slot.column >= 0:
                 v.store(d, self._d_r + (row * columns + slot.column) * self.row_bytes + at, mask)
-            if slot.gate >= 0 and not program.additive:
-                v.store(d, self._d_x + (row * G + slot.gate) * self.row_bytes + at, mask)
+            if slot.gate >= N:
+                with self.code.when(given[f"d_beside{slot.gate - N}"].compare("!=", 0)):
+                    v.store(d, self._d_beside(slot.gate - N, row) + at, mask)
+            elif slot.gate >= 0 and not program.additive:
+                v.store(d, self._d_x + row * given["d_x_row"] + self.row_bytes * slot.gate + at, mask)
         if phase.final:
             for s in range(len(cell.states)):
                 self._store_state(s, row, unit, mask, next(results))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW, Ahead
-from gatefuse.kernels.codegen.llvm.arguments import apart_slots, forward_fields
+from gatefuse.kernels.codegen.llvm.arguments import apart_slots, beside, forward_fields
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.kept_values import forward_plan
@@ -186,7 +186,7 @@ class _Forward(Tile):
         """A part for a vector of units of the row at that place, after that stage's products; the sums lie by column,
         ``units`` vectors apart."""
         program, v, given = self.program, self.vectors, self.given
-        row, at = self.row(place), unit * self.kind.size
+        row, at, N = self.row(place), unit * self.kind.size, len(program.cell.input_gates)
         own = stage_columns(program, stage) if sums is not None else ()
         reduced = [program.products[k].first for k in program.reduced(stage)]
         apart = self.blocking.units * self.kind.lanes * self.kind.size
@@ -198,6 +198,8 @@ class _Forward(Tile):
             if column >= 0 and column not in own:
                 return v.load(self._sum(column, row) + at, mask)
             x = None
+            if gate >= N:
+                return v.load(beside(given, gate - N, self._t, row) + at, mask)
             if gate >= 0:
                 x = v.load(self._ahead.row(place) + self.row_bytes * gate + at, mask)
             if column < 0:

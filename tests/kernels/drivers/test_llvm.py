@@ -63,6 +63,27 @@ def test_threads_divide_layers_of_which_nothing_is_differentiated(many, cell, sh
         assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("shape", DIVIDED.values(), ids=DIVIDED)
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("cell", ["augru", "gru_d"])
+def test_threads_divide_layers_with_inputs_beside_the_gates(many, cell, trains, shape):
+    T, B, H = shape
+    ours, oracle = (Recurrent(cell, 5, H, 2, driver=name, dtype=torch.float64) for name in ("llvm", "eager"))
+    ours.load_state_dict(oracle.state_dict())
+    (name,) = ours.cell.inputs
+    for size in ((T, B), (1, B, H), (T, 1, H)):
+        x, a = torch.randn(T, B, 5, dtype=torch.float64), torch.rand(size, dtype=torch.float64, requires_grad=trains)
+        with torch.set_grad_enabled(trains):
+            found, expected = (layer(x, inputs={name: a}) for layer in (ours, oracle))
+        assert_close(found, expected)
+        if trains:
+            gradients = [
+                torch.autograd.grad(output.square().sum(), [a, *layer.parameters()])
+                for (output, _), layer in ((found, ours), (expected, oracle))
+            ]
+            assert_close(gradients[0], gradients[1])
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 7), (1, 1, 64), (1, 12, 33), (3, 4, 40), (12, 1, 100), (2, 6, 5)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("cell", CELLS)

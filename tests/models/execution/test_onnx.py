@@ -33,6 +33,9 @@ LAYERS = {
     "gru": lambda: Recurrent("gru", I, H),
     "gru_reset_first": lambda: Recurrent("gru_reset_first", I, H, 2),
     "peephole_lstm": lambda: Recurrent("peephole_lstm", I, H, bidirectional=True),
+    "lstm with heads": lambda: Recurrent("lstm", I, H, heads=2),
+    "gru with a head for each unit": lambda: Recurrent("gru", I, H, 2, heads=H),
+    "peephole_lstm with a projection": lambda: Recurrent("peephole_lstm", I, H, proj_size=2),
 }
 
 

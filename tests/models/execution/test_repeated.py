@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from gatefuse import GRU, LSTM, Recurrent, find_cell
+from gatefuse import GRU, LSTM, Recurrent, cell, find_cell
 from gatefuse.kernels.drivers.llvm import refusal
 from gatefuse.kernels.task import Request
 from gatefuse.models.execution.repeated import repeated
@@ -23,11 +23,19 @@ def taken(monkeypatch):
     count = []
     from gatefuse.kernels.loops.llvm_layers import Prepared
 
-    for name in ("lstm", "gru", "slstm"):
+    for name in ("lstm", "gru", "slstm", "peephole_lstm"):
         find_cell(name).current().made.pop(repeated, None)
     whole = Prepared.run
     monkeypatch.setattr(Prepared, "run", lambda *given: count.append(1) or whole(*given))
     return count
+
+
+@pytest.fixture
+def prepared(monkeypatch, taken):
+    """Layers that went the whole way, in order."""
+    found, whole = [], Stack._prepare
+    monkeypatch.setattr(Stack, "_prepare", lambda layer, *given: found.append(layer) or whole(layer, *given))
+    return found
 
 
 def as_tuple(states):
@@ -67,7 +75,7 @@ def test_the_second_call_goes_the_short_way_and_gives_the_same(taken, name, batc
     again, _ = check(layer, x, states)
     assert len(taken) == 2
     assert not again.equal(output)
-    assert layer(x.transpose(0, 1).contiguous().transpose(0, 1))[0].requires_grad  # trained, it goes the whole way
+    assert layer(x.transpose(0, 1).contiguous().transpose(0, 1))[0].requires_grad  # trained, it is another form
     check(layer, x.transpose(0, 1).contiguous().transpose(0, 1))  # and so in another order of memory
     assert len(taken) == 2
 
@@ -95,6 +103,90 @@ def test_one_step_of_an_lstm_that_is_trained_goes_to_torchs_function(monkeypatch
         for value in found[:3]:
             value.detach_().add_(1)
     assert not taken
+
+
+@pytest.mark.parametrize("driver", ["llvm", "step", "block", "grid"])
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_what_is_trained_goes_the_short_way_too(prepared, driver, batch_first):
+    torch.manual_seed(0)
+    layer = Recurrent("peephole_lstm", 3, 5, 2, batch_first=batch_first, driver=driver)
+    reference, x = copy.deepcopy(layer), torch.randn(4, 2, 3)
+    reference.driver = "eager"
+    states = (torch.randn(2, 4 if batch_first else 2, 5, requires_grad=True),) * 2
+
+    def run(module, state):
+        leaf = x.clone().requires_grad_()
+        output, finals = module(leaf, state)
+        wanted = [leaf, *module.parameters(), *([] if state is None else states[:1])]
+        gradients = torch.autograd.grad((output * output).sum() + finals[1].sum(), wanted)
+        return [output, *finals, *gradients]
+
+    for state in (None, None, states, states):
+        found, expected = run(layer, state), run(reference, state)
+        assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert prepared == [layer, *[reference] * 4]
+    with torch.no_grad():  # another form
+        assert_close(layer(x)[0], reference(x)[0], atol=1e-5, rtol=1e-4)
+    assert prepared[-2] is layer
+
+
+def test_gradients_that_are_wanted_of_a_form_are_part_of_it(prepared):
+    layer, x = Recurrent("lstm", 3, 5, driver="llvm"), torch.randn(4, 2, 3)
+    layer(x)
+    for parameter in layer.parameters():
+        parameter.requires_grad_(False)
+    assert not layer(x)[0].requires_grad
+    output, _ = layer(x, (torch.zeros(1, 2, 5, requires_grad=True),) * 2)
+    assert output.requires_grad
+    layer.weight_hh_l0.requires_grad_()
+    layer(x)[0].sum().backward()
+    assert layer.weight_hh_l0.grad is not None
+    assert layer.weight_ih_l0.grad is None
+
+
+def test_second_derivatives_of_the_short_way(prepared):
+    layer = Recurrent("gru", 3, 5, driver="llvm", dtype=torch.float64)
+    x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    for _ in range(2):
+        (d,) = torch.autograd.grad(layer(x)[0].sum(), x, create_graph=True)
+        d.square().sum().backward()
+    assert len(prepared) == 1
+    assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], x)
+
+
+def test_inputs_beside_the_gates_are_asked_for_in_each_call():
+    @cell(gates="u n", inputs="age")
+    def aging(x, R, h):
+        return torch.sigmoid(x.u - x.age) * h + torch.tanh(x.n + R.n(h) + R.u(h))
+
+    layer, x = Recurrent(aging, 3, 5, driver="llvm"), torch.randn(4, 2, 3)
+    with torch.no_grad():
+        ages = [layer(x, inputs={"age": torch.full((4, 2), age)})[0] for age in (0.0, 0.0, 2.0)]
+        assert ages[0].equal(ages[1])
+        assert not ages[0].equal(ages[2])
+        with pytest.raises(ValueError, match="age"):
+            layer(x)
+
+
+def test_a_parametrization_is_evaluated_once_a_call():
+    drawn = []
+
+    class Counted(torch.nn.Module):
+        def forward(self, weight):
+            drawn.append(1)
+            return weight * 2
+
+    layer, x = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3)
+    for _ in range(3):
+        with torch.no_grad():
+            layer(x)
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight_hh_l0", Counted())
+    del drawn[:]
+    check_output = layer(x)[0]
+    assert len(drawn) == 1
+    plain = LSTM(3, 5, driver="eager")
+    plain.load_state_dict({name: getattr(layer, name).detach() for name in plain.state_dict()})
+    assert_close(check_output, plain(x)[0], atol=1e-5, rtol=1e-4)
 
 
 def test_results_are_memory_of_their_own(taken):

@@ -280,13 +280,17 @@ def test_no_steps_and_no_samples(generator):
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("form", [(B,), (B, 1), (B, H), (1, H)], ids=str)
-def test_steps_one_by_one(generator, form, batch_first):
-    layer = Recurrent(scored, I, H, num_layers=2, batch_first=batch_first, dtype=torch.float64)
+@pytest.mark.parametrize("driver_name", ["auto", "eager"])
+def test_steps_one_by_one(generator, driver_name, form, batch_first):
+    layer = Recurrent(scored, I, H, num_layers=2, batch_first=batch_first, driver=driver_name, dtype=torch.float64)
     x, a = draw(generator, T, B, I).detach(), draw(generator, T, *form).detach()
-    stepper = Stepper(layer, B)
+    with torch.inference_mode():
+        stepper = Stepper(layer, B)
+    assert ("compiled" in repr(stepper)) == (driver_name == "auto")
     found = torch.stack([stepper.step(x_t, inputs={"a": a_t}).clone() for x_t, a_t in zip(x, a, strict=True)])
     layer.batch_first = False
     assert_close(found, layer(x, inputs={"a": a})[0], **CLOSE)
+    assert not stepper.step(x[0], inputs={"a": a[0].requires_grad_()}).requires_grad
     with pytest.raises(ValueError, match=re.escape("all of them. Got none for a.")):
         stepper.step(x[0])
     with pytest.raises(ValueError, match=re.escape("input a must have shape (4,), one number a sample, or (4, 5)")):
