@@ -15,7 +15,7 @@ def untranslatable(serial: str) -> str:
 
 @constant
 def mixes_units(serial: str) -> bool:
-    """Whether a cell's equations, of which kernels can be made, take means over the units."""
+    """Whether a unit's values follow from other units' otherwise than by R: by a mean, or the largest of them."""
     return any(p.reduces for p in Cell.by_serial(serial).program.products)
 
 
@@ -31,12 +31,6 @@ def output_elsewhere(serial: str) -> bool:
 def widest_product(serial: str) -> int:
     """How many gates the product with the most of them has."""
     return max((len(p.gates) for p in Cell.by_serial(serial).program.products), default=0)
-
-
-@constant
-def takes_means(serial: str) -> bool:
-    """Whether a unit's values follow from other units' otherwise than by R."""
-    return any(p.reduces for p in Cell.by_serial(serial).program.products)
 
 
 @constant

@@ -105,7 +105,7 @@ def check_cell(cell: Cell) -> None:
     if why := untranslatable(cell.serial):
         raise ValueError(f"{rule}, as code that can be made of it shows. Got {cell.name}: {why}.")
     if mixes_units(cell.serial):
-        raise ValueError(f"{rule}. Got {cell.name}, which takes means over all of them.")
+        raise ValueError(f"{rule}. Got {cell.name}, which takes means or the largest of all.")
 
 
 def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tuple[Cell, list[Tensor]]:

@@ -365,7 +365,7 @@ def test_what_is_refused():
         for run in (layer, layer.plan, lambda x, layer=layer: Stepper(layer, B).step(x[0])):
             with pytest.raises(ValueError, match=text):
                 run(x)
-    text = f"{rule}. Got layer_norm_gru, which takes means over all of them."
+    text = f"{rule}. Got layer_norm_gru, which takes means or the largest of all."
     for refuse in (gatefuse.scripted, lambda layer: gatefuse.export_object(layer, "never.o")):
         with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
             refuse(layer)
