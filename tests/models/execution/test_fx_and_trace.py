@@ -158,3 +158,17 @@ def test_make_fx_records_operators_for_any_sizes(name, driver):
     options = {"tracing_mode": "symbolic", "_allow_non_fake_inputs": True}
     traced = torch.fx.experimental.proxy_tensor.make_fx(lambda x: layer(x)[0], **options)(x)
     assert_close(traced(x), layer(x)[0])
+
+
+PARTED = {"heads": {"heads": 2}, "a head for each unit": {"heads": H}, "a projection": {"proj_size": 2}}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("options", PARTED.values(), ids=PARTED)
+def test_traces_of_heads_and_projections_are_for_any_number_of_steps(options):
+    layer = gatefuse.Recurrent("slstm", I, H, 2, dtype=torch.float64, **options)
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, (torch.randn(5, 2, I, dtype=torch.float64),), check_trace=False)
+        for steps, samples in ((5, 2), (9, 4)):
+            x = torch.randn(steps, samples, I, dtype=torch.float64)
+            assert_close(traced(x), layer(x))
