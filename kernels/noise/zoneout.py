@@ -7,7 +7,6 @@ arXiv:1606.01305).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from torch import where
@@ -54,7 +53,7 @@ def zoned_out(probabilities: Mapping[str, float], cell: Cell) -> Cell:
             raise ValueError(f"zoneout must act on each state once. Got {state} of {name} again.")
         checked_probability(f"zoneout of {state}", p)
     noise = tuple([Noise(f"zoneout_{state}", float(p), 1.0, True) for state, p in probabilities.items() if p])
-    return NoisyCell("zoneout", cell, noise, _change(cell, probabilities), partial(zoned_out, dict(probabilities)))
+    return NoisyCell("zoneout", cell, noise, _change(cell, probabilities), (zoned_out, (dict(probabilities),)))
 
 
 def _change(cell: Cell, probabilities: Mapping[str, float]) -> Callable[[Callable[..., Any], bool], Callable[..., Any]]:
