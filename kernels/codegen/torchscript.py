@@ -145,10 +145,8 @@ def _product(program: Program, k: int, printer: Printer) -> list[str]:
     lines, (vector,) = printer.emit([product.vector])
     if product.reduces:
         (slot,) = (slot for slot in program.slots if slot.column in product.columns)
-        return [
-            *lines,
-            f"{safe(slot.name)} = ({vector}).mean(1, keepdim=True).expand_as({safe(program.cell.states[0])})",
-        ]
+        of_units = f"({vector}).{product.reduces}(1, keepdim=True)"
+        return [*lines, f"{safe(slot.name)} = {of_units}.expand_as({safe(program.cell.states[0])})"]
     columns = range(product.first, product.first + len(product.gates))
     added = f"x_{k}[step]" if _summed(program, product) else f"bias_{k}"
     lines.append(f"sum_{k} = torch.addmm({added}, {vector}, weight_{k})")

@@ -33,7 +33,7 @@ def _infix(sign: str, precedence: int) -> Primitive:
 
 
 # Over a row's units; a trace is cut there (equations/tracing/reductions.py).
-REDUCTIONS = ("mean", "sum", "var")
+REDUCTIONS = ("amax", "mean", "sum", "var")
 
 # As in Python: below & and |, and a chain of them means another thing.
 COMPARED = 2

@@ -18,7 +18,7 @@ class Ask(NamedTuple):
         name: of the input that stands for the result.
         vector: the vector's place among all vectors.
         gate: whose product R was asked for, by its number among the recurrent gates; -1 for a reduction.
-        reduces: "" for a product, else "mean".
+        reduces: "" for a product, else "mean" or "amax".
     """
 
     name: str
@@ -38,7 +38,7 @@ class Product:
         gates: indices of the gates among the cell's recurrent_gates, in the order of the columns; of a reduction -1.
         first: the first column block.
         stage: 1 for vectors known before the step's first product, and so on.
-        reduces: "" for a product with R, "mean" for the mean of the units.
+        reduces: "" for a product with R, "mean" for the mean of the units, "amax" for the largest of them.
     """
 
     vector: Expr

@@ -43,8 +43,8 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
                 vector = computed[-1] if p.computed else states[p.state]
                 piece = pieces[k][t]
                 if p.reduces:
-                    mean = vector.mean(1, keepdim=True)
-                    piece = piece.copy_(mean) if save else mean.expand_as(piece)
+                    of_units = vector.amax(1, True) if p.reduces == "amax" else vector.mean(1, keepdim=True)
+                    piece = piece.copy_(of_units) if save else of_units.expand_as(piece)
                 else:
                     piece = piece.addmm_(vector, weights[k]) if save else torch.addmm(piece, vector, weights[k])
                 for column, part in enumerate(piece.chunk(len(p.gates), 1), p.first):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.codegen.torch_functions import TorchFunctions, torch_functions
+from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients, Upstream
 from gatefuse.kernels.loops.inputs import Sequence
 from gatefuse.kernels.loops.weight_gradients import finish, state_before
@@ -39,7 +40,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     slots = [kept.saved[r] if r >= 0 else gates[g] for r, g in zip(shape.R, shape.X, strict=True)]
     states = [state_before(loop, kept, s, 0) for s in range(shape.S)]
     parameters = loop.parameters.unbind(0)
-    steps = _Steps(loop, functions, upstream)
+    steps = _Steps(loop, functions, kept, upstream)
     for turn in _turns(loop):
         part = slice(min(turn), max(turn) + 1)
         kept_then = [v[part] for v in slots], [v[part] for v in states], parameters
@@ -71,8 +72,8 @@ class _Steps:
         d_parameters: (P, W).
     """
 
-    def __init__(self, loop: Sequence, functions: TorchFunctions, upstream: Upstream):
-        self._loop, self._functions = loop, functions
+    def __init__(self, loop: Sequence, functions: TorchFunctions, kept: Forward, upstream: Upstream):
+        self._loop, self._functions, self._kept = loop, functions, kept
         self._weights, self._parameters = loop.weights(), loop.parameters.unbind(0)
         self._upstream = [upstream.output.unbind(0)]
         self._upstream += [] if upstream.rest is None else [d.unbind(0) for d in upstream.rest]
@@ -104,7 +105,9 @@ class _Steps:
                     self.d_parameters[k] += (d if live is None else torch.where(live, d, 0.0)).sum(0)
             for k in program.stage_products(phase.stage):
                 rows = self._store(k, t, d_slots)
-                if program.products[k].reduces:
+                if program.products[k].reduces == "amax":
+                    d_vectors[k] = self._of_largest(k, t, rows)
+                elif program.products[k].reduces:
                     d_vectors[k] = rows.mean(1, keepdim=True).expand_as(rows)
                 elif program.products[k].computed:
                     d_vectors[k] = torch.mm(rows, self._weights[k])
@@ -115,6 +118,12 @@ class _Steps:
         for k, buffer in self._apart.items():
             buffer[t] = d_slots[k] if live is None else torch.where(live, d_slots[k], 0.0)
         self.d_states = self._crossed(t, [torch.zeros_like(after[0]) if d is None else d for d in before], after)
+
+    def _of_largest(self, k: int, t: int, rows: Tensor) -> Tensor:
+        """The gradient of what amax k is of: the largest units share it."""
+        vector = self._kept.fed[computed_products(self._loop.cell).index(k)][t]
+        largest = vector == self._kept.saved[self._loop.program.products[k].first][t]
+        return torch.where(largest, rows.sum(1, keepdim=True) / largest.sum(1, keepdim=True), 0.0)
 
     def _store(self, k: int, t: int, d_slots: dict[int, Tensor]) -> Tensor:
         """A product's columns' gradients side by side, zero where a sample is over, whatever its factors are there."""

@@ -111,6 +111,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream, wanted: bool = T
     compiled, template, memory, _ = _backward_plan(loop.cell, x.dtype, T, B, H, whole, loop.reverse, *strides, threads)
     addresses = _given(loop, kept.output, kept.rest, kept.finals)
     addresses["sums"], addresses["d_output"] = saved.data_ptr(), upstream.output.data_ptr()
+    addresses["fed"] = kept.fed.data_ptr()
     addresses["d_rest"], addresses["d_states"] = _address(upstream.rest), d.states.data_ptr()
     addresses["d_fresh"], addresses["d_parameters"] = _address(d.fresh), d.parameters.data_ptr()
     addresses["d_x"], addresses["d_r"] = d.x.data_ptr(), d.r.data_ptr()
@@ -140,6 +141,7 @@ def _backward_plan(
     numbers = _numbers(cell, T, B, H, size, reverse, keep) | division.arguments() | {
         "sums_column": column * size, "sums_step": time * size, "sums_row": row * size,
         "x_step": (time if whole else x[0]) * size, "x_row": (row if whole else x[1]) * size, "d_rest_state": T * step,
+        "fed_product": T * step, "fed_step": step,
         "d_x_step": B * d_row, "d_x_row": d_row, "d_beside_step": B * d_row, "d_beside_row": d_row,
     }  # fmt: skip
     fed, kept = len(computed_products(cell)), kept_values(cell.program, "backward")

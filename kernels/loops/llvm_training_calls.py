@@ -150,6 +150,7 @@ class _Layer:
             "restarts": Place(blocks.mask, 0) if sizes.resets else 0,
             "sums": self._sums, "sums_column": row, "sums_row": self._columns * row,
             "sums_step": self._columns * sizes.step,
+            "fed": self._fed, "fed_product": T * sizes.step, "fed_step": sizes.step,
         }  # fmt: skip
         for s, place in enumerate(self.sequences):
             values |= {f"out{s}": place, f"step{s}": sizes.step, f"first{s}": Place(blocks.states + s, at)}
@@ -170,7 +171,6 @@ class _Layer:
             "input_bias": Place(weights + 2, 0) if form.bias else 0, "bias": Place(weights + 3, 0) if form.bias else 0,
             "pack": sizes.ahead.padded(H) * sizes.program.weighed * (H + 1),
             "kept": kept_values(sizes.program, "forward") * B * H,
-            "fed": self._fed, "fed_product": T * sizes.step, "fed_step": sizes.step,
         }  # fmt: skip
         finals = range(len(cell.states))
         return sizes.ahead, values | {f"final{s}": Place(_FINALS + s, self.number * sizes.step) for s in finals}

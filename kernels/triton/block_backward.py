@@ -5,6 +5,7 @@ import triton.language as tl
 
 from gatefuse.kernels.triton.block_forward import RUNTIME
 from gatefuse.kernels.triton.tile import (
+    MANY,
     as_mask,
     at_step,
     load_carry,
@@ -133,6 +134,8 @@ def block_backward_kernel(
         for _ in tl.static_range(len(CELL.V)):
             d_vectors = d_vectors + (zero,)
         for phase in tl.static_range(len(CELL.PHASES)):
+            if P > MANY:
+                params = load_per_unit(params_ptr, u, H, W, P)
             grads = BACKWARD(phase, slots, states, params, d_states, d_vectors)
             store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, W, CELL)
             d_columns = ()

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from gatefuse.kernels.triton.tile import (
+    MANY,
     at_step,
     begin,
     load_carry,
@@ -90,6 +91,8 @@ def block_forward_kernel(
             states = begin(fresh_ptr, states, restart, e, B * W, real, CELL)
         r = ()
         for stage in tl.static_range(1, STAGES + 1):
+            if P > MANY:  # which in registers would leave no room for others
+                params = load_per_unit(params_ptr, u, H, W, P)
             vectors = ()
             if CELL.COMPUTES[stage - 1]:
                 vectors = VECTORS(stage, make_slots(xs, r, bias, CELL, HAS_BIAS), states, params)

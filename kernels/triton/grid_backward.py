@@ -18,6 +18,7 @@ from gatefuse.kernels.triton.barrier import arrive, block_barrier, wait
 from gatefuse.kernels.triton.gate_sums import gate_weights, sum_of_gates
 from gatefuse.kernels.triton.grid_forward import RUNTIME
 from gatefuse.kernels.triton.tile import (
+    MANY,
     as_mask,
     at_step,
     load_carry,
@@ -219,6 +220,8 @@ def grid_backward_kernel(
                         if LAST > 0:
                             store_carry(d_carry_ptr, d_states, e, B * W, real, S)
                     d_vectors = _sums(partial_ptr, e, B * W, real, phase, CELL, LOADS, SLICES, BU, BB)
+                    if P > MANY:
+                        params = load_per_unit(params_ptr, u, H, W, P)
                     grads = BACKWARD(phase, slots, states, params, d_states, d_vectors)
                     store_d_slots(d_x_ptr, d_r_ptr, grads, alive, t, u, b, real, B, phase, W, CELL)
                     if CELL.PHASES[phase] > 0:

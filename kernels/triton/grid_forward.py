@@ -18,6 +18,7 @@ import triton.language as tl
 
 from gatefuse.kernels.triton.barrier import arrive, block_barrier, grid_barrier, wait
 from gatefuse.kernels.triton.tile import (
+    MANY,
     at_step,
     begin,
     load_carry,
@@ -127,6 +128,8 @@ def grid_forward_kernel(
                 states = begin(fresh_ptr, states, restart, e, B * W, real, CELL)
             r = ()
             for stage in tl.static_range(1, STAGES + 1):
+                if P > MANY:  # which in registers would leave no room for others
+                    params = load_per_unit(params_ptr, u, H, W, P)
                 if CELL.COMPUTES[stage - 1] and (UNTIL == 0 or stage <= UNTIL):
                     vectors = VECTORS(stage, make_slots(xs, r, bias, CELL, HAS_BIAS), states, params)
                     for p in tl.static_range(len(CELL.V)):

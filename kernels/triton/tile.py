@@ -127,6 +127,10 @@ def mean_of_memory(ptr, b, B, H: tl.constexpr, W: tl.constexpr, LOADS: tl.conste
     return mean_of_units(total, H)
 
 
+# More parameters than these are loaded anew where they are used.
+MANY = tl.constexpr(6)
+
+
 @triton.jit
 def load_x(x_ptr, t, T, u, b, real, B, W: tl.constexpr, CELL: tl.constexpr):
     """Each slot's part of x at step t, zero for slots without one and for steps that are none."""

@@ -26,6 +26,8 @@ def _common(program: Program) -> tuple[str, ...]:
         *(f"parameter{k}" for k in parameters),
         # the columns' sums, from one column, step and sample to the next
         *("sums", "sums_column", "sums_step", "sums_row"),
+        # computed vectors, from one product and step to the next
+        *("fed", "fed_product", "fed_step"),
         # memory for values that later parts read, by sample
         "kept",
     )
@@ -50,8 +52,6 @@ def forward_fields(program: Program) -> Fields:
         *("weight", "bias", "pack"),
         # whether sums are kept for the backward, with the slots that are x alone behind them
         "save",
-        # computed vectors, from one product and step to the next
-        *("fed", "fed_product", "fed_step"),
         # whether the output is zero where a sample has no step; else its states stay in all sequences
         "ends",
         *finals,

@@ -18,6 +18,7 @@ from gatefuse.kernels.codegen.llvm.packing import Share, pack_backward
 from gatefuse.kernels.codegen.llvm.parts import OF_UNITS, Part
 from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.product import Blocking, products
+from gatefuse.kernels.codegen.llvm.reductions import count
 from gatefuse.kernels.codegen.llvm.routines import Module
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS, Tile, define_tiles
 from gatefuse.kernels.codegen.llvm.vectors import Float
@@ -201,16 +202,29 @@ class _Backward(Tile):
             v.store(next(results), self.kept(number, row) + at, mask)
 
     def _spread(self, k: int) -> None:
-        """The gradient of what mean k is of: all units share the mean's, which is the sum of what each of them has."""
-        program, v, width = self.program, self.vectors, self.row_bytes
-        to = self.given["d_fed"] + self.state_bytes * self._fed.index(k)
-        with self.code.loop("row", 0, self.count) as place:
-            row = self.row(place)
-            found = self.mean(self._d_r + (row * len(program.columns) + program.products[k].first) * width)
+        """The gradient of what reduction k is of: of a mean all units share it, of the largest those that are."""
+        program, v, given, width = self.program, self.vectors, self.given, self.row_bytes
+        p, place = program.products[k], self._fed.index(k)
+        to = given["d_fed"] + self.state_bytes * place
+        with self.code.loop("row", 0, self.count) as number:
+            row = self.row(number)
+            found = self.reduced("mean", self._d_r + (row * len(program.columns) + p.first) * width)
+            vector = given["fed"] + given["fed_product"] * place + self._t * given["fed_step"] + row * width
+            largest = None
+            if p.reduces == "amax":
+                kept = self._saved + given["sums_column"] * p.first + row * given["sums_row"]
+                largest = v.load_spread(kept)
+                found = v.div(v.div(found, self.of_units), count(v, vector, given["H"], largest))
+
+            def store(unit: Number, mask: Any, found: Any = found, largest: Any = largest) -> None:
+                at = unit * self.kind.size
+                if largest is not None:
+                    own = v.compare("==", v.load(vector + at, mask), largest)
+                    found = v.select(own, found, v.number(0.0))
+                v.store(found, to + row * width + at, mask)
+
             with self.my_units() as first:
-                self.each_vector(
-                    first, 1, lambda _, unit, mask: v.store(found, to + row * width + unit * self.kind.size, mask)
-                )
+                self.each_vector(first, 1, lambda _, unit, mask: store(unit, mask))
 
     def _product(self, k: int) -> None:
         """The gradient of product k's vector: its state's, to which it is added, or a computed one's."""

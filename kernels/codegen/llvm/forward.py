@@ -150,7 +150,7 @@ class _Forward(Tile):
         part = self._parts["update" if stage == program.stages else f"vectors_{stage + 1}"]
         for place, k in enumerate(program.reduced(stage)):
             with code.loop("row", 0, self.count) as row:
-                found = self.mean(code.load_number(self._vector(k, row)))
+                found = self.reduced(program.products[k].reduces, code.load_number(self._vector(k, row)))
                 self.vectors.store(found, self._mean(place, row))
         if not stage_columns(program, stage):
             self._pass(part, stage)

@@ -15,9 +15,9 @@ from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm.code import I8, I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
-from gatefuse.kernels.codegen.llvm.means import mean, unit_share
 from gatefuse.kernels.codegen.llvm.packing import Share, share_of
 from gatefuse.kernels.codegen.llvm.product import Blocking
+from gatefuse.kernels.codegen.llvm.reductions import reduced, unit_share
 from gatefuse.kernels.codegen.llvm.team import define_run, meet
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 
@@ -184,9 +184,9 @@ class Tile:
         """Where a value that later parts read is kept, of a row, unit 0."""
         return self.given["kept"] + self.state_bytes * number + row * self.row_bytes
 
-    def mean(self, at: Number) -> Any:
-        """The mean of a row's units, in all lanes, summed in the same order for every row and every share."""
-        return mean(self.vectors, at, self.given["H"], self.of_units)
+    def reduced(self, kind: str, at: Number) -> Any:
+        """The mean or the largest of a row's units, in all lanes, found in the same order for every row and share."""
+        return reduced(self.vectors, kind, at, self.given["H"], self.of_units)
 
     @contextmanager
     def my_panels(self, count: Number) -> Iterator[Number]:

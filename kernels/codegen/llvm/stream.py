@@ -14,8 +14,8 @@ from typing import Any
 from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm.code import Code, Number
-from gatefuse.kernels.codegen.llvm.means import mean, unit_share
 from gatefuse.kernels.codegen.llvm.parts import OF_UNITS, Part
+from gatefuse.kernels.codegen.llvm.reductions import reduced, unit_share
 from gatefuse.kernels.codegen.llvm.routines import Module
 from gatefuse.kernels.codegen.llvm.stored import Stored
 from gatefuse.kernels.codegen.llvm.stream_stages import INPUT, Stage, kept, multiplied, stages
@@ -63,7 +63,8 @@ class _Layer:
         self._weights = code.variable(code.word, given["weights"].value)
         for stage in self.stages:
             for place, (product, _) in enumerate(stage.means):
-                found = mean(self.vectors, self._factor(product), given["H"], self._of_units)
+                kind, at = self.program.products[product].reduces, self._factor(product)
+                found = reduced(self.vectors, kind, at, given["H"], self._of_units)
                 self.vectors.store(found, self._means + place * self.vector)
             with code.loop("panel", 0, given["panels"]) as j:
                 self._multiply(stage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -113,11 +114,19 @@ class Vectors:
         return self.select(self.compare("<", high, a), high, a)
 
     def total(self, a: Any) -> Any:
-        """The sum of a's lanes, in all of them: halves are added, then their halves."""
+        """The sum of a's lanes, in all of them."""
+        return self._over_lanes(a, self.add)
+
+    def largest(self, a: Any) -> Any:
+        """The largest of a's lanes, in all of them; not-a-number where one is."""
+        return self._over_lanes(a, self.larger)
+
+    def _over_lanes(self, a: Any, join: Callable[[Any, Any], Any]) -> Any:
+        """Halves are joined, then their halves."""
         width = self.kind.lanes // 2
         while width:
             order = ir.Constant(ir.VectorType(I32, self.kind.lanes), [k ^ width for k in range(self.kind.lanes)])
-            a = self.add(a, self._b.shuffle_vector(a, a, order))
+            a = join(a, self._b.shuffle_vector(a, a, order))
             width //= 2
         return a
 

@@ -1,4 +1,4 @@
-"""What equations ask for while they are traced and no trace can hold: R's products and means of units.
+"""What equations ask for while they are traced and no trace can hold: R's products, means of units and the largest.
 
 Each is handed out as an input, and what it goes over is noted. The same of the same vector is the same input.
 """
@@ -51,8 +51,8 @@ class Asks:
             )
         return [self._handed(gate, "", vector) for gate in gates]
 
-    def mean(self, vector: Tensor) -> Tensor:
-        """The mean of a vector's units, which all of them have.
+    def reduction(self, kind: str, vector: Tensor) -> Tensor:
+        """The mean of a vector's units, or the largest of them, "amax", which all of them have.
 
         Raises:
             TranslationError: the vector is none of a state's shape and dtype, or has one number for all units.
@@ -64,7 +64,7 @@ class Asks:
         expression = self._expression(vector)
         if self.same_for_all(expression) or not input_names([expression]):
             raise TranslationError("must reduce values that differ by unit. Got one number for all units of a sample")
-        return self._handed(-1, "mean", vector)
+        return self._handed(-1, kind, vector)
 
     def same_for_all(self, expression: Expr) -> bool:
         """Whether a value is made of means alone, so that it is (B, 1) where the equations run."""
@@ -79,7 +79,7 @@ class Asks:
         expression = self._expression(vector)
         key = gate, reduces, id(expression)
         if key not in self._known:
-            name = self._name(gate)
+            name = self._name(gate, reduces)
             if name not in self._inputs:
                 self._inputs[name] = self._made(name)
             self._known[key] = self._inputs[name]
@@ -95,14 +95,14 @@ class Asks:
         self.vectors.append(vector)
         return len(self.vectors) - 1
 
-    def _name(self, gate: int) -> str:
+    def _name(self, gate: int, reduces: str) -> str:
         """That of a new input, which nothing else has."""
         cell, asked = self._cell, {ask.name for ask in self.asked}
         first = f"r_{cell.recurrent_gates[gate]}" if gate >= 0 else ""
         if first and first not in asked:
             return first
         taken = {*self._inputs, *(f"a_{each}" for each in cell.gates), *(f"d_{state}" for state in cell.states)}
-        name = f"{first or 'mean'}_{1 + sum(ask.gate == gate for ask in self.asked)}"
+        name = f"{first or reduces}_{1 + sum(ask.gate == gate for ask in self.asked)}"
         while name in taken or f"d_{name}" in taken:
             name += "_"
         return name

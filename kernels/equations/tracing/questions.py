@@ -46,7 +46,7 @@ class Watch(TorchFunctionMode):
     Args:
         name: of the cell, for messages.
         record: is told what the equations call, and where gradients end.
-        mean: gives the mean of a vector's units, at which the trace is cut.
+        cut: gives the mean or the largest of a vector's units, at which the trace is cut.
         share: one part of as many as there are units.
 
     Attributes:
@@ -54,12 +54,12 @@ class Watch(TorchFunctionMode):
         refused: for the first question that was.
     """
 
-    def __init__(self, name: str, record: Record, mean: Callable[[Tensor], Tensor], share: Tensor):
+    def __init__(self, name: str, record: Record, cut: Callable[[str, Tensor], Tensor], share: Tensor):
         super().__init__()
         self.asked_dtype = False
         self.refused: TranslationError | None = None
         self._name, self._record = name, record
-        self._mean, self._share = mean, share
+        self._cut, self._share = cut, share
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -105,7 +105,7 @@ class Watch(TorchFunctionMode):
 
     def _reduced(self, name: str, args: Any, kwargs: Any) -> Tensor:
         try:
-            return reduced(name, args, kwargs, self._mean, self._share)
+            return reduced(name, args, kwargs, self._cut, self._share)
         except TranslationError as error:
             # the equations go on, as after an operator that can't be translated
             refused = self._refuse(str(error))

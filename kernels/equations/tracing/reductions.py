@@ -1,4 +1,5 @@
-"""Reductions over a row's units as torch's functions name them, each made of means, at which a trace is cut.
+"""Reductions over a row's units as torch's functions name them, each made of what a trace is cut at: means, or the
+largest value.
 
 A mean is of the size of what it is of, where a sum may be too large for 16 bits; so means are what drivers compute.
 
@@ -16,13 +17,17 @@ from gatefuse.kernels.equations.operators import REDUCTIONS, TranslationError
 
 # Names of arguments after the tensor, in their order, and those that are given by name alone.
 _ARGUMENTS = dict.fromkeys(REDUCTIONS, ("dim", "keepdim")) | {"var": ("dim", "unbiased", "keepdim")}
-_NAMED = {name: frozenset(("dtype",)) for name in REDUCTIONS} | {"var": frozenset(("correction",))}
+_NAMED = {name: frozenset(("dtype",)) for name in REDUCTIONS} | {
+    "var": frozenset(("correction",)),
+    "amax": frozenset(),
+}
 
 
 def reduced(
-    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], mean: Callable[[Tensor], Tensor], share: Tensor
+    name: str, args: Sequence[Any], kwargs: Mapping[str, Any], cut: Callable[[str, Tensor], Tensor], share: Tensor
 ) -> Tensor:
-    """What torch's function of that name gives, made of what ``mean`` gives, the mean of a vector's units.
+    """What torch's function of that name gives, made of what ``cut`` gives: of "mean" or "amax" and a vector, that of
+    its units.
 
     Args:
         share: one part of as many as there are units.
@@ -39,13 +44,15 @@ def reduced(
             f"must reduce over the units and keep the dimension, as v.{name}(-1, keepdim=True). Got {name} with {asked}"
         )
     vector = given["input"]
-    of_units = mean(vector)
+    if name == "amax":
+        return cut("amax", vector)
+    of_units = cut("mean", vector)
     if name == "mean":
         return of_units
     if name == "sum":
         return of_units / share
     apart = vector - of_units
-    spread, correction = mean(apart * apart), _correction(given)
+    spread, correction = cut("mean", apart * apart), _correction(given)
     return spread / (1 - correction * share) if correction else spread
 
 

@@ -169,7 +169,7 @@ class _Run:
         record = Record(cell, self.graph, self.dtype)
         inputs = {name: record.input(name, example(self.dtype).requires_grad_()) for name in self.names}
         self.asks = asks = Asks(cell, record, inputs, self.dtype)
-        watch = Watch(cell.name, record, asks.mean, record.share(example(self.dtype)))
+        watch = Watch(cell.name, record, asks.reduction, record.share(example(self.dtype)))
         R = _Recurrence(self, asks)
         beside = {name: inputs[f"x_{name}"] for name in cell.inputs}
         parts = [inputs[f"x_{g}"] for g in cell.input_gates]

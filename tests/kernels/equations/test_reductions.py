@@ -6,10 +6,12 @@ from torch import sigmoid, tanh
 from torch.testing import assert_close
 
 from gatefuse import Recurrent, cell, source
+from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.task import Request
 from tests.kernels.equations.agreement import B, H, I, agree
 from tests.support import made_up_cells
+from tests.support.oracle import check, make_task
 
 
 def of(equations, gates="a"):
@@ -30,6 +32,8 @@ def of(equations, gates="a"):
         lambda x, R, h: tanh(x.a + R.a(h)) - h.mean(-1, keepdim=True).detach(),
         lambda x, R, h: tanh(x.a + R.a(h) - h.detach().mean(-1, keepdim=True) * h.mean(-1, keepdim=True)),
         lambda x, R, h: tanh(torch.mean(x + R(h), -1, keepdim=True).a + x.a),
+        lambda x, R, h: tanh(x.a + R.a(h.amax(-1, True) - h)),
+        lambda x, R, h: tanh(x.a + R.a(h).clamp(-0.1, 0.1).amax(dim=-1, keepdim=True) * h),
         lambda x, R, h: torch.where(h > h.mean(-1, keepdim=True), tanh(x.a), R.a(h)),
     ],
 )
@@ -37,6 +41,38 @@ def test_every_driver_agrees_with_the_plain_loop(equations):
     unit = of(equations)
     assert unit.refusal == ""
     agree(unit)
+
+
+def softmaxed(x, R, h, c):
+    """A softmax over units, and ties among them"""
+    a = (x.a + R.a(h)).clamp(-0.3, 0.3)
+    e = torch.exp(a - a.amax(-1, keepdim=True))
+    s = e / e.sum(-1, keepdim=True)
+    return tanh(x.b + R.b(s * h) + 0.3 * (a * s).amax(-1, keepdim=True)), 0.5 * c + s * a.amax(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("size", [6, 20, 130])
+@pytest.mark.parametrize("options", [{}, {"lengths": True, "resets": True, "fresh": True}, {"reverse": True}], ids=str)
+@pytest.mark.parametrize("name", ["script", "aten", "llvm"])
+def test_the_largest_unit(name, options, size):
+    unit = of(softmaxed, "a b")
+    assert [p.reduces for p in unit.program.products] == ["", "amax", "mean", "", "amax"]
+    check(driver(name), make_task(unit, 3, 2, size, **options), torch.float32)
+
+
+def test_the_largest_units_share_the_gradient():
+    unit = of(lambda x, R, h: x.a + h.amax(-1, keepdim=True), "a:x")
+    h = torch.tensor([[1.0, 3.0, 3.0, 2.0], [1.0, 3.0, 3.0, 3.0]])
+    for name in ("eager", "script", "aten", "llvm"):
+        layer, states = Recurrent(unit, I, 4, driver=name), h[None].clone().requires_grad_()
+        layer(torch.randn(1, 2, I), states)[0].sum().backward()
+        assert_close(states.grad[0], torch.tensor([[0, 2, 2, 0], [0, 4 / 3, 4 / 3, 4 / 3]]))
+
+
+def test_gpu_kernels_take_no_largest_unit():
+    request = Request(of(softmaxed, "a b"), torch.device("cpu"), torch.float32, 3, B, H)
+    for name in ("step", "block", "grid"):
+        assert driver(name).refusal(request) == "its kernels take no largest value over units, amax"
 
 
 def test_no_gradient_goes_through_what_no_grad_reduces():
@@ -108,10 +144,10 @@ def test_names_that_generated_code_would_take_are_left_to_the_cell():
     layer = Recurrent(unit, I, H, dtype=torch.float64)
     x = torch.randn(4, B, I, dtype=torch.float64)
     found = {}
-    for driver in ("eager", "script", "aten", "llvm"):
-        layer.driver = driver
+    for name in ("eager", "script", "aten", "llvm"):
+        layer.driver = name
         output, _ = layer(x)
-        found[driver] = [output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))]
+        found[name] = [output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))]
     for each in found.values():
         assert_close(each, found["eager"])
 
@@ -158,8 +194,8 @@ def test_sources_can_be_read():
 
 
 def test_what_no_driver_takes_runs_by_the_plain_loop():
-    unit = of(lambda x, R, h: sigmoid(x.a + R.a(h)) - h.amax(-1, keepdim=True))
-    with pytest.raises(TranslationError, match="Got amax, which can't be translated"):
+    unit = of(lambda x, R, h: sigmoid(x.a + R.a(h)) - h.amin(-1, keepdim=True))
+    with pytest.raises(TranslationError, match="Got amin, which can't be translated"):
         _ = unit.program
     request = Request(unit, torch.device("cpu"), torch.float32, 3, B, H)
     from gatefuse.kernels.plan import choose
