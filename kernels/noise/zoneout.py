@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import where
+from torch import Tensor, where
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
@@ -57,13 +57,14 @@ def zoned_out(probabilities: Mapping[str, float], cell: Cell) -> Cell:
 
 
 def _change(cell: Cell, probabilities: Mapping[str, float]) -> Callable[[Callable[..., Any], bool], Callable[..., Any]]:
-    # by state, the input's name and the probability; beyond the states, what the equations return too much is left to
-    # the checks of any cell
+    # by state, the input's name and the probability; what equations must not return is left to the checks of any cell
     kept = tuple([(f"zoneout_{state}", float(probabilities.get(state, 0.0))) for state in cell.states])
 
     def change(equations: Callable[..., Any], training: bool) -> Callable[..., Any]:
         def in_training(x, R, *states, **named):
             new = equations(x, R, *states, **named)
+            if not isinstance(new, (tuple, Tensor)):
+                return new
             found = list(new) if isinstance(new, tuple) else [new]
             for k, (name, p) in enumerate(kept):
                 if p and k < len(found):
@@ -72,6 +73,8 @@ def _change(cell: Cell, probabilities: Mapping[str, float]) -> Callable[[Callabl
 
         def expected(x, R, *states, **named):
             new = equations(x, R, *states, **named)
+            if not isinstance(new, (tuple, Tensor)):
+                return new
             found = list(new) if isinstance(new, tuple) else [new]
             for k, (_, p) in enumerate(kept):
                 if p and k < len(found):
