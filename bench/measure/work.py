@@ -34,12 +34,12 @@ def traffic(group: Group) -> Traffic:
     """The least that one call of a group needs."""
     s, training = group.shape, group.mode == "training"
     cell = find_cell(s.cell)
-    G, S = len(cell.input_gates) + len(cell.recurrent_gates), len(cell.states)
+    S, learned = len(cell.states), len(cell.input_biases) + len(cell.recurrent_biases) + len(cell.parameters)
     steps, D = s.T * s.B * s.fill, s.directions
     flop = numbers = 0.0
     for size in [s.I] + [s.H * D] * (s.layers - 1):
         products = D * (input_products(cell, size, s.H) + recurrent_products(cell, s.H))
-        weights = products + D * (G + len(cell.parameters)) * s.H
+        weights = products + D * (learned * s.H - len(cell.scalars) * (s.H - 1))
         x, output, others = steps * size, steps * D * s.H, steps * D * s.H * (S - 1)
         flop += (6 if training else 2) * steps * products
         numbers += x + weights + output

@@ -50,21 +50,28 @@ class Prepared(NamedTuple):
     states: tuple[int, ...]
 
     @staticmethod
-    def of(version: Cell, x: Tensor, states: Sequence[int], form: Form) -> Prepared:
-        """For inputs like x (T, B, I), whose features lie side by side, and states (L * D, B, H)."""
+    def of(version: Cell, x: Tensor, states: Sequence[int], form: Form, inputs: Sequence[Tensor] = ()) -> Prepared:
+        """For an input like x (T, B, I), whose features lie side by side, states (L * D, B, H), and inputs beside the
+        gates like these."""
         T, B, _ = x.shape
         sizes = x.dtype, x.shape, x.stride(), states[2], form
-        schedule = _schedule(version, *sizes, False, False, (), *_settings(T, B))
+        schedule = _schedule(version, *sizes, False, False, differs(inputs), *_settings(T, B))
         return Prepared(schedule, form, (T, B, form.directions * states[2]), tuple(states))
 
     def run(
-        self, version: Cell, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+        self,
+        version: Cell,
+        x: Tensor,
+        states: Sequence[Tensor],
+        weights: Sequence[Tensor],
+        inputs: Sequence[Tensor] = (),
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As ``layers``; x is only asked where it lies."""
         output = x.new_empty(self.output)
         finals = [x.new_empty(self.states) for _ in states]
         given = dense(version, self.form, weights, self.schedule.shapes, x)
-        run_all(self.schedule.runs, self.schedule.bytes, [x, output, *finals, *states, *given], x)
+        blocks = [x, output, *finals, *states, *given, *wide(inputs, self.output[2] // self.form.directions)]
+        run_all(self.schedule.runs, self.schedule.bytes, blocks, x)
         return output, tuple(finals)
 
 
@@ -247,8 +254,8 @@ class Steps:
         self._fresh = True  # weights are to be laid out by the next step
 
     def run(self, x: Tensor, inputs: Sequence[Tensor] = ()) -> Tensor:
-        """A step of x (B, I) and inputs (B, H), or 1 in the place of B or H; the output (B, H) lies where the last one's
-        did."""
+        """A step of x (B, I) and inputs (B, H), or 1 in the place of B or H; the output (B, H) lies where the last
+        one's did."""
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given.detach())
         if available() != self._threads:  # as they were set, or in a child of a fork

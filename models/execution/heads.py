@@ -1,7 +1,7 @@
 """Layers with heads: R is block-diagonal, so that each head is a recurrence of its own units, beside the others.
 
 Equations mix no units but by R. So what a layer with n heads computes are n layers of H / n units, of the same input,
-whose results lie side by side, as those of two directions do.
+whose results lie side by side, as those of two directions do; or some of them as one layer, with zeros between them.
 """
 
 from __future__ import annotations
@@ -27,30 +27,33 @@ from gatefuse.models.layers.layout import block_diagonal
 # Runs a call of layers without heads.
 Run = Callable[[Cell, Call, Form], Results]
 
-# What a head must take so many multiplications to run by itself, and sums of so many units: with fewer, products of all
-# units, most of them with zeros, are done sooner. On an AMD EPYC an LSTM of H 256 took 0.6 of the time with 4 heads, as
-# long with 16, and 1.9 times as long with 32, in 64 steps of one sample.
-_MANY = 2**22
-_FEW = 16
+# So many units at least run by themselves, where that takes so many multiplications at least: with fewer, products of
+# all units, most of them with zeros, are done sooner. On an AMD EPYC, in 64 steps of an LSTM of H 512, parts of 16, 32,
+# 64, 128 and 512 units took 1.21, 0.81, 0.70, 0.78 and 3.26 ms for one sample, and 6.4, 3.2, 3.5, 8.5 and 10.5 for 16.
+_UNITS = 64
+_MANY = 2**21
 # Drivers that begin once for all steps; others do for each.
 _ONCE = ("auto", "llvm", "vendor", "block", "grid")
 _STEPS = 64  # and samples, where their number isn't known
 
 
-def run_apart(cell: Cell, call: Call, wanted: str, heads: int) -> bool:
-    """Whether each head had better run by itself, rather than all at once with zeros between them.
+def apart(cell: Cell, call: Call, wanted: str, heads: int) -> int:
+    """How many parts of the heads run by themselves, each of some with zeros between them; 1 where all run at once.
 
-    On a GPU they had not, as each would wait for those before; but where the driver that is asked for can't run all.
+    On a GPU all do, as each part would wait for those before; but where the driver that is asked for can't run all.
     """
-    if wanted != "auto" and driver(wanted).refusal(Request(*request_of(cell, call))):
-        return True
     H = call.states[0].shape[-1]
-    if H // heads < _FEW or call.x.device.type != "cpu":
-        return False
-    each = len(cell.recurrent_gates) * H * (H // heads)
+    if heads == H:  # without a product
+        return 1
+    if wanted != "auto" and driver(wanted).refusal(Request(*request_of(cell, call))):
+        return heads
+    parts = next(heads // n for n in range(1, heads + 1) if not heads % n and (n == heads or n * H // heads >= _UNITS))
+    if parts == 1 or call.x.device.type != "cpu":
+        return 1
+    each = len(cell.recurrent_gates) * H * (H // parts)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return each * _STEPS >= _MANY
-    return each * call.B * (call.T if wanted in _ONCE else 1) >= _MANY
+        return parts if each * _STEPS >= _MANY else 1
+    return parts if each * call.B * (call.T if wanted in _ONCE else 1) >= _MANY else 1
 
 
 def run_heads(cell: Cell, call: Call, form: Form, heads: int, wanted: str, run: Run) -> Results:
@@ -68,21 +71,23 @@ def run_heads(cell: Cell, call: Call, form: Form, heads: int, wanted: str, run: 
         ValueError: as check_cell.
     """
     check_cell(cell)
-    if not run_apart(cell, call, wanted, heads):
+    number = apart(cell, call, wanted, heads)
+    if number == 1:
         other, weights = at_once(cell, call.weights, form, heads)
         return run(other, call._replace(weights=weights), form)
     if form.batch_first:
         call = call._replace(x=call.x.transpose(0, 1))
-    sequences, finals = by_heads(call, form, heads, partial(run, cell))
+    sequences, finals = by_parts(call, form, heads, number, partial(run, cell))
     return tuple([s.transpose(0, 1) for s in sequences]) if form.batch_first else sequences, finals
 
 
 def explain_heads(cell: Cell, call: Call, form: Form, heads: int, wanted: str) -> Plan:
     """Which driver would run layers with heads, and how; arguments and errors are run_heads'."""
     check_cell(cell)
-    if run_apart(cell, call, wanted, heads):
-        found, how = cell, "each of {} heads"
-        call = parts(call, 0, form.directions, form.num_layers, heads)[0]
+    number = apart(cell, call, wanted, heads)
+    if number > 1:
+        found, how = cell, "each of {} heads" if number == heads else f"each of {number} parts of {{}} heads"
+        call = parts(call, 0, form, heads, number)[0]
     else:
         found, _ = at_once(cell, call.weights, form, heads)
         zeros, numbers = (
@@ -109,7 +114,7 @@ def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tu
     each = len(weights) // (form.directions * form.num_layers)
     M = len(cell.recurrent_gates)
     # a file knows the cell that was written alone
-    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting() and not cell.inputs
+    numbers_will_do = weights[1].shape[1] == 1 and M and not exporting()
     made = elementwise(cell.serial, form.bias) if numbers_will_do else cell
     if made is cell or untranslatable(made.serial):
         return cell, [block_diagonal(w, heads) if k % each == 1 else w for k, w in enumerate(weights)]
@@ -126,13 +131,14 @@ def at_once(cell: Cell, weights: Sequence[Tensor], form: Form, heads: int) -> tu
     return made, found
 
 
-def by_heads(call: Call, form: Form, heads: int, run: Callable[[Call, Form], Results]) -> Results:
-    """Run each head of each layer by itself.
+def by_parts(call: Call, form: Form, heads: int, number: int, run: Callable[[Call, Form], Results]) -> Results:
+    """Run parts of the heads of each layer by themselves.
 
     Args:
         call: with x of shape (T, B, I), and each R of shape (G * H, H / heads).
         form: the layers'; x is time first whatever it says.
-        run: runs a call of one layer, of a head's units.
+        number: of parts.
+        run: runs a call of one layer, of a part's units.
 
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
@@ -145,21 +151,25 @@ def by_heads(call: Call, form: Form, heads: int, run: Callable[[Call, Form], Res
         if layer and form.dropout:
             x = drop(x, form.dropout)
         given = call._replace(x=x, all_states=call.all_states and layer == L - 1)
-        results = [run(part, each) for part in parts(given, layer, D, L, heads)]
+        results = [run(part, each) for part in parts(given, layer, form, heads, number)]
         sequences = tuple([_joined(column, D) for column in zip(*[found for found, _ in results], strict=True)])
         last.append([torch.cat(column, -1) for column in zip(*[finals for _, finals in results], strict=True)])
         x = sequences[0]
     return sequences, tuple([torch.cat(column) for column in zip(*last, strict=True)])
 
 
-def parts(call: Call, layer: int, D: int, L: int, heads: int) -> list[Call]:
-    """The calls of a layer's heads."""
-    rows, each = slice(layer * D, (layer + 1) * D), len(call.weights) // L
-    H = call.states[0].shape[-1]
-    states = [_units(s[rows], heads) for s in call.states]
-    weights = [_rows(w, heads, H) for w in call.weights[layer * each : (layer + 1) * each]]
-    fresh = None if call.fresh is None else [_units(s[rows], heads) for s in call.fresh]
-    inputs = [_units(a[rows] if a.shape[0] > 1 else a, heads) for a in call.inputs]
+def parts(call: Call, layer: int, form: Form, heads: int, number: int) -> list[Call]:
+    """The calls of a layer's parts, of some heads each, with zeros between these."""
+    D, n = form.directions, len(call.weights) // (form.directions * form.num_layers)
+    rows, H = slice(layer * D, (layer + 1) * D), call.states[0].shape[-1]
+    states = [_units(s[rows], number) for s in call.states]
+    weights = [_rows(w, number, H) for w in call.weights[layer * D * n : (layer + 1) * D * n]]
+    if number < heads:
+        weights = [
+            [block_diagonal(part, heads // number) for part in w] if k % n == 1 else w for k, w in enumerate(weights)
+        ]
+    fresh = None if call.fresh is None else [_units(s[rows], number) for s in call.fresh]
+    inputs = [_units(a[rows] if a.shape[0] > 1 else a, number) for a in call.inputs]
     return [
         call._replace(
             states=tuple([s[k] for s in states]),
@@ -167,27 +177,27 @@ def parts(call: Call, layer: int, D: int, L: int, heads: int) -> list[Call]:
             fresh=None if fresh is None else tuple([s[k] for s in fresh]),
             inputs=tuple([a[k] for a in inputs]),
         )
-        for k in range(heads)
+        for k in range(number)
     ]
 
 
-def _units(state: Tensor, heads: int) -> Sequence[Tensor]:
-    """Each head's units of a state (D, B, H), in memory of their own, as loops read them; or of what has 1 in the place
+def _units(state: Tensor, number: int) -> Sequence[Tensor]:
+    """Each part's units of a state (D, B, H), in memory of their own, as loops read them; or of what has 1 in the place
     of H, as all units have the same."""
     if state.shape[-1] == 1:
-        return [state] * heads
-    return [part.contiguous() for part in state.chunk(heads, -1)]
+        return [state] * number
+    return [part.contiguous() for part in state.chunk(number, -1)]
 
 
-def _rows(weight: Tensor, heads: int, H: int) -> Sequence[Tensor]:
-    """Each head's rows of a weight (gates * H, ...), gate by gate."""
+def _rows(weight: Tensor, number: int, H: int) -> Sequence[Tensor]:
+    """Each part's rows of a weight (gates * H, ...), gate by gate."""
     rest = weight.shape[1:]
-    by_head = weight.reshape(-1, heads, H // heads, *rest).transpose(0, 1)
-    return by_head.reshape(heads, -1, *rest).unbind(0)
+    by_part = weight.reshape(-1, number, H // number, *rest).transpose(0, 1)
+    return by_part.reshape(number, -1, *rest).unbind(0)
 
 
-def _joined(by_head: Sequence[Tensor], D: int) -> Tensor:
-    """Sequences (T, B, D * H) of the heads' (T, B, D * H / heads): by direction, then head."""
+def _joined(by_part: Sequence[Tensor], D: int) -> Tensor:
+    """Sequences (T, B, D * H) of the parts': by direction, then part."""
     if D == 1:
-        return torch.cat(list(by_head), -1)
-    return torch.cat([part.unflatten(-1, (D, -1)) for part in by_head], -1).flatten(-2)
+        return torch.cat(list(by_part), -1)
+    return torch.cat([part.unflatten(-1, (D, -1)) for part in by_part], -1).flatten(-2)

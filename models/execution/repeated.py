@@ -49,31 +49,34 @@ class _Known(NamedTuple):
     call: Call
 
 
-def repeated(layer: Stack, x: Any, state: Any) -> Answer | None:
+def repeated(layer: Stack, x: Any, state: Any, inputs: Any = None) -> Answer | None:
     """The results of a call without lengths, resets and all_states; None where it is to go the whole way."""
     if torch.compiler.is_compiling() or type(x) is not Tensor or x.dim() != 3 or _something_around(x):
         return None
     cell = layer.cell.current()
     forms = cell.made.get(repeated)
-    known = None if forms is None else forms.get(_key(layer, x))
+    beside = () if inputs is None else _beside(cell, inputs, x, layer.batch_first)
+    known = None if forms is None or beside is None else forms.get(_key(layer, x, beside))
     # what a parametrization computes, it is to compute once a call
-    if known is None or x.is_neg() or "parametrizations" in layer._modules:
+    if known is None or beside is None or x.is_neg() or "parametrizations" in layer._modules:
         return None
     states = _states(state, known, cell, x)
     if states is None:
         return None
     weights = layer._flat()
-    if known.needs_grad != _needs_grad(x, states, weights) or watched(*states, *weights):
+    others = *states, *beside
+    if known.needs_grad != _needs_grad(x, others, weights) or watched(*others, *weights):
         return None
     form = layer._form(layer.batch_first)
     if known.name == "vendor":
         output, finals = torch_rnn.step(x, states, weights, form)
         return output, finals
     if known.prepared is not None:
-        output, finals = known.prepared.run(cell, x, states, weights)
+        output, finals = known.prepared.run(cell, x, states, weights, beside)
     else:
         in_time = x.transpose(0, 1) if form.batch_first else x
-        found = AT_ONCE[known.name](cell, known.call._replace(x=in_time, states=states, weights=weights), form)
+        call = known.call._replace(x=in_time, states=states, weights=weights, inputs=beside)
+        found = AT_ONCE[known.name](cell, call, form)
         if found is None:
             return None
         (output,), finals = found
@@ -89,9 +92,9 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     form = layer._form(layer.batch_first)
     if type(x) is not Tensor or x.is_neg() or not call.batched or _something_around(x) or call.lengths is not None:
         return
-    if call.resets is not None or call.inputs or not runs_at_once(call, form):
+    if call.resets is not None or (layer.training and layer.draws) or not runs_at_once(call, form):
         return
-    needs_grad = _needs_grad(x, call.states, call.weights)
+    needs_grad = _needs_grad(x, (*call.states, *call.inputs), call.weights)
     if name == "vendor" and not (needs_grad and torch_rnn.is_step(layer.cell, x, layer.batch_first, call.B)):
         return
     if name in KERNELS and form.bidirectional:
@@ -103,19 +106,21 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     if name == "llvm" and not needs_grad and (x.stride(2) == 1 or x.shape[2] == 1):
         from gatefuse.kernels.loops.llvm_layers import Prepared
 
-        prepared = Prepared.of(cell, x.transpose(0, 1) if layer.batch_first else x, shape, form)
+        in_time = x.transpose(0, 1) if layer.batch_first else x
+        prepared = Prepared.of(cell, in_time, shape, form, call.inputs)
     forms = cell.made.setdefault(repeated, {})
     if len(forms) >= _MOST:
         forms.clear()
-    form_alone = call._replace(x=x.new_empty(0), states=(), weights=[])
-    forms[_key(layer, x)] = _Known(name, needs_grad, prepared, tuple(shape), first, form_alone)
+    form_alone = call._replace(x=x.new_empty(0), states=(), weights=[], inputs=())
+    forms[_key(layer, x, call.inputs)] = _Known(name, needs_grad, prepared, tuple(shape), first, form_alone)
 
 
-def _key(layer: Stack, x: Tensor) -> tuple[Any, ...]:
+def _key(layer: Stack, x: Tensor, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
     threads = (torch.get_num_threads(), available()) if x.is_cpu else tf32_allowed()
     return (
         x.shape, x.stride(), x.dtype, x.device, layer.input_size, layer.hidden_size, layer._form(layer.batch_first),
         layer.driver, torch.is_grad_enabled(), threads, torch.are_deterministic_algorithms_enabled(),
+        *[a.shape for a in inputs],
     )  # fmt: skip
 
 
@@ -127,6 +132,20 @@ def _something_around(x: Tensor) -> bool:
         or autocast_on(x.device)
         or torch.jit.is_tracing()
     )
+
+
+def _beside(cell: Cell, inputs: Any, x: Tensor, batch_first: bool) -> tuple[Tensor, ...] | None:
+    """The inputs beside the gates as a Call has them, where there is nothing to say about them but their shapes."""
+    if type(inputs) is not dict or inputs.keys() != set(cell.inputs):
+        return None
+    found = []
+    for name in cell.inputs:
+        a = inputs[name]
+        if type(a) is not Tensor or a.dtype != x.dtype or a.device != x.device or a.is_neg() or a.dim() not in (2, 3):
+            return None
+        a = a.unsqueeze(-1) if a.dim() == 2 else a
+        found.append((a.transpose(0, 1) if batch_first else a).unsqueeze(0))
+    return tuple(found)
 
 
 def _needs_grad(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:

@@ -170,8 +170,8 @@ class Stack:
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
     ) -> tuple[Any, Any]:
         draws = self.training and self.draws
-        plain = lengths is resets is reset_state is inputs is None and not all_states and not self.parted
-        if plain and not draws and (found := repeated(self, x, state)):
+        plain = lengths is resets is reset_state is None and not all_states and not self.parted
+        if plain and not draws and (found := repeated(self, x, state, inputs)):
             return found
         if isinstance(x, PackedSequence):
             packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states, inputs)

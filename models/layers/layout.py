@@ -70,5 +70,8 @@ def for_all_units(number: Tensor, H: int) -> Tensor:
 def block_diagonal(weight: Tensor, heads: int) -> Tensor:
     """The rows (G * H, H) that those of so many heads, (G * H, H / heads), stand for."""
     h = weight.size(1)
-    blocks = weight.view(-1, heads, h, h)  # gate, head, unit, unit before
-    return torch.diag_embed(blocks.permute(0, 2, 3, 1)).permute(0, 3, 1, 4, 2).reshape(-1, heads * h)
+    H = heads * h
+    rows = weight.reshape(-1, heads, h, h).transpose(1, 2)  # gate, unit, head, unit before
+    # h numbers and H zeros a head, cut anew every H: each head's numbers begin h further to the right than the last's
+    wide = torch.nn.functional.pad(rows, [0, H]).flatten(2)[:, :, : heads * H]
+    return wide.reshape(-1, h, heads, H).transpose(1, 2).reshape(-1, H)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gatefuse import cell
 from gatefuse.bench.measure import peaks as module
 from gatefuse.bench.measure.clocks import CpuClock
 from gatefuse.bench.measure.peaks import Limits
@@ -47,6 +48,14 @@ def test_bytes_are_inputs_weights_and_outputs_and_in_training_states_and_gradien
     assert traffic(replace(training, dtype="bfloat16")).bytes == traffic(training).bytes / 2
     both = of(LSTM, bidirectional=True).bytes
     assert both == 4 * (x + 2 * weights + 2 * output)
+
+
+def test_bytes_of_what_is_learned_alone():
+    equations = find_cell("peephole_lstm").equations
+    whole = cell(gates="i f g o")(equations)
+    fewer = cell(gates="i f g o", bias="i f:x", scalars="p_i")(equations)
+    numbers = [traffic(replace(LSTM, shape=replace(LSTM.shape, cell=each))).bytes / 4 for each in (whole, fewer)]
+    assert numbers[0] - numbers[1] == 5 * H + H - 1  # biases: f's beside R, both of g's and of o's
 
 
 def test_meetings_are_steps_times_stages():

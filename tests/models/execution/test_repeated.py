@@ -12,6 +12,7 @@ from gatefuse.kernels.drivers.llvm import refusal
 from gatefuse.kernels.task import Request
 from gatefuse.models.execution.repeated import repeated
 from gatefuse.models.layers.base import Stack
+from tests.support.cells_with_inputs import aging
 
 _ANY = Request(LSTM(1, 1).cell, torch.device("cpu"), torch.float32, 1, 1, 1)
 pytestmark = pytest.mark.skipif(bool(refusal(_ANY)), reason="no code is compiled here")
@@ -352,3 +353,22 @@ def test_projections_go_to_torch():
         LSTM(3, 5)(x)
         LSTM(3, 5)(x)
         assert LSTM(3, 5, proj_size=2)(x)[0].shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_inputs_beside_the_gates_are_those_of_the_call(batch_first):
+    """Also in another order, or of another shape; what is wrong is refused as the first time."""
+    layer = Recurrent(aging, 3, 5, num_layers=2, bidirectional=True, batch_first=batch_first)
+    oracle = copy.deepcopy(layer)
+    oracle.driver = "eager"
+    x, lead = torch.rand(6, 4, 3), (6, 4)
+    with torch.no_grad():
+        for size in (lead, (*lead, 5), (*lead, 1), (1, 4) if batch_first else (6, 1)):
+            for _ in range(3):
+                age, left = torch.rand(size), torch.rand(lead)
+                expected = oracle(x, inputs={"age": age, "left": left})
+                assert_close(layer(x, inputs={"age": age, "left": left}), expected)
+                assert_close(layer(x, inputs={"left": left, "age": age}), expected)
+        for wrong in (None, {"age": age}, {"age": age, "left": left.T}, {"age": age, "left": left.double()}):
+            with pytest.raises((ValueError, RuntimeError), match="input"):
+                layer(x, inputs=wrong)

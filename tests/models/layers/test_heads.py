@@ -33,10 +33,11 @@ MIXING = ("layer_norm_lstm", "layer_norm_gru")  # by means over all units
 CELLS = (*[name for name in cell_names() if name not in MIXING and not find_cell(name).inputs], mixed)
 
 
-@pytest.fixture(params=[True, False], ids=["apart", "at once"])
+@pytest.fixture(params=["apart", "at once"])
 def apart(request, monkeypatch):
     """Each head by itself, or all at once with zeros between them, whichever sizes are taken for."""
-    monkeypatch.setattr("gatefuse.models.execution.heads.run_apart", lambda *_: request.param)
+    number = (lambda cell, call, wanted, heads: heads) if request.param == "apart" else lambda *_: 1
+    monkeypatch.setattr("gatefuse.models.execution.heads.apart", number)
     return request.param
 
 
@@ -117,9 +118,11 @@ def test_every_driver(name, options, each, apart):
         assert_close(layer(x, states), whole(layer)(x, states))
 
 
+@pytest.mark.parametrize(("heads", "parts"), [(2, 2), (2, 1), (16, 1)])
 @pytest.mark.parametrize("name", ["step", "block", "grid"])
-def test_kernels(name, apart):
-    layer = Recurrent(mixed, I, 16, bidirectional=True, driver=name, heads=2)
+def test_kernels(name, heads, parts, monkeypatch):
+    monkeypatch.setattr("gatefuse.models.execution.heads.apart", lambda *_: parts)
+    layer = Recurrent(mixed, I, 16, bidirectional=True, driver=name, heads=heads)
     if why := driver_named(name).refusal(Request(mixed, torch.device("cpu"), torch.float32, 3, 2, 8)):
         pytest.skip(why)
     x = torch.randn(3, 2, I)
@@ -158,20 +161,6 @@ def test_a_head_for_each_unit_in_every_driver(name, options):
     assert_same(layer, *given(layer), lengths=[T, 1, 2, 5], all_states=True)
 
 
-@pytest.mark.parametrize("name", ["step", "block", "grid"])
-def test_a_head_for_each_unit_in_kernels(name):
-    layer = Recurrent(mixed, I, 8, driver=name, heads=8)
-    if why := driver_named(name).refusal(Request(mixed, torch.device("cpu"), torch.float32, 3, 2, 8)):
-        pytest.skip(why)
-    x = torch.randn(3, 2, I)
-    found = layer(x)
-    ours = gradients(found, list(layer.parameters()))
-    layer.driver = "eager"
-    expected = layer(x)
-    assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    assert_close(ours, gradients(expected, list(layer.parameters())), rtol=1e-3, atol=1e-3)
-
-
 def test_a_head_for_each_unit_is_an_independently_recurrent_network():
     """Whose cell has its weights as a parameter."""
     layer = Recurrent(cell(gates="a")(lambda x, R, h: torch.relu(x.a + R.a(h))), I, H, bias=False, **DOUBLE, heads=H)
@@ -202,6 +191,11 @@ def test_inputs_beside_the_gates(name, heads, apart):
     for key in inputs:
         ours, theirs = (gradients(each(x, inputs=inputs), [inputs[key]])[0] for each in (layer, full))
         assert_close(ours, theirs)
+    if name == "llvm":
+        layer = Recurrent(aged, I, H, **DOUBLE, heads=heads)
+        step = {"a": torch.rand(B, 1, **DOUBLE), "age": torch.rand(B, H, **DOUBLE)}
+        expected, _ = layer(x[:1], inputs={key: value[None] for key, value in step.items()})
+        assert_close(Stepper(layer, B).step(x[0].detach(), step), expected[0].detach())
 
 
 @pytest.mark.parametrize("heads", [HEADS, H])
@@ -221,6 +215,15 @@ def test_noise_is_drawn_as_in_one_layer_of_all_units(heads, apart):
     torch.manual_seed(1)
     assert_close(dropping(x)[0], found)
     assert not torch.allclose(dropping(x)[0], found)
+
+
+@pytest.mark.parametrize("each", ["slstm", mixed], ids=["slstm", "mixed"])
+def test_parts_of_some_heads(each, monkeypatch):
+    monkeypatch.setattr("gatefuse.models.execution.heads.apart", lambda *_: 2)
+    layer = Recurrent(each, I, 2 * H, 2, bidirectional=True, **DOUBLE, heads=2 * HEADS)
+    x = torch.randn(T, B, I, **DOUBLE, requires_grad=True)
+    assert_same(layer, x)
+    assert_same(layer, x, **masks(), all_states=True)
 
 
 def test_packed_sequences(apart):
@@ -268,11 +271,16 @@ def test_plans_say_what_runs():
     large.driver = "eager"
     assert large.plan(torch.randn(64, B, I)).reason.startswith("for all 4 heads at once, ")
     assert large.plan(torch.randn(64, 64, I)).reason.startswith("for each of 4 heads, ")
-    layer = Recurrent("peephole_lstm", I, 256, heads=4)
+    small = Recurrent("peephole_lstm", I, 256, heads=32)
+    assert small.plan(torch.randn(64, B, I)).reason.startswith("for each of 4 parts of 32 heads, ")
+    many = Recurrent("peephole_lstm", I, 256, heads=256)
+    assert many.plan(torch.randn(64, B, I)).reason.startswith("for all 256 units, each a head of its own, ")
     x = torch.randn(64, B, I)
+    large.driver = "auto"
     with torch.no_grad():
-        assert_close(layer(x), whole(layer).float()(x))
-    assert "heads=4" in repr(layer)
+        for layer in (large, small):
+            assert_close(layer(x), whole(layer).float()(x))
+    assert "heads=4" in repr(large)
     with pytest.raises(RuntimeError, match="driver vendor can't run this call"):
         Recurrent("peephole_lstm", I, H, driver="vendor", heads=HEADS)(torch.randn(T, B, I))
 
@@ -320,7 +328,7 @@ def test_under_autocast(apart):
 def test_numbers_of_operations(monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
 
-    monkeypatch.setattr("gatefuse.models.execution.heads.run_apart", lambda *_: True)
+    monkeypatch.setattr("gatefuse.models.execution.heads.apart", lambda cell, call, wanted, heads: heads)
 
     def count(heads):
         layer = Recurrent("peephole_lstm", I, 8, driver="eager", heads=heads)

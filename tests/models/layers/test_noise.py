@@ -51,7 +51,7 @@ def lstm(layer, x, mask_h, mask_c, dropped, suffix="_l0"):
 
 
 def mask(p, *shape):
-    return torch.empty(*shape, **DOUBLE).bernoulli_(p)
+    return (torch.rand(*shape) < p).double()
 
 
 def constant(value):
