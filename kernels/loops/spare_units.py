@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.equations.facts import takes_means
+from gatefuse.kernels.equations.facts import mixes_units
 
 _PIECE, _LEAST = 8, 64  # numbers of 2 bytes in a piece; below that many units a step is short in any case
 
@@ -21,7 +21,7 @@ _PIECE, _LEAST = 8, 64  # numbers of 2 bytes in a piece; below that many units a
 def padded(cell: Cell, H: int) -> int:
     """How many units kernels run for H: those of the next sixteen, where H is at least 64 and no multiple of 8. In a
     mean of all units spare ones would count."""
-    return H if H < _LEAST or H % _PIECE == 0 or takes_means(cell.serial) else -(-H // 16) * 16
+    return H if H < _LEAST or H % _PIECE == 0 or mixes_units(cell.serial) else -(-H // 16) * 16
 
 
 def wider(states: Tensor, W: int) -> Tensor:
