@@ -75,14 +75,17 @@ def auto(cell: Cell) -> str:
 
 def table() -> str:
     """A row for each shipped cell."""
-    head = ("cell", "gates", "states", "parameters", "products in a row", "drivers on a CPU", "drivers on a GPU")
+    described = "gates", "states", "parameters", "products in a row"
+    head = ("cell", *described, "drivers on a CPU", "drivers on a GPU", "inputs")
     rows = [head, ("---",) * len(head)]
     for name in cell_names():
         cell = find_cell(name)
         able = [[k for k, why in refusals(cell, where).items() if not why] for where in (CPU, GPU)]
         on_cpu = ", ".join(f"**{k}**" if k == auto(cell) else k for k in able[0])
         names = map(_names, (cell.gates, cell.states, cell.parameters))
-        rows.append((f"[`{name}`](#{name})", *names, str(cell.program.stages), on_cpu, ", ".join(able[1])))
+        rows.append(
+            (f"[`{name}`](#{name})", *names, str(cell.program.stages), on_cpu, ", ".join(able[1]), _names(cell.inputs))
+        )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

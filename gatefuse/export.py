@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from gatefuse.kernels.cells import cell_names, find_cell
+from gatefuse.kernels.noise.recurrent_dropout import dropped
+from gatefuse.kernels.noise.zoneout import zoned_out
 from gatefuse.models.export.chain import KNOWN
 from gatefuse.models.export.object import WEIGHTS, export_object
 
@@ -40,7 +42,8 @@ def load(path: str | Path, trust: bool = False) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"model must be a file. Got {str(path)!r}.")
     cells: list[Any] = [(find_cell(name), f"{find_cell(name).__module__}.{name}") for name in cell_names()]
-    with torch.serialization.safe_globals([*KNOWN, nn.Sequential, nn.ModuleList, *cells]):
+    made_of_cells = zoned_out, dropped
+    with torch.serialization.safe_globals([*KNOWN, nn.Sequential, nn.ModuleList, *cells, *made_of_cells]):
         try:
             model = torch.load(path, map_location="cpu", weights_only=not trust)
         except Exception as error:  # of as many types as a broken file has places

@@ -47,7 +47,7 @@ class NoisyCell(Cell):
         of: the cell.
         noise: what is drawn besides the noise that ``of`` has.
         change: (equations, whether in training) -> the changed ones.
-        again: does the same to another cell; a pickle holds it.
+        again: a function and its arguments; with another cell after them it does the same to that. A pickle holds both.
 
     Attributes:
         noise: what is drawn in training, in the order of the last inputs of ``trained``.
@@ -59,7 +59,7 @@ class NoisyCell(Cell):
         of: Cell,
         noise: tuple[Noise, ...],
         change: Callable[[Callable[..., Any], bool], Callable[..., Any]],
-        again: Callable[[Cell], Cell],
+        again: tuple[Callable[..., Cell], tuple[Any, ...]],
     ):
         name, given = f"{kind}_{of.name}", of.declaration
 
@@ -90,10 +90,12 @@ class NoisyCell(Cell):
         return f"{super().__repr__()[:-1]}, {drawn or 'no noise'}>"
 
     def with_(self, **constants: float) -> Cell:
-        return self._again(self._of.with_(**constants))
+        make, given = self._again
+        return make(*given, self._of.with_(**constants))
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _made, (self._again, self._of)
+        make, given = self._again
+        return make, (*given, self._of)
 
 
 class _InTraining(Cell):
@@ -103,10 +105,6 @@ class _InTraining(Cell):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return attrgetter("trained"), (self.whole,)
-
-
-def _made(again: Callable[[Cell], Cell], of: Cell) -> Cell:
-    return again(of)
 
 
 def checked_probability(what: str, value: Any) -> float:

@@ -7,7 +7,6 @@ arXiv:1512.05287), with one mask for all gates; anew in each step, T. Moon et al
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from gatefuse.kernels.cell import Cell
@@ -50,7 +49,7 @@ def dropped(p: float, each_step: bool, cell: Cell) -> Cell:
     if any(noise.name == _NAME for noise in cell.noise):
         raise ValueError(f"recurrent_dropout must act on a cell once. Got {cell.name}.")
     noise = (Noise(_NAME, 1 - p, 1 / (1 - p), each_step),) if p else ()
-    return NoisyCell(_NAME, cell, noise, _change if p else _unchanged, partial(dropped, p, each_step))
+    return NoisyCell(_NAME, cell, noise, _change if p else _unchanged, (dropped, (p, each_step)))
 
 
 def _change(equations: Callable[..., Any], training: bool) -> Callable[..., Any]:

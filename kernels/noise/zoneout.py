@@ -7,10 +7,9 @@ arXiv:1606.01305).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-from torch import where
+from torch import Tensor, where
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
@@ -54,17 +53,18 @@ def zoned_out(probabilities: Mapping[str, float], cell: Cell) -> Cell:
             raise ValueError(f"zoneout must act on each state once. Got {state} of {name} again.")
         checked_probability(f"zoneout of {state}", p)
     noise = tuple([Noise(f"zoneout_{state}", float(p), 1.0, True) for state, p in probabilities.items() if p])
-    return NoisyCell("zoneout", cell, noise, _change(cell, probabilities), partial(zoned_out, dict(probabilities)))
+    return NoisyCell("zoneout", cell, noise, _change(cell, probabilities), (zoned_out, (dict(probabilities),)))
 
 
 def _change(cell: Cell, probabilities: Mapping[str, float]) -> Callable[[Callable[..., Any], bool], Callable[..., Any]]:
-    # by state, the input's name and the probability; beyond the states, what the equations return too much is left to
-    # the checks of any cell
+    # by state, the input's name and the probability; what equations must not return is left to the checks of any cell
     kept = tuple([(f"zoneout_{state}", float(probabilities.get(state, 0.0))) for state in cell.states])
 
     def change(equations: Callable[..., Any], training: bool) -> Callable[..., Any]:
         def in_training(x, R, *states, **named):
             new = equations(x, R, *states, **named)
+            if not isinstance(new, (tuple, Tensor)):
+                return new
             found = list(new) if isinstance(new, tuple) else [new]
             for k, (name, p) in enumerate(kept):
                 if p and k < len(found):
@@ -73,6 +73,8 @@ def _change(cell: Cell, probabilities: Mapping[str, float]) -> Callable[[Callabl
 
         def expected(x, R, *states, **named):
             new = equations(x, R, *states, **named)
+            if not isinstance(new, (tuple, Tensor)):
+                return new
             found = list(new) if isinstance(new, tuple) else [new]
             for k, (_, p) in enumerate(kept):
                 if p and k < len(found):

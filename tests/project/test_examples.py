@@ -29,6 +29,11 @@ SAYS = {
     ],
     "language_model.py": ["epoch 20: perplexity ", "the likeliest: the name ", "drawn: the name "],
     "lengths.py": ["with zeros after the end: True", "packed gives the same: True True", "as if it were alone: True"],
+    "missing_values.py": [
+        "GRU-D: output (20, 4, 16)",
+        "what is missing reaches nothing: True",
+        "your own, with noise in training: llvm: ",
+    ],
     "own_cell.py": ["output (20, 4, 32) h_n (4, 4, 16)", "gradient of decay: (16,)", "@triton.jit", "of light."],
     "peephole.py": [
         "peephole_lstm: output (12, 4, 16), parameters of the peepholes: p_i_l0, p_f_l0, p_o_l0",

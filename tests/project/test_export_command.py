@@ -47,6 +47,14 @@ def test_options(tmp_path, capsys):
     assert "weights in int8 move its output by " in said
 
 
+def test_a_model_trained_with_noise(tmp_path):
+    cell = gatefuse.zoneout(gatefuse.recurrent_dropout("gru", 0.25), h=0.1)
+    torch.save(gatefuse.Recurrent(cell, 4, 8, weight_dropout=0.5), tmp_path / "model.pt")
+    loaded = export.load(tmp_path / "model.pt")
+    assert (loaded.cell.name, loaded.cell.noise, loaded.cell.key) == (cell.name, cell.noise, cell.key)
+    assert export.main([str(tmp_path / "model.pt"), str(tmp_path / "out.o")]) == 0
+
+
 def test_targets_are_listed(capsys):
     assert export.main(["--targets"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]

@@ -137,3 +137,23 @@ def test_refusals(wrong):
     make, kind, text = WRONG[wrong]
     with pytest.raises(kind, match=re.escape(text)):
         make()
+
+
+@pytest.mark.parametrize(
+    ("returned", "text"),
+    [
+        (lambda h: [h], "must return its new state h, a tensor. Got a list"),
+        (lambda h: (h, h), "must return its new state h, a tensor. Got 2 values"),
+        (lambda h: 0.5, "the new state h of zoneout_odd must be a tensor. Got float"),
+    ],
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_what_equations_must_not_return(returned, text, training):
+    @cell(gates="a")
+    def odd(x, R, h):
+        return returned(tanh(x.a + R.a(h)))
+
+    layer = gatefuse.Recurrent(zoneout(odd, h=0.5), 2, 3).train(training)
+    with pytest.raises((TypeError, ValueError), match=re.escape(text)) as found:
+        layer(torch.zeros(2, 1, 2))
+    assert "test_noisy_cells.py, line " in str(found.value)
