@@ -17,8 +17,8 @@ class Tiles(NamedTuple):
     warps: int
 
 
-# From so many slots and parameters on, four warps have too few registers for a step: compiled for sm_90, a cell of 28 took
-# 1136 bytes of stack backward at H 64, and with eight warps 64.
+# From so many slots and parameters on, four warps have too few registers for a step: compiled for sm_90, a cell of 28
+# took 1136 bytes of stack backward at H 64, and with eight warps 64.
 _VALUES = 20
 
 
