@@ -111,7 +111,7 @@ def explain(request: Request, wanted: str = "auto") -> Plan:
 def cuts(name: str, request: Request) -> tuple[NamedTuple, ...]:
     """How that driver's kernels cut a call, forward and, where gradients are wanted, backward."""
     if name == "block":
-        return (tiles.block_tiles(request.H),) * (1 + request.needs_grad)
+        return (tiles.block_tiles(request.H, "forward", request.cell.program),) * (1 + request.needs_grad)
     if name != "grid":
         return ()
     call = request.cell.program, request.H, request.B, request.dtype.itemsize, limits(request.device)

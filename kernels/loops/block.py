@@ -26,7 +26,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
     kept = loop.buffers(save, all_states)
     if T * B * H:
-        functions, (HP, BB, warps) = device_functions(loop.cell, loop.H), block_tiles(H)
+        functions, (HP, BB, warps) = device_functions(loop.cell, loop.H), block_tiles(H, "forward", loop.program)
         bias = loop.columns_bias()
         launch(
             block_forward_kernel, (-(-B // BB), loop.directions), x, loop.columns_weight(), bias, loop.parameters,
@@ -44,7 +44,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
     d = loop.gradients(upstream.finals)
     if T * B * H:
-        functions, (HP, BB, warps) = device_functions(loop.cell, loop.H), block_tiles(H, "backward")
+        functions, (HP, BB, warps) = device_functions(loop.cell, loop.H), block_tiles(H, "backward", loop.program)
         launch(
             block_backward_kernel, (-(-B // BB), loop.directions), x, kept.saved, loop.columns_weight(), loop.states,
             loop.parameters, loop.restarts, loop.fresh, loop.live, kept.output, kept.rest, upstream.output,

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 import gatefuse
 from gatefuse import Recurrent, cell, find_cell, layer_norm
 from gatefuse.kernels.equations.gates import Gates
+from gatefuse.kernels.tiling.tiles import block_tiles
 
 T, B, I, H = 7, 3, 4, 5
 DRIVERS = ("eager", "script", "aten", "llvm")
@@ -134,3 +135,11 @@ def test_stages():
         6,
         8,
     ]
+
+
+def test_many_values_have_more_warps():
+    for name in ("layer_norm_lstm", "layer_norm_gru"):
+        assert block_tiles(64, "backward", find_cell(name).program).warps == 8
+    for name in ("lstm", "peephole_lstm", "slstm"):
+        assert block_tiles(64, "backward", find_cell(name).program) == block_tiles(64)
+    assert block_tiles(64).warps == 4
