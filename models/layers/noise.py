@@ -6,9 +6,8 @@ drop weights as L. Wan et al., Regularization of Neural Networks using DropConne
 
 from __future__ import annotations
 
-from torch.nn.functional import dropout
-
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.noise.noisy_cell import draw
 from gatefuse.models.execution.calls import Call
 
 
@@ -20,5 +19,6 @@ def drawn(cell: Cell, call: Call, weight_dropout: float) -> Call:
     weights, each = list(call.weights), len(call.weights) // rows
     if weight_dropout:
         for k in range(rows):
-            weights[k * each + 1] = dropout(weights[k * each + 1], weight_dropout)
+            weight = weights[k * each + 1]
+            weights[k * each + 1] = weight * draw(weight.shape, 1 - weight_dropout, 1 / (1 - weight_dropout), weight)
     return call._replace(inputs=(*call.inputs, *noise), weights=weights)

@@ -9,7 +9,6 @@ import re
 import pytest
 import torch
 from torch import sigmoid, tanh
-from torch.nn.functional import dropout
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
 
@@ -206,14 +205,14 @@ def test_lengths_and_packed_samples_keep_their_states():
     assert torch.equal(layer.eval()(packed)[1], layer(x, lengths=torch.tensor([6, 3, 2, 1]))[1])
 
 
-def test_weight_dropout_is_dropout_of_the_recurrent_weights():
+def test_weight_dropout_drops_recurrent_weights():
     layer, x = Recurrent("lstm", I, H, 2, bidirectional=True, weight_dropout=0.4, **DOUBLE), draw(T, B, I)
     for layer.driver in ("auto", "eager", "vendor"):
         torch.manual_seed(2)
         output, _ = layer(x)
         torch.manual_seed(2)
         names = [f"weight_hh_l{k}{way}" for k in range(2) for way in ("", "_reverse")]
-        dropped = {name: dropout(getattr(layer, name), 0.4) for name in names}
+        dropped = {name: getattr(layer, name) * mask(0.6, 4 * H, H) / 0.6 for name in names}
         plain = Recurrent("lstm", I, H, 2, bidirectional=True, **DOUBLE)
         expected, _ = torch.func.functional_call(plain, {**dict(layer.named_parameters()), **dropped}, (x,))
         assert_same(output, expected, [x, *layer.parameters()])
