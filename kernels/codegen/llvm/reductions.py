@@ -15,7 +15,9 @@ def reduced(v: Vectors, kind: str, at: Number, units: Number, share: Any) -> Any
     many."""
     if kind == "amax":
         return v.largest(_over(v, at, units, v.number(-math.inf), v.larger))
-    return _shared(v, v.total(_over(v, at, units, v.number(0.0), v.add)), share)
+    total = v.total(_over(v, at, units, v.number(0.0), v.add))
+    # not to be contracted with what follows, which one loop's code may see and another's not
+    return v.code.builder.fmul(total, share)
 
 
 def count(v: Vectors, at: Number, units: Number, value: Any) -> Any:
@@ -44,11 +46,6 @@ def _over(
         other = first if absent is None else v.number(absent)
         found.set(more(found.get(), v.select(there, numbers, other)))
     return found.get()
-
-
-def _shared(v: Vectors, total: Any, share: Any) -> Any:
-    # not to be contracted with what follows, which one loop's code may see and another's not
-    return v.code.builder.fmul(total, share)
 
 
 def unit_share(v: Vectors, units: Number) -> Any:

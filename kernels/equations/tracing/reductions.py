@@ -35,9 +35,10 @@ def reduced(
     Raises:
         TranslationError: it goes over more than the units, or its result has another form.
     """
-    given = dict(zip(("input", *_ARGUMENTS[name]), args, strict=False)) | dict(kwargs)
-    over_units = given.get("dim") in (-1, (-1,), [-1]) and not isinstance(given.get("dim"), bool)
-    other = set(given) - {"input", *_ARGUMENTS[name], *_NAMED[name]}
+    names = "input", *_ARGUMENTS[name]
+    given = dict(zip(names, args, strict=False)) | dict(kwargs)
+    over_units = given.get("dim") in (-1, (-1,), [-1])
+    other = len(args) > len(names) or set(given) - {*names, *_NAMED[name]}
     if not over_units or given.get("keepdim") is not True or given.get("dtype") is not None or other:
         asked = ", ".join(f"{key}={value}" for key, value in given.items() if key != "input") or "neither"
         raise TranslationError(
@@ -58,5 +59,7 @@ def reduced(
 
 def _correction(given: Mapping[str, Any]) -> float:
     """What a variance subtracts from the number of units."""
-    unbiased = given.get("unbiased")
-    return float(given.get("correction", 1) if unbiased is None else bool(unbiased))
+    unbiased, correction = given.get("unbiased"), given.get("correction")
+    if unbiased is not None:
+        return float(bool(unbiased))
+    return 1.0 if correction is None else float(correction)
