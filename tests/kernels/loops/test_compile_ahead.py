@@ -24,7 +24,7 @@ def compile_cell(cell, target, dtype, masks, loop, H=64, order="forward", B=16, 
     """All kernels of one of a cell's loops, forward and, with gradients, backward, by name."""
     W = 2 * H if order == "both" else H
     T = 2
-    G, S, P = len(cell.gates), len(cell.states), len(cell.parameters)
+    M, S, P = len(cell.recurrent_gates), len(cell.states), len(cell.parameters)
 
     def zeros(*shape):
         return torch.zeros(*shape, dtype=dtype)
@@ -32,7 +32,7 @@ def compile_cell(cell, target, dtype, masks, loop, H=64, order="forward", B=16, 
     live = torch.ones(T, B, dtype=torch.bool) if masks else None
     restarts = torch.ones(2, T, B, dtype=torch.bool) if masks and order == "both" else live
     fresh = zeros(S, B, W) if masks else None
-    weights = zeros(G * W, H), zeros(G * W), zeros(P, W)
+    weights = zeros(M * W, H), zeros(M * W), zeros(P, W)
     inputs = Sequence(cell, zeros(T, B, len(cell.x_blocks) * W), zeros(S, B, W), *weights, restarts, fresh, live, order)
     with compile_only(target) as kernels:
         kept = loop.forward(inputs, gradients, gradients)
