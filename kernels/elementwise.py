@@ -32,7 +32,7 @@ def elementwise(serial: str, bias: bool) -> Cell:
 
 
 def _made(cell: Cell, bias: bool) -> Cell:
-    taken = {*cell.gates, *cell.states, *cell.parameters, *cell.constants}
+    taken = {*cell.gates, *cell.states, *cell.parameters, *cell.constants, *cell.inputs}
     prefix = "R"
     while any(name.startswith(prefix) for name in taken):
         prefix += "R"

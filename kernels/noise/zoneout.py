@@ -61,26 +61,17 @@ def _change(cell: Cell, probabilities: Mapping[str, float]) -> Callable[[Callabl
     kept = tuple([(f"zoneout_{state}", float(probabilities.get(state, 0.0))) for state in cell.states])
 
     def change(equations: Callable[..., Any], training: bool) -> Callable[..., Any]:
-        def in_training(x, R, *states, **named):
+        def zoned(x, R, *states, **named):
             new = equations(x, R, *states, **named)
             if not isinstance(new, (tuple, Tensor)):
                 return new
             found = list(new) if isinstance(new, tuple) else [new]
             for k, (name, p) in enumerate(kept):
                 if p and k < len(found):
-                    found[k] = where(x._beside[name] > 0.5, states[k], found[k])
+                    old, now = states[k], found[k]
+                    found[k] = where(x._beside[name] > 0.5, old, now) if training else p * old + (1 - p) * now
             return tuple(found) if isinstance(new, tuple) else found[0]
 
-        def expected(x, R, *states, **named):
-            new = equations(x, R, *states, **named)
-            if not isinstance(new, (tuple, Tensor)):
-                return new
-            found = list(new) if isinstance(new, tuple) else [new]
-            for k, (_, p) in enumerate(kept):
-                if p and k < len(found):
-                    found[k] = p * states[k] + (1 - p) * found[k]
-            return tuple(found) if isinstance(new, tuple) else found[0]
-
-        return in_training if training else expected
+        return zoned
 
     return change
