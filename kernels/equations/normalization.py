@@ -25,8 +25,8 @@ def layer_norm(v: Vectors, gain: OfUnits = None, bias: OfUnits = None, eps: floa
 
     Args:
         v: a vector (B, H), values by gate such as ``R(h)``, or a tuple of vectors, ``(a.r, a.z)``.
-        gain, bias: the cell's parameters (H,), or for several vectors a tuple of one for each, in their order; None for
-            1 and 0.
+        gain: the cell's parameter (H,), or for several vectors a tuple of one for each, in their order; None for 1.
+        bias: the same; None for 0.
         eps: is added to the variance.
 
     Returns:
