@@ -64,6 +64,8 @@ def repeated(layer: Stack, x: Any, state: Any, inputs: Any = None) -> Answer | N
     if states is None:
         return None
     weights = layer._flat()
+    if weights[0].dtype != x.dtype or weights[0].device != x.device:
+        return None
     others = *states, *beside
     if known.needs_grad != _needs_grad(x, others, weights) or watched(*others, *weights):
         return None

@@ -260,6 +260,15 @@ def test_inputs_are_refused_as_in_a_first_call():
                 layer(wrong)
 
 
+def test_a_layer_of_another_dtype_is_refused_as_in_a_first_call(taken):
+    x = torch.randn(2, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        check(LSTM(3, 5, driver="llvm", dtype=torch.float64), x)
+        with pytest.raises(ValueError, match=r"^x must have the weights' dtype torch\.float32\. Got torch\.float64\.$"):
+            LSTM(3, 5, driver="llvm")(x)
+    assert not taken
+
+
 def test_states_with_gaps_and_negated_ones_are_read_rightly(taken):
     layer, x = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3)
     check(layer, x)
