@@ -23,11 +23,6 @@ keeps = True
 # function. On an AMD EPYC it took an LSTM of H 64 and one sample 0.75 of the time, of H 128 and 16 the same, and of H
 # 256 and 64 1.35 times; a GRU of H 256 0.7 with one sample and 1.2 times with 64.
 _SMALL_STEP = {"lstm": 2048, "gru": 8192, "elman": 16384, "elman_relu": 16384}
-# Steps that torch's own loop does faster where nothing is trained, by cell, of so many multiplications at most: what a
-# call costs to begin then counts for more than what it computes. An LSTM is none of them, whose loop in torch begins
-# no sooner. On an AMD EPYC a GRU's step of H 64 took 0.7 of the time, and an RNN's 0.6.
-_BRIEF = {"gru": 1, "elman": 3, "elman_relu": 3}
-_LITTLE = 2**19
 _MACHINES = ("x86_64", "aarch64")
 
 _HAS_LLVM = find_spec("llvmlite") is not None  # asked once, as torch.compile can't ask in torch 2.11
@@ -51,8 +46,6 @@ def unwise(request: Request) -> str:
     """Why auto had better not take it where it can run; "" where there is no reason."""
     if _small_step(request) and not torch.compiler.is_compiling():
         return "in so small a step it doesn't make up for what it costs to begin, where gradients are wanted"
-    if _brief(request) and not torch.compiler.is_compiling():
-        return "in so little work it doesn't make up for what it costs to begin"
     return ""
 
 
@@ -62,14 +55,6 @@ def _small_step(request: Request) -> bool:
     if r.T != 1 or not r.needs_grad or r.lengths or r.resets or r.all_states or not torch_rnn.knows(r.cell):
         return False
     return _SMALL_STEP[r.cell.name] > r.B * r.H
-
-
-def _brief(request: Request) -> bool:
-    """Whether torch's own loop runs the call, and is done before this one has begun."""
-    r = request
-    if _BRIEF.get(r.cell.name, 0) < r.T or r.lengths or r.resets or r.all_states or not torch_rnn.knows(r.cell):
-        return False
-    return 2 * len(r.cell.gates) * r.T * r.B * r.H**2 <= _LITTLE
 
 
 def run(task: Task) -> Outcome:

@@ -23,7 +23,7 @@ from gatefuse.kernels.loops.inputs import Sequence
 from gatefuse.kernels.loops.llvm_division import divided, layout, steps_ahead
 from gatefuse.kernels.loops.llvm_products import gradients
 from gatefuse.kernels.runtime import debug
-from gatefuse.kernels.runtime.scratch import scratch
+from gatefuse.kernels.runtime.scratch import Scratch
 from gatefuse.kernels.runtime.threads import available
 
 
@@ -185,7 +185,7 @@ def _run(
     compiled: Compiled, template: Template, addresses: dict[str, int], memory: dict[str, int], dtype: torch.dtype
 ) -> None:
     """Run with these addresses, and memory of so many numbers by what it is for."""
-    with scratch(sum(memory.values()), dtype) as block:
+    with Scratch(sum(memory.values()), dtype) as block:
         place = block.data_ptr()
         for name, numbers in memory.items():
             addresses[name] = place

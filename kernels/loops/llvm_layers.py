@@ -44,6 +44,7 @@ class Prepared(NamedTuple):
         output, states: shapes of the output and of each state.
     """
 
+    cell: Cell
     schedule: _Schedule
     form: Form
     output: tuple[int, ...]
@@ -56,20 +57,15 @@ class Prepared(NamedTuple):
         T, B, _ = x.shape
         sizes = x.dtype, x.shape, x.stride(), states[2], form
         schedule = _schedule(version, *sizes, False, False, differs(inputs), *_settings(T, B))
-        return Prepared(schedule, form, (T, B, form.directions * states[2]), tuple(states))
+        return Prepared(version, schedule, form, (T, B, form.directions * states[2]), tuple(states))
 
     def run(
-        self,
-        version: Cell,
-        x: Tensor,
-        states: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        inputs: Sequence[Tensor] = (),
+        self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], inputs: Sequence[Tensor] = ()
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As ``layers``; x is only asked where it lies."""
         output = x.new_empty(self.output)
         finals = [x.new_empty(self.states) for _ in states]
-        given = dense(version, self.form, weights, self.schedule.shapes, x)
+        given = dense(self.cell, self.form, weights, self.schedule.shapes, x)
         blocks = [x, output, *finals, *states, *given, *wide(inputs, self.output[2] // self.form.directions)]
         run_all(self.schedule.runs, self.schedule.bytes, blocks, x)
         return output, tuple(finals)

@@ -12,7 +12,7 @@ from gatefuse.kernels.codegen.llvm.outer import CHUNK
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients
 from gatefuse.kernels.loops.inputs import Sequence
-from gatefuse.kernels.runtime.scratch import scratch
+from gatefuse.kernels.runtime.scratch import Scratch
 from gatefuse.kernels.runtime.threads import team, threads
 
 _SMALL = 200_000  # multiplications that a thread must have
@@ -121,7 +121,7 @@ def of_input(dtype: torch.dtype, rows: int, N: int, K: int) -> tuple[Compiled, d
 
 def _run(compiled: Compiled, values: dict[str, Any], dtype: torch.dtype) -> None:
     """Run with memory for panels."""
-    with scratch(values["pack"], dtype) as pack:
+    with Scratch(values["pack"], dtype) as pack:
         compiled.run(compiled.fields.filled(values | {"pack": pack.data_ptr()}))
 
 

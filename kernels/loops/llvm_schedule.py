@@ -16,7 +16,7 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.llvm.compiled import Compiled
 from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.llvm_division import steps_ahead
-from gatefuse.kernels.runtime.scratch import scratch
+from gatefuse.kernels.runtime.scratch import Scratch
 
 _LINE = 64  # bytes
 
@@ -80,7 +80,7 @@ def readable(x: Tensor) -> Tensor:
 
 def run_all(runs: Sequence[Run], bytes: int, blocks: Iterable[Tensor | None], like: Tensor) -> None:
     """Run them one after the other, on the blocks from number 1 on and so many bytes of memory, in like's dtype."""
-    with scratch(bytes // like.element_size(), like.dtype) as memory:
+    with Scratch(bytes // like.element_size(), like.dtype) as memory:
         addresses = [memory.data_ptr(), *[0 if block is None else block.data_ptr() for block in blocks]]
         for compiled, arguments, places in runs:
             filled = type(arguments).from_buffer_copy(arguments)

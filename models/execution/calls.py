@@ -155,6 +155,23 @@ def _compiled_layers(cell: Cell, call: Call, form: Form) -> Results | None:
     return (output,), finals
 
 
+def prepare(version: Cell, x: Tensor, call: Call, form: Form, needs_grad: bool) -> Any:
+    """The same for one form of x (T, B, I), of calls without lengths and resets; None where it can't be foreseen."""
+    inputs, shape = call.inputs, call.states[0].shape
+    if needs_grad:
+        from gatefuse.kernels.loops import llvm_training
+
+        if not x.shape[2] or not llvm_training.can_train(version, form):
+            return None
+        alone = call._replace(x=x.new_empty(0), states=(), weights=[], inputs=())
+        return llvm_training.Prepared.of(version, x, shape, form, _by_operators(version, form, alone), False, inputs)
+    if x.stride(2) != 1 and x.shape[2] != 1:
+        return None
+    from gatefuse.kernels.loops import llvm_layers
+
+    return llvm_layers.Prepared.of(version, x, shape, form, inputs)
+
+
 def _layers_by_kernels(loop_name: str, cell: Cell, call: Call, form: Form) -> Results | None:
     """All layers by Triton's kernels; None where a direction or a mask asks for more than these."""
     if form.bidirectional or call.lengths is not None or call.resets is not None or call.inputs:

@@ -17,12 +17,13 @@ from gatefuse.kernels.loops.operator import KERNELS, watched
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.models.execution.breaks import compiler_around
-from gatefuse.models.execution.calls import AT_ONCE, Call, first_states, runs_at_once
+from gatefuse.models.execution.calls import AT_ONCE, Call, first_states, prepare, runs_at_once
 from gatefuse.models.execution.context import autocast_on
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
     from gatefuse.kernels.loops.llvm_layers import Prepared
+    from gatefuse.kernels.loops.llvm_training import Prepared as Training
     from gatefuse.models.layers.base import Stack
 
 Answer = tuple[Tensor, Any]
@@ -35,7 +36,7 @@ class _Known(NamedTuple):
     Attributes:
         name: the driver's.
         needs_grad: whether gradients are wanted.
-        prepared: the layers' compiled code and its arguments, where they are known; else None.
+        prepared: the layers' compiled code and its arguments, for results or with gradients, where they are known.
         shape: of the states that may be given, (L * D, B, H).
         first: those that a call begins with to which none are given, where nobody writes into them; else None.
         call: one of that form, without tensors.
@@ -43,7 +44,7 @@ class _Known(NamedTuple):
 
     name: str
     needs_grad: bool
-    prepared: Prepared | None
+    prepared: Prepared | Training | None
     shape: tuple[int, ...]
     first: tuple[Tensor, ...] | None
     call: Call
@@ -74,7 +75,8 @@ def repeated(layer: Stack, x: Any, state: Any, inputs: Any = None) -> Answer | N
         output, finals = torch_rnn.step(x, states, weights, form)
         return output, finals
     if known.prepared is not None:
-        output, finals = known.prepared.run(cell, x, states, weights, beside)
+        in_time = x.transpose(0, 1) if known.needs_grad and form.batch_first else x
+        output, finals = known.prepared.run(in_time, states, weights, beside)
     else:
         in_time = x.transpose(0, 1) if form.batch_first else x
         call = known.call._replace(x=in_time, states=states, weights=weights, inputs=beside)
@@ -105,11 +107,9 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     if x.is_cpu:
         with torch.inference_mode(False):  # they outlive this call
             first = tuple([torch.full(shape, value, dtype=x.dtype) for value in cell.init])
-    if name == "llvm" and not needs_grad and (x.stride(2) == 1 or x.shape[2] == 1):
-        from gatefuse.kernels.loops.llvm_layers import Prepared
-
+    if name == "llvm":
         in_time = x.transpose(0, 1) if layer.batch_first else x
-        prepared = Prepared.of(cell, in_time, shape, form, call.inputs)
+        prepared = prepare(cell, in_time, call, form, needs_grad)
     forms = cell.made.setdefault(repeated, {})
     if len(forms) >= _MOST:
         forms.clear()
