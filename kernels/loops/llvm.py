@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
+from gatefuse.kernels.codegen.llvm.ahead import LAID_OUT_NOW
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, backward_loop, forward_loop
 from gatefuse.kernels.codegen.llvm.fields import Template
 from gatefuse.kernels.codegen.llvm.kept_values import kept_values
@@ -143,6 +144,7 @@ def _backward_plan(
         "x_step": (time if whole else x[0]) * size, "x_row": (row if whole else x[1]) * size, "d_rest_state": T * step,
         "fed_product": T * step, "fed_step": step,
         "d_x_step": B * d_row, "d_x_row": d_row, "d_beside_step": B * d_row, "d_beside_row": d_row,
+        "layout": LAID_OUT_NOW,
     }  # fmt: skip
     fed, kept = len(computed_products(cell)), kept_values(cell.program, "backward")
     memory = {"pack": compiled.padded(H) * cell.program.weighed * H, "d_fed": fed * B * H, "kept": kept * B * H}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gatefuse.kernels.codegen.llvm.ahead import LAID_OUT_NOW
 from gatefuse.kernels.codegen.llvm.compiled import Compiled, products_loop
 from gatefuse.kernels.codegen.llvm.outer import CHUNK
 from gatefuse.kernels.equations.program import computed_products
@@ -112,11 +113,15 @@ def input_gradient(d: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     return d_x
 
 
-def of_input(dtype: torch.dtype, rows: int, N: int, K: int) -> tuple[Compiled, dict[str, Any]]:
+def of_input(
+    dtype: torch.dtype, rows: int, N: int, K: int, layout: int = LAID_OUT_NOW
+) -> tuple[Compiled, dict[str, Any]]:
     """The code for the gradient of an input of so many rows of K, by weights (N, K), and its arguments as of_weights
-    has them."""
+    has them. Only whole panels are read as they lie, whatever ``layout`` says."""
     compiled, workers = products_loop("input", dtype), _workers(rows * N * K, rows)
-    return compiled, team(workers) | {"rows": rows, "N": N, "K": K, "pack": _panels(compiled, K) * N}
+    numbers = _panels(compiled, K)
+    sizes = {"rows": rows, "N": N, "K": K, "layout": layout if numbers == K else LAID_OUT_NOW}
+    return compiled, team(workers) | sizes | {"pack": numbers * N}
 
 
 def _run(compiled: Compiled, values: dict[str, Any], dtype: torch.dtype) -> None:

@@ -9,7 +9,9 @@ import torch
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
+from gatefuse.kernels.codegen.llvm.ahead import LAID_OUT_NOW
 from gatefuse.kernels.codegen.llvm.arguments import apart_slots
+from gatefuse.kernels.codegen.llvm.backward import readable_as_they_lie
 from gatefuse.kernels.codegen.llvm.compiled import backward_loop, forward_loop
 from gatefuse.kernels.codegen.llvm.kept_values import kept_values
 from gatefuse.kernels.codegen.per_cell import per_call
@@ -90,7 +92,7 @@ def schedule(
     for layer in reversed(layers):
         d_output = Place(_D_OUTPUT, 0) if layer.number == L - 1 else between
         d_input = between if layer.number else Place(_D_X, 0)
-        calls += layer.backward(later, gradients, d_output, d_x, d_r, d_input)
+        calls += layer.backward(later, gradients, d_output, d_x, d_r, d_input, laid_out)
     backward = sizes.placed(calls, back)
     shapes = tuple(shape for k in range(L) for shape in weight_shapes(cell, form, H if k else I, H))
     output = layers[-1].sequences[0].offset // dtype.itemsize
@@ -176,7 +178,7 @@ class _Layer:
         return sizes.ahead, values | {f"final{s}": Place(_FINALS + s, self.number * sizes.step) for s in finals}
 
     def backward(
-        self, blocks: _Blocks, gradients: int, d_output: Place, d_x: Place, d_r: Place, d_input: Place
+        self, blocks: _Blocks, gradients: int, d_output: Place, d_x: Place, d_r: Place, d_input: Place, laid_out: int
     ) -> list[tuple[Any, dict[str, Any]]]:
         """The steps, then the products over all steps, the input's gradient last; ``gradients`` is the first block of
         the weights' ones, and of the places all but d_output are filled."""
@@ -188,6 +190,7 @@ class _Layer:
             "x_step": self._columns * sizes.step, "x_row": self._columns * row,
             "pack": sizes.back.padded(H) * sizes.program.weighed * H, "d_fed": len(sizes.fed) * B * H,
             "kept": kept_values(sizes.program, "backward") * B * H,
+            "layout": laid_out if sizes.back.padded(H) == H and readable_as_they_lie(sizes.program) else LAID_OUT_NOW,
             "d_output": d_output, "d_rest": 0, "d_rest_state": T * sizes.step,
             "d_states": Place(_D_STATES, len(sizes.cell.states) * at), "d_parameters": Place(_D_PARAMETERS, P * at),
             "d_fresh": Place(_D_FRESH, len(sizes.cell.states) * at) if sizes.resets else 0, "d_x": d_x, "d_r": d_r,
@@ -222,7 +225,7 @@ class _Layer:
             "d": d_x, "d_row": G * row, "x": self._x, "before": 0, "weight": Place(own, 0),
             "bias": Place(own + 2, 0) if apart else 0,
         }))  # fmt: skip
-        compiled, values = of_input(dtype, T * B, G * H, self._I)
+        compiled, values = of_input(dtype, T * B, G * H, self._I, laid_out)
         weight = Place(blocks.weights + number * sizes.each, 0)
         return [*calls, (compiled, values | {"d": d_x, "weight": weight, "d_x": d_input})]
 

@@ -75,7 +75,7 @@ def backward_fields(program: Program) -> Fields:
         *_common(program),
         # slots that are x alone, from one step and sample to the next
         *(f"x{k}" for k in range(len(apart_slots(program)))), "x_step", "x_row",
-        *("weight", "pack"),
+        *("weight", "pack", "layout"),
         # gradients of the sequences, of the others than the output from one state to the next
         *("d_output", "d_rest", "d_rest_state"),
         # of the states: those of the finals, and in the end those of the first ones

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE
 from gatefuse.kernels.codegen.llvm.arguments import apart_slots, backward_fields
 from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
@@ -34,10 +35,18 @@ def backward_module(program: Program, kind: Float, blocking: Blocking, processor
     _Backward(module, program, fields, kind, blocking, found, kept).define()
 
     def prepare(code: Code, given: dict[str, Number], share: Share) -> None:
-        pack_backward(code, kind, program, blocking.units, share, given["H"], given["pack"], given["weight"])
+        with code.when(given["layout"].compare("!=", AS_THEY_LIE)):
+            pack_backward(code, kind, program, blocking.units, share, given["H"], given["pack"], given["weight"])
 
     define_tiles(module, fields, prepare)
     return module
+
+
+def readable_as_they_lie(program: Program) -> bool:
+    """Whether weights that aren't laid out can be multiplied by: those of a product's gates lie one after the other."""
+    return all(
+        p.gates == tuple(range(p.gates[0], p.gates[0] + len(p.gates))) for p in program.products if not p.reduces
+    )
 
 
 class _Backward(Tile):
@@ -244,9 +253,17 @@ class _Backward(Tile):
         before = sum(len(each.gates) for each in program.products[:k] if not each.reduces)
         pack = given["pack"] + panels * before * H * width
         with self.my_panels(panels) as j, self.parts(self.blocking.rows) as (first, count):
-            panel = pack + j * (K * width)
-            values = count, self._pointers + first * 8, panel, self._zeros, self._sums, code.number(width), K
-            code.run(products(code.module, self.kind, *self.blocking), *values)
+            rows = count, self._pointers + first * 8
+            sums = self._zeros, self._sums, code.number(width), K
+            if readable_as_they_lie(program):
+                # whole panels, of gates one after the other
+                lies = given["layout"].compare("==", AS_THEY_LIE)
+                there = given["weight"] + (H * H * p.gates[0] + j * across) * self.kind.size
+                panel = code.choose(lies, there, pack + j * (K * width))
+                step = code.choose(lies, self.row_bytes, code.number(width))
+                code.run(products(code.module, self.kind, *self.blocking, True), *rows, panel, *sums, step)
+            else:
+                code.run(products(code.module, self.kind, *self.blocking), *rows, pack + j * (K * width), *sums)
 
             def put(row: Number, u: Number, unit: Number, mask: Any) -> None:
                 at = to + self.row(first + row) * self.row_bytes + unit * self.kind.size

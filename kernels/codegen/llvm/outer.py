@@ -13,6 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE
 from gatefuse.kernels.codegen.llvm.code import I8, I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.packing import Share, share_of
@@ -31,7 +32,7 @@ WEIGHTS_FIELDS = Fields((
     "weight", "bias", "pack",
 ))  # fmt: skip
 # Sizes; d and the weights, without gaps; memory for these in panels; the gradient, without gaps.
-INPUT_FIELDS = Fields((*TEAM, "rows", "N", "K", "d", "weight", "pack", "d_x"))
+INPUT_FIELDS = Fields((*TEAM, "rows", "N", "K", "d", "weight", "pack", "d_x", "layout"))
 
 
 def weights_module(kind: Float, processor: Processor) -> Module:
@@ -177,7 +178,8 @@ def input_module(kind: Float, processor: Processor) -> Module:
     blocking = input_blocking(processor)
 
     def work(code: Code, base: Number, given: dict[str, Number], share: Share) -> None:
-        _pack_weights(code, kind, blocking, given, share)
+        with code.when(given["layout"].compare("!=", AS_THEY_LIE)):
+            _pack_weights(code, kind, blocking, given, share)
         meet(code, INPUT_FIELDS, base, code.number(1), share[1])
         _multiply_rows(code, kind, blocking, given, share)
 
@@ -201,7 +203,9 @@ def _multiply_rows(code: Code, kind: Float, blocking: Blocking, given: dict[str,
     v, vector, size, units = Vectors(code, kind), kind.lanes * kind.size, kind.size, blocking.units
     across, K = units * kind.lanes, given["K"]
     panels = (K + (across - 1)) // across
-    function = products(code.module, kind, *blocking)
+    function = products(code.module, kind, *blocking, True)
+    lies = given["layout"].compare("==", AS_THEY_LIE)
+    step = code.choose(lies, K * size, code.number(units * vector))
     sums, zeros = code.room(kind.vector, units * blocking.rows), code.room(kind.vector, units)
     pointers = code.room(I64, blocking.rows)
     for each in range(units):
@@ -213,8 +217,9 @@ def _multiply_rows(code: Code, kind: Float, blocking: Blocking, given: dict[str,
             count = (end - row).least(blocking.rows)
             with code.loop("r", 0, count) as r:
                 code.store_number(given["d"] + (row + r) * given["N"] * size, pointers + r * 8)
-            panel = given["pack"] + j * given["N"] * (units * vector)
-            values = count, pointers, panel, zeros, sums, code.number(units * vector), given["N"]
+            laid_out = given["pack"] + j * given["N"] * (units * vector)
+            panel = code.choose(lies, given["weight"] + j * (across * size), laid_out)
+            values = count, pointers, panel, zeros, sums, code.number(units * vector), given["N"], step
             code.run(function, *values)
             with code.loop("r", 0, count) as r, code.loop("vector", 0, units) as u:
                 k = j * across + u * kind.lanes

@@ -16,6 +16,8 @@ from gatefuse.kernels.codegen.llvm.processor import Processor
 from gatefuse.kernels.codegen.llvm.routines import Module, routine
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 
+_GAPS = "_apart"
+
 
 class Blocking(NamedTuple):
     """units: vectors of units in a panel; rows: at most, in a product."""
@@ -42,33 +44,38 @@ def input_blocking(processor: Processor) -> Blocking:
     return Blocking(processor.registers // 8, 6)
 
 
-def products(module: Module, kind: Float, vectors: int, rows: int) -> ir.Function:
+def products(module: Module, kind: Float, vectors: int, rows: int, gaps: bool = False) -> ir.Function:
     """The routine (n, a, panel, first, sums, stride, K), for up to so many rows.
 
     n: rows; a: where their pointers to a lie; sums: where the first row's go, the next ones' stride bytes on.
+
+    Args:
+        gaps: a panel's vectors for a k lie further apart from the next ones than they take: so many bytes, ``step``,
+            which is one more argument.
     """
 
     def define(code: Code) -> None:
-        each = [_product(code.module, kind, vectors, n) for n in range(1, rows + 1)]
+        each = [_product(code.module, kind, vectors, n, gaps) for n in range(1, rows + 1)]
         code.switch(each, code.function.args[0], code.function.args[1:])
 
-    names = ("n", "a", "panel", "first", "sums", "stride", "K")
-    return routine(module, kind, f"products_{rows}x{vectors}", names, define)
+    names = ("n", "a", "panel", "first", "sums", "stride", "K", *["step"] * gaps)
+    return routine(module, kind, f"products_{rows}x{vectors}{_GAPS * gaps}", names, define)
 
 
-def _product(module: Module, kind: Float, vectors: int, rows: int) -> ir.Function:
-    name = f"product_{rows}x{vectors}"
+def _product(module: Module, kind: Float, vectors: int, rows: int, gaps: bool) -> ir.Function:
+    name = f"product_{rows}x{vectors}{_GAPS * gaps}"
     if name in module.globals:
         return module.globals[name]
-    names = ("a", "panel", "first", "sums", "stride", "K")
+    names = ("a", "panel", "first", "sums", "stride", "K", *["step"] * gaps)
     code = Code(module, name, [(n, I64) for n in names], None, "noinline")
-    a, panel, first, sums, stride, K = (code.argument(k) for k in range(len(names)))
+    a, panel, first, sums, stride, K = (code.argument(k) for k in range(6))
     v, size = Vectors(code, kind), kind.size * kind.lanes
+    step = code.argument(6) if gaps else code.number(size * vectors)
     pointers = [code.load_number(a + 8 * r) for r in range(rows)]
     begin = [code.load(first + size * k, kind.vector, kind.size) for k in range(vectors)]
     totals = [[code.variable(kind.vector, begin[k]) for k in range(vectors)] for _ in range(rows)]
     with code.loop("k", 0, K) as k:
-        weights = [code.load(panel + k * (size * vectors) + size * i, kind.vector, kind.size) for i in range(vectors)]
+        weights = [code.load(panel + k * step + size * i, kind.vector, kind.size) for i in range(vectors)]
         for r in range(rows):
             value = v.load_spread(pointers[r] + k * kind.size)
             for total, weight in zip(totals[r], weights, strict=True):

@@ -6,6 +6,7 @@ from torch import nn
 
 import gatefuse
 from gatefuse.kernels.cells import cell_names, find_cell
+from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW
 from gatefuse.kernels.loops import llvm_training
 from gatefuse.kernels.runtime.threads import available
 from tests.support.layers import beside
@@ -56,7 +57,7 @@ def whole(found):
 
 def run(layer, x, state, mask, fresh, which=(True, True)):
     """The output, the final states, and all gradients of what is used of them."""
-    options = beside(layer.cell, T, B, dtype=x.dtype)
+    options = beside(layer.cell, *x.shape[:2], dtype=x.dtype)
     output, finals = layer(x, whole(state), resets=mask, reset_state=fresh and whole(fresh), **options)
     finals = finals if isinstance(finals, tuple) else (finals,)
     draw = torch.Generator().manual_seed(2)
@@ -80,6 +81,40 @@ def test_gradients_are_those_of_the_equations(cell, layers, resets, ran):
     check(found[0], truth[0])
     check(found[1], truth[1])
     assert len(ran) == llvm_training.can_train(layer.cell, layer._form(False))
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 64, 64), (3, 4, 128, 64), (2, 6, 5, 64), (4, 3, 64, 7)], ids=str)
+@pytest.mark.parametrize("cell", [*map(find_cell, cell_names()), *ALL], ids=lambda cell: cell.name)
+def test_few_steps_read_weights_as_they_lie(monkeypatch, cell, sizes):
+    """Where whole panels of them lie one after the other; else they are laid out."""
+    monkeypatch.setenv("GATEFUSE_DEBUG", "1")
+    torch.use_deterministic_algorithms(False)
+    T, B, I, H = sizes
+    oracle, layer = (gatefuse.Recurrent(cell, I, H, 2, driver=name, dtype=torch.float64) for name in ("eager", "llvm"))
+    layer.load_state_dict(oracle.state_dict())
+    draw = torch.Generator().manual_seed(1)
+    x = torch.rand(T, B, I, generator=draw, dtype=torch.float64).requires_grad_()
+    state = [torch.rand(2, B, H, generator=draw, dtype=torch.float64).requires_grad_() for _ in cell.states]
+    truth, found = (run(each, x, state, None, None) for each in (oracle, layer))
+    check(found[0], truth[0])
+    check(found[1], truth[1])
+
+
+def test_which_calls_lay_weights_out(monkeypatch):
+    def layouts(cell, T, I, H):
+        version = find_cell(cell).current()
+        form = gatefuse.Recurrent(cell, I, H)._form(False)
+        x = torch.empty(T, 1, I)
+        found = llvm_training.Prepared.of(version, x, (1, 1, H), form, None).schedule.backward
+        loop, product = found[0], found[-1]
+        return [run.arguments[run.compiled.fields.names.index("layout")] for run in (loop, product)]
+
+    assert layouts("lstm", 1, 64, 64) == [LAID_OUT_NOW] * 2  # deterministic, as tests are
+    torch.use_deterministic_algorithms(False)
+    assert layouts("lstm", 1, 64, 64) == [AS_THEY_LIE] * 2
+    assert layouts("lstm", 100, 64, 64) == [LAID_OUT_NOW] * 2
+    assert layouts("lstm", 1, 5, 64) == [AS_THEY_LIE, LAID_OUT_NOW]
+    assert layouts("lstm", 1, 64, 7) == [LAID_OUT_NOW, AS_THEY_LIE]
 
 
 @pytest.mark.parametrize("which", [(True, False), (False, True)])
@@ -155,7 +190,7 @@ def test_the_number_of_threads_may_change_before_the_backward(ran):
     for other in grads[1:]:
         for a, b in zip(grads[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
-    assert len(ran) == 3
+    assert len(ran) == 2  # the last call is of the first one's form
     assert available() >= 1
 
 

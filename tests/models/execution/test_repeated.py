@@ -85,8 +85,9 @@ def test_the_second_call_goes_the_short_way_and_gives_the_same(taken, name, batc
 @pytest.mark.parametrize("layers", [1, 2])
 def test_one_step_of_an_lstm_that_is_trained_goes_to_torchs_function(monkeypatch, taken, layers, batch_first):
     torch.manual_seed(0)
-    layer, x = LSTM(3, 5, layers, batch_first=batch_first), torch.randn(*((2, 1) if batch_first else (1, 2)), 3)
-    states, prepared = (torch.randn(layers, 2, 5, requires_grad=True),) * 2, []
+    H = 256  # with few samples
+    layer, x = LSTM(3, H, layers, batch_first=batch_first), torch.randn(*((2, 1) if batch_first else (1, 2)), 3)
+    states, prepared = (torch.randn(layers, 2, H, requires_grad=True),) * 2, []
     monkeypatch.setattr(LSTM, "_prepare", lambda *given: prepared.append(1) or Stack._prepare(*given))
     reference = copy.deepcopy(layer)
     reference.driver = "eager"
