@@ -264,6 +264,17 @@ def test_what_is_changed_later_runs_the_packages_loop(change, here):
     assert not here
 
 
+def test_a_replica_of_data_parallel(here):
+    """Whose weights are tensors that are no parameters."""
+    theirs, ours = pair("LiGRU")
+    replica = ours.rnn[0]._replicate_for_data_parallel()
+    replica.u = ours.rnn[0].u._replicate_for_data_parallel()
+    replica.u.weight, replica.u.bias = ours.rnn[0].u.weight.detach(), None
+    x = torch.randn(B, T, I, dtype=torch.float64)
+    assert_close(replica(x), theirs.rnn[0](x), rtol=1e-11, atol=1e-12)
+    assert here
+
+
 def test_other_code_is_left(monkeypatch):
     monkeypatch.setattr(package.LiGRU_Layer, "_ligru_cell", lambda self, w, ht: w)
     why = "the code of its time loop is another than that of speechbrain 1.1.2, with which gatefuse was compared"

@@ -254,3 +254,15 @@ def test_elsewhere_it_is_the_packages_loop(how, here):
     for a, b in zip(flat(how(ours, x)), flat(how(theirs, x)), strict=True):
         assert torch.equal(a, b)
     assert not here
+
+
+# where the compiler looks at what its code has between two breaks, accelerated or not
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_within_a_compiled_model():
+    """Its code asks for values in each step, where graphs break; whoever runs the pieces, the results are the same."""
+    torch.compiler.reset()
+    theirs, ours = pair(2)
+    x = torch.randn(B, T, 4 * H, **DOUBLE)
+    for state in (None, begun()):
+        found = torch.compile(ours, backend="eager")(x, state)
+        assert_close(found, theirs(x, state), rtol=1e-11, atol=1e-12)
