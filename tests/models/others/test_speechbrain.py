@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from importlib import import_module
 
 import pytest
 import torch
@@ -11,42 +10,12 @@ from torch.testing import assert_close
 
 import gatefuse
 from gatefuse.kernels.tolerance import allowed, error, worst
-from gatefuse.models.others import speechbrain, steps
 from tests.support.layers import flat, gradients
+from tests.support.speechbrain_layers import FORMS, B, H, I, T, make, package, pair
 
-try:
-    package = import_module("speechbrain.nnet.RNN")
-except (ImportError, OSError) as error:  # the other of torchaudio's library, where it is of another torch than is there
-    pytest.skip(f"the package speechbrain isn't there: {error}", allow_module_level=True)
-T, B, I, H = 7, 3, 5, 4
-FORMS = {
-    "LiGRU": {"normalization": "batchnorm"},
-    "LiGRU layernorm": {"normalization": "layernorm"},
-    "LiGRU none": {"normalization": "none", "bias": False},
-    "SLiGRU": {"ff_normalization": "batchnorm"},
-    "SLiGRU affine": {"ff_normalization": "layernorm", "recurrent_elementwise_affine": True},
-}
+if package is None:
+    pytest.skip("the package speechbrain isn't there", allow_module_level=True)
 ACTS = ("relu", "tanh", "leaky_relu", "sin")
-
-
-def make(form, dtype=torch.float64, **options):
-    torch.manual_seed(0)
-    layer = getattr(package, form.split()[0])(H, (B, T, I), **FORMS[form], **options).to(dtype)
-    with torch.no_grad():  # biases and gains are 0 and 1 at first
-        for parameter in layer.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) / 4)
-    return layer
-
-
-def pair(form, dtype=torch.float64, **options):
-    """The package's layer, and a copy of it that is accelerated."""
-    theirs = make(form, dtype, **options)
-    ours = copy.deepcopy(theirs)
-    told = gatefuse.accelerate(ours)
-    assert not told.left
-    assert len(told.changed) == theirs.num_layers
-    return theirs, ours
 
 
 def states(layer, batch=B):
@@ -66,14 +35,6 @@ def assert_same(theirs, ours, x, hx=None, dtype=torch.float64):
         assert (a.dtype, a.shape, a.stride()) == (b.dtype, b.shape, b.stride())
         assert_close(a, b, rtol=1e-11, atol=1e-12)
     return results
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """How often steps ran by gatefuse."""
-    calls = []
-    monkeypatch.setattr(speechbrain, "run", lambda *args, **options: calls.append(1) or steps.run(*args, **options))
-    return calls
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -199,71 +160,6 @@ def test_copies_and_pickles():
         assert torch.equal(other(x)[0], theirs(x)[0])
 
 
-class Own(package.LiGRU_Layer):
-    pass
-
-
-def hooked(layer):
-    layer.u.register_forward_hook(lambda *_: None)
-
-
-def watched_act(layer):
-    layer.act.register_forward_hook(lambda *_: None)
-
-
-def parametrized(layer):
-    nn.utils.parametrizations.weight_norm(layer.u)
-
-
-def steeper(layer):
-    layer.act = nn.LeakyReLU(0.2)
-
-
-def another_act(layer):
-    layer.act = nn.GELU()
-
-
-def replaced(layer):
-    layer._ligru_cell = lambda w, ht: w
-
-
-def derived(layer):
-    layer.__class__ = Own
-
-
-LEFT = {
-    "hooks": (hooked, "its u has hooks, which would not be called in each step"),
-    "hooks of the activation": (watched_act, "its act has hooks, which would not be called in each step"),
-    "a parametrization": (parametrized, "its u is another than a plain nn.Linear without bias"),
-    "a steeper slope": (steeper, "its act is another than speechbrain makes"),
-    "another activation": (another_act, "its act is another than speechbrain makes"),
-    "a loop of its own": (replaced, "_ligru_cell was replaced on this very object"),
-    "a subclass": (derived, "Own is a subclass, whose methods may rely on those that would be exchanged"),
-}
-
-
-@pytest.mark.parametrize(("change", "why"), LEFT.values(), ids=LEFT.keys())
-def test_what_is_left_and_why(change, why):
-    model = make("LiGRU")
-    change(model.rnn[0])
-    kind = type(model.rnn[0])
-    told = gatefuse.accelerate(model)
-    assert not told.changed
-    assert told.left["rnn.0"].endswith(why)
-    assert type(model.rnn[0]) is kind
-
-
-@pytest.mark.parametrize("change", [hooked, parametrized, another_act])
-def test_what_is_changed_later_runs_the_packages_loop(change, here):
-    theirs, ours = pair("LiGRU")
-    x = torch.randn(B, T, I, dtype=torch.float64)
-    for model in (theirs, ours):
-        torch.manual_seed(0)
-        change(model.rnn[0])
-    assert torch.equal(ours(x)[0], theirs(x)[0])
-    assert not here
-
-
 def test_a_replica_of_data_parallel(here):
     """Whose weights are tensors that are no parameters."""
     theirs, ours = pair("LiGRU")
@@ -273,58 +169,3 @@ def test_a_replica_of_data_parallel(here):
     x = torch.randn(B, T, I, dtype=torch.float64)
     assert_close(replica(x), theirs.rnn[0](x), rtol=1e-11, atol=1e-12)
     assert here
-
-
-def test_other_code_is_left(monkeypatch):
-    monkeypatch.setattr(package.LiGRU_Layer, "_ligru_cell", lambda self, w, ht: w)
-    why = "the code of its time loop is another than that of speechbrain 1.1.2, with which gatefuse was compared"
-    assert gatefuse.accelerate(make("LiGRU")).left == {"rnn.0": why}
-
-
-def test_torchs_loop_is_not_theirs():
-    why = "torch's own loops, which driver vendor is, are of torch.nn's layers alone"
-    assert gatefuse.accelerate(make("LiGRU"), driver="vendor").left == {"rnn.0": why}
-
-
-def autocast(model, x):
-    with torch.autocast("cpu", torch.bfloat16):
-        return model(x.float())[0]
-
-
-def half(model, x):
-    return model.bfloat16()(x.bfloat16())[0]
-
-
-def forward_mode(model, x):
-    return torch.func.jvp(lambda v: model(v)[0], (x.float(),), (torch.ones_like(x).float(),))[1]
-
-
-def compiled(model, x):
-    torch.compiler.reset()
-    return torch.compile(model, backend="eager")(x.float())[0]
-
-
-def traced(model, x):
-    return torch.jit.trace(model, x.float(), check_trace=False)(x.float())[0]
-
-
-def broadcast(model, x):
-    return model.rnn[0](x.float(), torch.ones(1, H))
-
-
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("how", [autocast, half, forward_mode, compiled, traced, broadcast])
-def test_elsewhere_it_is_the_packages_loop(how, here):
-    theirs, ours = pair("LiGRU", torch.float32)
-    theirs.eval(), ours.eval()
-    x = torch.randn(B, T, I)
-    assert torch.equal(how(ours, x), how(theirs, x))
-    assert not here
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_a_script_is_of_the_packages_layers():
-    theirs, ours = pair("LiGRU", torch.float32)
-    theirs.eval(), ours.eval()
-    x = torch.randn(B, T, I)
-    assert torch.equal(gatefuse.scripted(ours)(x)[0], theirs(x)[0])

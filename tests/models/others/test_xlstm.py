@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 import gatefuse
 from gatefuse.kernels.tolerance import allowed, error, worst
-from gatefuse.models.others import steps, xlstm
+from gatefuse.models.others import xlstm
 from tests.support.layers import flat, gradients
 
 package = pytest.importorskip("xlstm.blocks.slstm.cell", reason="the package xlstm isn't there")
@@ -32,14 +32,6 @@ def pair(*args, **options):
     assert not told.left
     assert list(told.changed) == [""]
     return theirs, ours
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """How often steps ran by gatefuse."""
-    calls = []
-    monkeypatch.setattr(xlstm, "run", lambda *args, **options: calls.append(1) or steps.run(*args, **options))
-    return calls
 
 
 def values(layer, x, state=None):
