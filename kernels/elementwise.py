@@ -5,7 +5,7 @@ R.f(v) is w_f v + b_f, of which no product is left: a sequence takes as long as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,8 @@ def _made(cell: Cell, bias: bool) -> Cell:
     )
     found = Cell(cell.equations, declaration)
     found.name = f"{cell.name}_elementwise"
-    found.given = partial(_given, cell.recurrent_gates, cell.gates, cell.parameters, weights, biases)
+    numbers = partial(_given, cell.recurrent_gates, cell.gates, cell.parameters, weights, biases)
+    found.given = numbers if cell.given is None else partial(_then, numbers, cell.given)
     return found
 
 
@@ -68,6 +69,11 @@ def _given(
     vars(own_x).update(vars(x), _whole=whole)
     R = _Numbers(gates, whole, [parameters[name] for name in weights], [parameters[name] for name in biases])
     return own_x, R, {name: parameters[name] for name in own}
+
+
+def _then(first: Callable[..., Any], second: Callable[..., Any], *given: Any) -> Any:
+    """What equations are given by the second of what they are given by the first."""
+    return second(*first(*given))
 
 
 class _Numbers(Uncalled):

@@ -1,4 +1,4 @@
-"""accelerate and restore: torch.nn's recurrent layers within a model that exists become gatefuse's, and back.
+"""accelerate and restore: recurrent layers within a model that exists become gatefuse's, and back.
 
 A layer is exchanged by assigning its ``__class__``: the object stays, and with it its parameters (so optimizers go on),
 buffers, hooks, parametrizations, training mode, every reference to it from elsewhere, and the root module itself. A new
@@ -18,6 +18,7 @@ from torch import nn
 from gatefuse.models.layers.arguments import check_driver
 from gatefuse.models.layers.rnn import GRU, LSTM, RNN
 from gatefuse.models.layers.rnn_cells import GRUCell, LSTMCell, RNNCell
+from gatefuse.models.others import known
 
 PAIRS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
     (nn.LSTM, LSTM),
@@ -62,6 +63,9 @@ def _title(name: str) -> str:
 def accelerate(model: nn.Module, driver: str = "auto") -> Exchange:
     """Make gatefuse's layers of the torch.nn.LSTM, GRU, RNN, LSTMCell, GRUCell and RNNCell in a model, in place.
 
+    So are speechbrain's LiGRU and SLiGRU and xlstm's sLSTM with its backend vanilla, of which the time loop alone is
+    exchanged, in float32 and float64, out of autocast, torch.compile and torch.func; elsewhere they run their own.
+
     The modules and their parameters stay the same objects; the model may be such a layer itself. Results are those of
     before. Layers that can't be changed safely stay untouched; the answer names them, with the reason. A model that was
     compiled sees the change at its next call. torch.jit.script can't read the layers; ``gatefuse.scripted`` scripts a
@@ -83,13 +87,15 @@ def accelerate(model: nn.Module, driver: str = "auto") -> Exchange:
         ValueError: neither auto nor a driver's name.
     """
     check_driver(driver)
+    pairs = {**_OURS, **known.pairs()}
 
     def change(module: nn.Module) -> tuple[bool, str] | None:
-        if not _looks_recurrent(module):
+        others = known.refusal(module, driver)
+        if others is None and not _looks_recurrent(module):
             return None
-        if why := _refusal(module):
+        if why := others or _refusal(module, pairs):
             return False, why
-        text = _exchange(module, _OURS)
+        text = _exchange(module, pairs)
         setattr(module, _MARK, True)
         if driver != "auto":
             module.driver = driver  # type: ignore[assignment]
@@ -99,7 +105,7 @@ def accelerate(model: nn.Module, driver: str = "auto") -> Exchange:
 
 
 def restore(model: nn.Module) -> Exchange:
-    """Undo accelerate: the layers that it changed are torch.nn's again, the same objects as before.
+    """Undo accelerate: the layers that it changed are what they were again, the same objects as before.
 
     Layers that were made as gatefuse's stay, and the answer says so.
 
@@ -112,7 +118,7 @@ def restore(model: nn.Module) -> Exchange:
     Raises:
         TypeError: the model is no module.
     """
-    back = {ours: theirs for theirs, ours in PAIRS}
+    back = {ours: theirs for theirs, ours in (*PAIRS, *known.pairs().items())}
 
     def change(module: nn.Module) -> tuple[bool, str] | None:
         if not isinstance(module, tuple(back)):
@@ -157,18 +163,20 @@ def _looks_recurrent(module: nn.Module) -> bool:
     return name in _NAMES and not any(isinstance(m, (nn.RNNBase, nn.RNNCellBase)) for m in module.modules())
 
 
-def _refusal(module: nn.Module) -> str:
+def _refusal(module: nn.Module, pairs: dict[type[nn.Module], type[nn.Module]]) -> str:
     """Why this layer must stay as it is; "" where it may be changed."""
     kind = type(module)
     if isinstance(module, torch.jit.ScriptModule):
         return "it is TorchScript, whose code is fixed; accelerate a model before it is scripted or traced"
-    if isinstance(module, tuple(_OURS.values())):
+    if isinstance(module, tuple(pairs.values())):
         return "it is gatefuse's already"
-    if _exchanged(kind, _OURS) is kind:
+    if _exchanged(kind, pairs) is kind:
         if isinstance(module, tuple(_OURS)):
             return (
                 f"{_path(kind)} is a subclass, whose methods may rely on torch.nn's; derive it from gatefuse's instead"
             )
+        if isinstance(module, tuple(pairs)):
+            return f"{_path(kind)} is a subclass, whose methods may rely on those that would be exchanged"
         return f"{_path(kind)} is not one of torch.nn's layers and cells"
     if own := sorted({"forward", "_call_impl"} & module.__dict__.keys()):
         return f"{own[0]} was replaced on this very object, and would go on hiding the class's"
@@ -208,4 +216,6 @@ def _path(kind: type) -> str:
 
 
 def _public(kind: type) -> str:
-    return f"{'torch.nn' if kind in _OURS else 'gatefuse'}.{kind.__name__}"
+    if kind in _OURS:
+        return f"torch.nn.{kind.__name__}"
+    return f"gatefuse.{kind.__name__}" if kind in _OURS.values() else _path(kind)

@@ -28,11 +28,13 @@ from gatefuse.kernels.task import Form, restarts
 
 
 def can_train(cell: Cell, form: Form) -> bool:
-    """Whether ``layers`` runs that: in one direction, by equations that use the input's part of every gate, and no
-    gate's recurrent weights twice."""
+    """Whether ``layers`` runs that: in one direction, by equations that use the input's part of every gate, of which
+    there is one, and no gate's recurrent weights twice."""
     shape, of_weights = cell_shape(cell), [gate for gate in cell.program.columns if gate >= 0]
     once = len(of_weights) == len(set(of_weights))
-    return form.directions == 1 and set(shape.X) >= set(range(shape.G)) and once
+    # without input weights the forward takes the input for their product, and keeps nothing of what lies beside it
+    fed = bool(cell.input_gates) and set(shape.X) >= set(range(shape.G))
+    return form.directions == 1 and fed and once
 
 
 def layers(

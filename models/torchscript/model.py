@@ -1,8 +1,9 @@
 """scripted: a model that contains gatefuse's layers as TorchScript of ATen operators alone.
 
-LSTM, GRU, RNN and the cells become torch.nn's, which TorchScript can read. A Recurrent becomes a class generated for
-its cell: the loop that kernels/codegen/torchscript.py prints, within models/torchscript/layer.py. As in accelerate, it
-is the ``__class__`` of the (copied) layer that is exchanged, so that parameters, their names, and training mode stay.
+LSTM, GRU, RNN and the cells become torch.nn's, which TorchScript can read, and layers of other packages what they were.
+A Recurrent becomes a class generated for its cell: the loop that kernels/codegen/torchscript.py prints, within
+models/torchscript/layer.py. As in accelerate, it is the ``__class__`` of the (copied) layer that is exchanged, so that
+parameters, their names, and training mode stay.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from gatefuse.models.execution.heads import check_cell
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.layout import forms
 from gatefuse.models.layers.recurrent import Recurrent
+from gatefuse.models.others import known
 
 _THEIRS = {ours: theirs for theirs, ours in PAIRS}
 # of a layer's attributes, gatefuse's own, and torch.nn's second lists of the weights, which would be saved once more
@@ -62,14 +64,17 @@ def scripted(model: nn.Module) -> torch.jit.ScriptModule:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module. Got {type(model).__name__}.")
     changed = copy.deepcopy(model)
+    theirs = {**_THEIRS, **{ours: other for other, ours in known.pairs().items()}}
     for name, layer in list(changed.named_modules()):
         # As the root of a script torch.nn's layers can't be called, since their forward has two forms.
         alone = layer is changed and type(layer) in _THEIRS and isinstance(layer, Stack)
         if type(layer) is Recurrent or alone:
             _become_generated(layer)
-        elif type(layer) in _THEIRS:
-            _become_theirs(layer)
-        elif isinstance(layer, (Recurrent, *_THEIRS)):
+        elif type(layer) in theirs:
+            layer.__class__ = theirs[type(layer)]
+            for own in _ADDED:
+                layer.__dict__.pop(own, None)
+        elif isinstance(layer, (Recurrent, *theirs)):
             raise ValueError(
                 f"a layer must be of gatefuse's very classes to be scripted, not of one derived from them. Got "
                 f"{type(layer).__module__}.{type(layer).__qualname__}{f' as {name}' if name else ''}."
@@ -83,12 +88,6 @@ def scripted(model: nn.Module) -> torch.jit.ScriptModule:
                 f"all_states has no form there. Got {found[1]}."
             ) from error
         raise
-
-
-def _become_theirs(layer: nn.Module) -> None:
-    layer.__class__ = _THEIRS[type(layer)]
-    for name in _ADDED:
-        layer.__dict__.pop(name, None)
 
 
 def _become_generated(layer: Any) -> None:

@@ -1,0 +1,1 @@
+"""Recurrent layers of other packages, and what accelerate makes of them. Nothing here imports a package."""
