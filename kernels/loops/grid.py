@@ -19,6 +19,7 @@ from gatefuse.kernels.codegen.device_functions import device_functions
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed
 from gatefuse.kernels.loops.buffers import Forward, Gradients, Upstream
+from gatefuse.kernels.loops.handing import fill, hand
 from gatefuse.kernels.loops.inputs import Sequence
 from gatefuse.kernels.loops.weight_gradients import finish
 from gatefuse.kernels.runtime import debug
@@ -91,6 +92,10 @@ def _made(
         "PRECISION": precision, "FORM": form, "POLLS": polls, "LOADS": ".cg", "num_warps": cut.warps, "num_stages": 1,
         **_CONSTANTS[way], **sized, **resident, **tried,
     }  # fmt: skip
+    if options["FORM"] == "flag":
+        if form == "portable":
+            raise ValueError("FORM flag must be tried on a GPU of NVIDIA's, whose assembly it is. Got another.")
+        options["HAND"] = hand(cell, dtype, H, cut.KC * cut.BB, 32 * cut.warps, polls)
     if way == "forward":
         stages = range(1, cell.program.stages + 1)
         parts = (*(stage for stage in stages if computed(cell.program, stage)), 0)
@@ -135,10 +140,15 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     exchanged = kept.fed if save or not kept.fed.shape[0] else debug.empty(x, kept.fed.shape[0], T, B, loop.W)
     if T * B * H:
         functions, found = device_functions(loop.cell, loop.H), _launch_of(loop, "forward")
+        states = loop.states
+        if found.options["FORM"] == "flag":
+            fill((kept.output, kept.rest, exchanged))
+            # Loaded as what is exchanged is, in whole vectors.
+            states = states.clone() if states.data_ptr() % 16 else states
         bias, weights, counters = loop.columns_bias(), loop.columns_weight(), _counters(loop, found.tiles)
         for i, steps, until in _turns(loop, found.parts, 0):
             launch(
-                grid_forward_kernel, found.grid, x, weights, bias, loop.states, loop.parameters, loop.restarts,
+                grid_forward_kernel, found.grid, x, weights, bias, states, loop.parameters, loop.restarts,
                 loop.fresh, loop.live, kept.output, kept.rest, kept.finals, kept.saved, exchanged, counters, i, steps,
                 found.tiles, T, B, H, loop.W,
                 UPDATE=functions.update, VECTORS=functions.any_vectors, HAS_BIAS=bias is not None,

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from gatefuse.kernels.triton.barrier import arrive, block_barrier, grid_barrier, wait
+from gatefuse.kernels.triton.exchange import load_present, store_shared
 from gatefuse.kernels.triton.tile import (
     MANY,
     at_step,
@@ -62,9 +63,11 @@ def grid_forward_kernel(
     HAS_BIAS: tl.constexpr, HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, KEEP: tl.constexpr, SAVE: tl.constexpr,
     PRECISION: tl.constexpr, FORM: tl.constexpr, POLLS: tl.constexpr, LOADS: tl.constexpr, ROWS: tl.constexpr,
     LEFT: tl.constexpr, UNTIL: tl.constexpr, BU: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
+    HAND: tl.constexpr = None,
 ):  # fmt: skip
     """carry (S, B, W) holds the running states in float32, from before the first step to after the last; counter
-    (directions, tiles) the arrivals at the barriers of each tile of the batch, from zero."""
+    (directions, tiles) the arrivals at the barriers of each tile of the batch, from zero. With FORM "flag" HAND is how
+    programs wait for values themselves and for no arrival; what they exchange was filled for it. See exchange.py."""
     S: tl.constexpr = CELL.S
     P: tl.constexpr = CELL.P
     COLUMNS: tl.constexpr = CELL.COLUMNS
@@ -118,7 +121,7 @@ def grid_forward_kernel(
             restart, alive = load_masks(restarts_ptr, live_ptr, t, T, b, B, real, HAS_RESTARTS, HAS_LIVE)
             # The own states may have been stored by other threads of this program than those that load them: all must
             # meet between the two, which they do behind a wait, but for the form in which each thread waits for itself.
-            if MEETINGS == 0 or FORM == "every":
+            if MEETINGS == 0 or FORM == "every" or FORM == "flag":
                 block_barrier(FORM)
             if MEETINGS > 0:
                 wait(counter, met * arrivals, FORM, POLLS)
@@ -135,7 +138,7 @@ def grid_forward_kernel(
                     for p in tl.static_range(len(CELL.V)):
                         if CELL.STAGE[p] == stage and CELL.V[p] < 0:
                             here = fed_ptr + at_step(CELL.FED[p] * T + t, B * W)
-                            tl.store(here + e, vectors[CELL.PLACE[p]], mask=real)
+                            store_shared(here + e, vectors[CELL.PLACE[p]], real, HAND)
                     met += 1
                     grid_barrier(counter, met * arrivals, FORM, POLLS)
                 if UNTIL == 0 or stage < UNTIL:
@@ -157,15 +160,21 @@ def grid_forward_kernel(
                             # of it: a mask by sample takes registers, and more waits come between the loads. In larger
                             # tiles they take more either way.
                             there = b
-                            if BB <= 16:
+                            if BB <= 16 or HAND is not None:
                                 there = tl.minimum(b, B - 1)
                             for c in tl.static_range(0 if CELL.MEAN[p] else NK):
                                 # The chunks differ by a number, not by a tile of addresses, which would take registers.
                                 inside = row < H - c * KC
-                                if BB > 16:
+                                if BB > 16 and HAND is None:
                                     inside = inside & (b < B)
                                 at = there * W + row
-                                chunk = tl.load(here + c * KC + at, mask=inside, other=0.0, cache_modifier=LOADS)
+                                if HAND is None:
+                                    chunk = tl.load(here + c * KC + at, mask=inside, other=0.0, cache_modifier=LOADS)
+                                else:  # the initial states are there
+                                    polled = tl.where(i > 0, 1, 0)
+                                    if CELL.V[p] < 0:
+                                        polled = tl.where(i >= 0, 1, 0)
+                                    chunk = load_present(here, there, polled, c * KC, H, W, HAND, KC, BB)
                                 if HAS_RESTARTS and CELL.V[p] >= 0:
                                     other = fresh_ptr + (CELL.V[p] * B * W + c * KC) + at
                                     fresh = tl.load(other, mask=inside & restart, other=0.0)
@@ -179,7 +188,9 @@ def grid_forward_kernel(
             if UNTIL == 0:
                 slots = make_slots(xs, r, bias, CELL, HAS_BIAS)
                 new = UPDATE(slots, states, params)
-                states = store_kept(output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, W, CELL, KEEP, HAS_LIVE)
+                states = store_kept(
+                    output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, W, CELL, KEEP, HAS_LIVE, HAND
+                )  # fmt: skip
                 if MEETINGS > 0:
                     arrive(counter, FORM)
                 # What no other program reads is stored while the others already go on.

@@ -10,6 +10,8 @@ those of the program's direction, and ORDER, "forward", "reverse" or "both", say
 import triton
 import triton.language as tl
 
+from gatefuse.kernels.triton.exchange import store_shared
+
 
 @triton.jit
 def at_step(t, size):
@@ -219,9 +221,10 @@ def store_carry(carry_ptr, values, e, size, real, N: tl.constexpr):
 @triton.jit
 def store_kept(
     output_ptr, rest_ptr, new, before, alive, t, T, e, real, B, W: tl.constexpr,
-    CELL: tl.constexpr, KEEP: tl.constexpr, HAS_LIVE: tl.constexpr,
+    CELL: tl.constexpr, KEEP: tl.constexpr, HAS_LIVE: tl.constexpr, HAND: tl.constexpr = None,
 ):  # fmt: skip
-    """The states after step t, new where the sample goes on, else as before; stored into the sequences."""
+    """The states after step t, new where the sample goes on, else as before; stored into the sequences, with HAND as
+    other programs wait for them."""
     S: tl.constexpr = CELL.S
     settled = ()
     for s in tl.static_range(S):
@@ -230,9 +233,9 @@ def store_kept(
             value = tl.where(alive, value, before[s])
         settled = settled + (value,)
         if s == 0:
-            tl.store(output_ptr + at_step(t, B * W) + e, value, mask=real)
+            store_shared(output_ptr + at_step(t, B * W) + e, value, real, HAND)
         elif KEEP:
-            tl.store(rest_ptr + at_step((s - 1) * T + t, B * W) + e, value, mask=real)
+            store_shared(rest_ptr + at_step((s - 1) * T + t, B * W) + e, value, real, HAND)
     return settled
 
 

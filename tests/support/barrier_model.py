@@ -12,14 +12,17 @@ Each program has two threads: the leader, which arrives and polls, and another. 
     ("store", address, value)         ("load", address, value)       which must see that value and no other
     ("add", address, releases)        ("poll", address, count, acquires)       until it sees so many
     ("meet",)                         the program's block barrier
+    ("await", address, value)         until it sees anything but 0, which must be that value; nothing is acquired
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 Instruction = tuple[Any, ...]
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Form(NamedTuple):
@@ -49,8 +52,10 @@ class _State(NamedTuple):
     memory: tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]  # by address its messages: a value and a view
 
 
-def faults(threads: list[list[Instruction]]) -> tuple[set[str], int]:
+def faults(threads: list[list[Instruction]], began: Mapping[str, int] = NOTHING) -> tuple[set[str], int]:
     """What may go wrong in some order of two threads a program, and how many states were looked at.
+
+    Memory begins at 0, which whoever awaits takes for nothing, or as ``began`` says by address.
 
     A load changes nothing and sees the more, the later it comes; so it is tried right before its thread's next other
     instruction alone, or at the end. A block barrier that no load waits for is passed at once: it changes no memory.
@@ -58,7 +63,7 @@ def faults(threads: list[list[Instruction]]) -> tuple[set[str], int]:
     addresses = sorted({i[1] for thread in threads for i in thread if len(i) > 1})
     code = [[(i[0], *([addresses.index(i[1])] if len(i) > 1 else []), *i[2:]) for i in thread] for thread in threads]
     none = (0,) * len(addresses)
-    first = _State((0,) * len(code), (none,) * len(code), (((0, none),),) * len(addresses))
+    first = _State((0,) * len(code), (none,) * len(code), tuple(((began.get(a, 0), none),) for a in addresses))
     seen, stack, found = {first}, [first], set[str]()
     while stack:
         state = stack.pop()
@@ -112,6 +117,12 @@ def _following(code: list[list[Instruction]], state: _State, found: set[str], ad
                 if value >= operands[1]:
                     now = _replaced(view, at, stamp)
                     after.append(_moved(state, k, place, _join(now, handed) if operands[2] else now))
+        elif name == "await":
+            for stamp in range(view[at], len(messages)):
+                if value := messages[stamp][0]:
+                    if value != operands[1]:
+                        found.add(f"a load of {addresses[at]} may see another step's value")
+                    after.append(_moved(state, k, place, _replaced(view, at, stamp)))
         else:
             now = _replaced(view, at, len(messages))
             value, handed = operands[1], (0,) * len(view)
@@ -162,6 +173,32 @@ def forward(programs: int, steps: int, form: Form) -> list[list[Instruction]]:
                 other.append(("store", f"own {p}", t + 1))
         threads += [leader, other]
     return threads
+
+
+def flags(programs: int, steps: int, addresses: int = 0, meets: bool = True) -> list[list[Instruction]]:
+    """As grid_forward where states say themselves that they are there; after so many steps addresses come again."""
+    threads: list[list[Instruction]] = []
+    for p in range(programs):
+        leader: list[Instruction] = []
+        other: list[Instruction] = []
+        for t in range(steps + 1):
+            if t > 0:
+                for thread in (leader, other):
+                    thread += [("meet",)] * meets
+                leader.append(("load", f"own {p}", t))
+                for thread in (leader, other):
+                    thread += [("await", _flag(q, t, addresses), t) for q in range(programs)]
+            if t < steps:
+                # What the one has loaded comes to the other, which stores what becomes of it, through shared memory.
+                for thread in (leader, other):
+                    thread.append(("meet",))
+                other += [("store", _flag(p, t + 1, addresses), t + 1), ("store", f"own {p}", t + 1)]
+        threads += [leader, other]
+    return threads
+
+
+def _flag(p: int, t: int, addresses: int) -> str:
+    return f"state {p} {t % addresses if addresses else t}"
 
 
 def backward(programs: int, steps: int, form: Form) -> list[list[Instruction]]:

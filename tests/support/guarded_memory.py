@@ -80,6 +80,9 @@ class Memory:
         """The 32-bit number at an address."""
         return int(self._bytes[pointer - self.first :][:4].view(np.uint32)[0])
 
+    def put(self, pointer: int, value: int) -> None:
+        self._bytes[pointer - self.first :][:4].view(np.uint32)[0] = np.uint32(value)
+
     def add(self, pointer: int, value: int) -> None:
         self._bytes[pointer - self.first :][:4].view(np.uint32)[0] += np.uint32(value)
 

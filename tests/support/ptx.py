@@ -1,24 +1,33 @@
-"""The few PTX instructions of the barrier, run for one thread: so that what is tested is the kernels' own text."""
+"""The few PTX instructions of the barrier and of the exchange, run for one thread: so that
+what is tested is the kernels' own text."""
 
 import operator
 import re
 
 _ORDERS = {"relaxed", "acquire", "release", "acq_rel"}
 _COMPARE = {name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")}
+
+
+class TrapError(Exception):
+    """The program has ended itself."""
+
+
 _STATEMENT = re.compile(r"(?:@(!?)(\w+)\s+)?([\w.]+)\s*(.*)")
 
 
-def run(text, operands, machine, thread):
-    """The number that thread ``thread`` leaves in $0; ``operands`` are those of $1 and on.
+def run(text, operands, machine, thread, outputs=1):
+    """The numbers that thread ``thread`` leaves in $0 and on, as many as ``outputs``; ``operands`` are those behind.
 
-    The machine has ``special(name)``, what a register such as %ctaid.x holds; ``load(address, acquires, thread)`` and
-    ``add(address, value, releases, thread)`` of 32 bits, which order others' accesses where they say so; ``pause()``.
+    The machine has ``special(name)``, what a register such as %ctaid.x holds; ``load(address, acquires, thread,
+    into)``, where the last is a register's name, and ``add(address, value, releases, thread)`` of 32 bits, which order
+    others' accesses where they say so; ``store(address, value)`` of 32 bits, which orders none; ``pause()``.
 
     Raises:
         NotImplementedError: an instruction isn't one of these.
+        TrapError: the program has ended itself.
     """
     statements, labels = _parse(text)
-    registers = {f"${k}": value for k, value in enumerate(operands, 1)} | {"%tid.x": thread}
+    registers = {f"${k}": value for k, value in enumerate(operands, outputs)} | {"%tid.x": thread}
     at = 0
     while at < len(statements):
         at += 1
@@ -29,7 +38,7 @@ def run(text, operands, machine, thread):
             at = labels[arguments[0]]
             continue
         _execute(name.split("."), arguments, registers, machine, thread)
-    return registers["$0"]
+    return [registers[f"${k}"] for k in range(outputs)]
 
 
 def _parse(text):
@@ -40,7 +49,7 @@ def _parse(text):
             labels[line[:-1]] = len(statements)
         elif line and not line.startswith(".reg"):
             negated, predicate, name, arguments = _STATEMENT.fullmatch(line).groups()
-            statements.append((negated, predicate, name, [a.strip(" []") for a in arguments.split(",")]))
+            statements.append((negated, predicate, name, [a.strip(" []{}") for a in arguments.split(",")]))
     return statements, labels
 
 
@@ -57,8 +66,18 @@ def _execute(name, arguments, registers, machine, thread):
     match name:
         case ["red", *_, "add", "u32"]:
             machine.add(value(target), value(sources[0]), ordered and bool(orders & {"release", "acq_rel"}), thread)
-        case ["ld", *_, "u32"]:
-            registers[target] = machine.load(value(sources[0]), ordered and "acquire" in orders, thread)
+        case ["ld", *_, "u32" | "b32"]:
+            for k, each in enumerate(arguments[:-1]):  # of a vector
+                registers[each] = machine.load(
+                    value(arguments[-1]) + 4 * k, ordered and "acquire" in orders, thread, each
+                )
+        case ["st", "relaxed", "gpu", "global", "b32"]:
+            machine.store(value(target), _wrapped(value(sources[0])))
+        case ["trap"]:
+            raise TrapError
+        case ["setp", how, "and" | "or" as joined, "u32"]:
+            found, with_ = _COMPARE[how](*map(value, sources[:2])), bool(registers[sources[2]])
+            registers[target] = found and with_ if joined == "and" else found or with_
         case ["setp", how, "u32"]:
             registers[target] = _COMPARE[how](*map(value, sources))
         case ["nanosleep", "u32"]:

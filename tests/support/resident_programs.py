@@ -10,12 +10,15 @@ from __future__ import annotations
 import random
 import threading
 
+import numpy as np
+import triton.language as tl
 from triton.runtime import interpreter
 
 from tests.support import ptx
 from tests.support.guarded_memory import BUILDER, Watch
 from tests.support.happened_before import LEADER, LOADS, STORES, Clocks
 
+MISSING = 2**32 - 1  # what an exchange without a barrier is filled with
 PATIENCE = 60  # seconds that a launch may take
 
 
@@ -75,7 +78,9 @@ class _Program:
         self.place, self.call = place, call
         self.go = threading.Semaphore(0)
         self.over = False
-        self.looked = self.sleeps = None  # what it polled last, and what it sleeps on: an address and a number
+        # By thread, register and address what it polled since it did anything else; by address what it sleeps on.
+        self.looked: dict[tuple[int, str, int], int] = {}
+        self.sleeps: dict[int, int] = {}
 
 
 class _StoppedError(Exception):
@@ -123,14 +128,17 @@ class ResidentPrograms(Watch):
                 each.go.release()
 
     def _ready(self, program):
-        return not program.over and (not program.sleeps or self.memory.word(program.sleeps[0]) != program.sleeps[1])
+        return not program.over and (not program.sleeps or self._changed(program.sleeps))
+
+    def _changed(self, seen):
+        return any(self.memory.word(address) != value for address, value in seen.items())
 
     def _pass_on(self):
         """Let the schedule's choice run; whether it is another than the one that ran."""
         ready = [k for k, program in enumerate(self._programs) if self._ready(program)]
         if not ready:
             if asleep := [program for program in self._programs if not program.over]:
-                place, (address, seen) = asleep[0].place, asleep[0].sleeps
+                place, (address, seen) = asleep[0].place, next(iter(asleep[0].sleeps.items()))
                 where = self.memory.name(int(address) - self.memory.first)
                 raise RuntimeError(
                     f"some program must be able to go on. Got a deadlock: {len(asleep)} of {len(self._programs)} wait, "
@@ -155,7 +163,7 @@ class ResidentPrograms(Watch):
     def access(self, kind, pointers, size):
         self.pause()
         me = self._current
-        self._programs[me].looked = None
+        self._programs[me].looked = {}
         inside = super().access(kind, pointers, size)
         at = self.memory.offsets(pointers[inside])
         if raced := getattr(self._clocks, kind)(me, at):
@@ -170,24 +178,41 @@ class ResidentPrograms(Watch):
     def special(self, name):
         return BUILDER.grid_idx["xyz".index(name.removeprefix("%ctaid."))]
 
-    def load(self, address, acquires, thread):
-        """A counter as one thread sees it; who finds it as it was, with nothing done in between, sleeps first."""
+    def load(self, address, acquires, thread, into=""):
+        """A word as one thread sees it; who finds all that it polls as it was, with nothing done in between, sleeps."""
         self.pause()
         k, me = self._current, self._programs[self._current]
-        if me.looked == (thread, address, self.memory.word(address)):
-            self.polls += 1
-            me.sleeps = address, self.memory.word(address)
-            self.pause()
-            me.sleeps = None
-        me.looked = thread, address, self.memory.word(address)
+        if (thread, into, address) in me.looked:
+            seen = {at: value for (*_, at), value in me.looked.items()}
+            if not self._changed(seen):
+                self.polls += 1
+                me.sleeps = seen
+                self.pause()
+            me.looked, me.sleeps = {}, {}
+        me.looked[thread, into, address] = self.memory.word(address)
         if acquires:
             for part in (LEADER,) if thread == 0 else (STORES, LOADS):
                 self._clocks.acquire(k, part, address)
         return self.memory.word(address)
 
+    def store(self, address, value):
+        """A value that others may be waiting for: once, and never what they take for none."""
+        self.pause()
+        if self.access_outside(address):
+            return
+        where = f"{self.launches[-1]}: {self.memory.name(int(address - self.memory.first))}"
+        if self.memory.word(address) != MISSING:
+            self.faults.add(f"{where}: what is waited for must be stored once. Got an address with a value.")
+        if value == MISSING:
+            self.faults.add(f"{where}: what is stored must not be the pattern. Got it.")
+        self.memory.put(address, value)
+
+    def access_outside(self, address):
+        return not Watch.access(self, "store", np.array([address]), 4).all()
+
     def add(self, address, value, releases, thread):
         self.pause()
-        self._programs[self._current].looked = None
+        self._programs[self._current].looked = {}
         if releases:
             for part in (LEADER,) if thread == 0 else (STORES, LOADS):
                 self._clocks.release(self._current, part, address)
@@ -201,12 +226,30 @@ class ResidentPrograms(Watch):
             "create_atomic_rmw": self._atomic,
         }
 
-    def _assembly(self, text, constraints, values, *_):
-        self._programs[self._current].looked = None
+    def _assembly(self, text, constraints, values, types, pure, pack):
+        if any(value.data.size > 1 for value in values):
+            return self._elementwise(text, constraints, values, pack)
+        self._programs[self._current].looked = {}
         operands = [int(value.data.item()) for value in values]
         # The leader, and one of the others for all of them.
         found = [ptx.run(text, operands, self, thread) for thread in (0, 1)]
-        return _Results(found[0])
+        return _Results(*[BUILDER.get_int32(number) for number in found[0]])
+
+    def _elementwise(self, text, constraints, values, pack):
+        """A thread for so many elements as one call takes, one thread after the other."""
+        shape = values[0].data.shape
+        columns = [np.broadcast_to(value.data, shape).reshape(-1, pack).tolist() for value in values]
+        count = sum(each.startswith("=") for each in constraints.split(","))
+        found = []
+        for operands in zip(*columns, strict=True):
+            self._programs[self._current].looked = {}
+            numbers = [int(number) & 2**64 - 1 for part in operands for number in part]
+            found.append([number & MISSING for number in ptx.run(text, numbers, self, 0, count)])
+        made = np.array(found, np.uint32).view(np.int32).reshape(-1, count // pack, pack)
+        return _Results(*[
+            interpreter.TensorHandle(np.ascontiguousarray(made[:, k]).reshape(shape), tl.int32)
+            for k in range(count // pack)
+        ])  # fmt: skip
 
     def _atomic(self, how, pointer, value, mask, order, scope):
         address, by = int(pointer.data.item()), int(value.data.item())
@@ -222,8 +265,8 @@ class ResidentPrograms(Watch):
 
 
 class _Results:
-    def __init__(self, value):
-        self._value = value
+    def __init__(self, *values):
+        self._values = values
 
-    def get_result(self, _):
-        return BUILDER.get_int32(self._value)
+    def get_result(self, k):
+        return self._values[k]

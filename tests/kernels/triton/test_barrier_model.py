@@ -5,7 +5,7 @@ import re
 import pytest
 
 from gatefuse.kernels.triton import barrier
-from tests.support.barrier_model import Form, backward, faults, forward
+from tests.support.barrier_model import Form, backward, faults, flags, forward
 
 
 def orders(text, name):
@@ -84,3 +84,30 @@ def test_a_sum_s_second_barrier_is_needed():
     """Partial sums have one address for all steps: without the wait for the others, a step's may be the next one's."""
     threads = [[i for i in thread if i[0] != "poll" or i[2] % 4] for thread in backward(2, 3, LEADER)]
     assert any("sum" in fault for fault in faults(threads)[0])
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 1)], ids=str)
+def test_values_that_say_that_they_are_there_need_no_barrier_among_programs(sizes):
+    found, states = faults(flags(*sizes))
+    assert found == set()
+    assert states > 100
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 1)], ids=str)
+def test_values_that_say_that_they_are_there_need_a_fill(sizes):
+    found, _ = faults(flags(*sizes), {"state 0 1": 9})
+    assert found == {"a load of state 0 1 may see another step's value"}
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 1)], ids=str)
+def test_a_value_that_is_the_pattern_is_waited_for_forever(sizes):
+    threads = [[("store", i[1], 0) if i[:2] == ("store", "state 0 1") else i for i in t] for t in flags(*sizes)]
+    assert "deadlock" in faults(threads)[0]
+
+
+def test_a_value_needs_an_address_of_its_own():
+    assert any("state" in fault for fault in faults(flags(2, 2, addresses=1))[0])
+
+
+def test_a_program_s_own_states_need_its_block_barrier():
+    assert any(fault.startswith("a load of own") for fault in faults(flags(2, 2, meets=False))[0])
