@@ -16,10 +16,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := $(VENV)/.docs
 
-.PHONY: help test bench check docs gpu tune clean
+.PHONY: help test slow bench check docs gpu tune clean
 
 help:
-	@echo 'make test    all tests that need no GPU; ARGS="-k lstm -n 0" goes to pytest; CONSTRAINTS=newest: with the newest torch'
+	@echo 'make test    the tests that need no GPU; ARGS="-k lstm -n 0" goes to pytest; CONSTRAINTS=newest: with the newest torch'
+	@echo 'make slow    the rest of them: exhaustive products, and such as start processes or compile much'
 	@echo 'make bench   the benchmark; SWEEP=name picks the shapes, ARGS goes to pytest'
 	@echo 'make check   ruff, the format and mypy'
 	@echo 'make docs    the documentation in site/, beginning at site/index.html; a warning is an error'
@@ -38,7 +39,10 @@ $(DOCS): pyproject.toml setup.py $(PINS)
 	@touch $@
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" $(ARGS)
+
+slow: $(READY)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m pytest --benchmark $(if $(SWEEP),--sweep $(SWEEP)) $(ARGS)

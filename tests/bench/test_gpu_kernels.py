@@ -1,5 +1,7 @@
 """What is compiled ahead of a run on a GPU is what the run launches; in processes without Triton's interpreter."""
 
+import pytest
+
 from gatefuse.bench.gpu import kernels
 from gatefuse.bench.suite.contenders import FIRST
 from gatefuse.bench.suite.sweeps import groups
@@ -44,6 +46,7 @@ def test_every_shape_of_the_first_minutes_is_compiled_for_the_drivers_that_can_r
             assert (loop, s.cell, s.H, s.B, training) in found
 
 
+@pytest.mark.slow
 def test_what_is_compiled_is_what_a_contender_launches(tmp_path):
     """By Triton's own key, under which it lies in the cache on disk."""
     lines = compiling(SAME, tmp_path)
@@ -52,6 +55,7 @@ def test_what_is_compiled_is_what_a_contender_launches(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_several_processes_compile_into_one_cache(tmp_path):
     *_, last = compiling(COMMAND, tmp_path)
     assert "kernels of 2 cases for sm_90 in " in last

@@ -276,6 +276,7 @@ def test_a_sanitizer_that_can_t_is_recorded_as_such(status, output, outcome):
     assert entry.outcome == outcome
 
 
+@pytest.mark.slow
 def test_a_process_is_run_and_killed_with_what_it_started(tmp_path):
     done = execute([sys.executable, "-c", "print('there'); raise SystemExit(3)"], 60)
     assert (done.status, done.output) == (3, "there\n")

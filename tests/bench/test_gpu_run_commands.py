@@ -19,6 +19,7 @@ from gatefuse.bench.measure.stamp import take_stamp
 from gatefuse.kernels.runtime import debug
 
 
+@pytest.mark.slow
 def test_the_jobs_name_what_there_is(tmp_path):
     """Each picks tests that exist, and each sweep has its file; nothing else lies in the folder."""
     jobs = order.make_jobs(tmp_path)
@@ -40,6 +41,7 @@ def test_every_test_that_needs_a_gpu_is_in_a_job(tmp_path):
     assert sorted(left) == []
 
 
+@pytest.mark.slow
 def test_what_may_hang_waits_for_its_turn(tmp_path):
     """All tests that name grid, in what they do or their parameters, have its mark, and their names say so, from
     which what hung is known. In each job they come last, but for the barrier alone, which decides on the rest."""
@@ -83,6 +85,7 @@ def matches(pick, test):
     return Expression.compile(pick).evaluate(lambda word, **_: word.lower() in test.lower() + mark)
 
 
+@pytest.mark.slow
 def test_tests_run_in_the_order_in_which_they_are_asked_for(tmp_path):
     (tmp_path / "test_a.py").write_text("def test_one(): ...\ndef test_two(): ...\ndef test_three(): ...\n")
     root = Path(__file__).parents[2]

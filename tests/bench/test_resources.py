@@ -110,6 +110,7 @@ main(["resources", "--arch", "sm_90", "--reports", sys.argv[1]])
 """
 
 
+@pytest.mark.slow
 def test_weights_stay_on_the_chip_at_every_size(tmp_path):
     try:
         compilation.cuobjdump()

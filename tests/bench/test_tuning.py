@@ -41,6 +41,7 @@ def exact_products(monkeypatch):
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", create_dot)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not interpreted(), reason="Triton's interpreter is off")
 @pytest.mark.parametrize("trial", [make_trial(), make_trial(SUMS, "backward")], ids=lambda trial: trial.title)
 def test_a_trial_is_checked_and_measured(trial, monkeypatch, exact_products):

@@ -154,6 +154,7 @@ def _hold_to_the_report(rows):
     assert found >= 5
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_variants_compiles_and_does_what_was_expected(tmp_path):
     try:
         compilation.compilation.cuobjdump()

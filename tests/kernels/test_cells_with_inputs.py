@@ -60,6 +60,7 @@ def cfc(weights, x, h, elapsed):
     return torch.stack(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("units", [1, H])
 @pytest.mark.parametrize("name", ["eager", "script", "aten", "llvm"])
 @pytest.mark.parametrize("equations", [augru, gru_d, cfc])

@@ -26,6 +26,7 @@ DRAWN, PARTS = 2000, 8
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_driver_gives_the_numbers_of_the_equations(part):
     seen: Counter[str] = Counter()
@@ -39,6 +40,7 @@ def test_every_driver_gives_the_numbers_of_the_equations(part):
     assert seen["llvm"] > 0.05 * seen["cells"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["step", "block", "grid"])
 def test_kernels_give_the_numbers_of_the_equations(name):
     ran = 0

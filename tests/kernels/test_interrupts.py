@@ -86,6 +86,7 @@ print(sum(code == 2 for code in codes), [code for code in codes if code not in (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(("driver", "T"), [("auto", 3), ("eager", 3), ("aten", 20), ("llvm", 20), ("script", 20)])
 def test_an_interrupted_first_call_leaves_nothing_behind(driver, T):

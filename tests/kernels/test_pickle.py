@@ -82,6 +82,7 @@ def test_pickle_refuses_a_cell_that_it_can_not_refer_to():
         pickle.dumps(local)
 
 
+@pytest.mark.slow
 def test_cloudpickle_takes_a_cell_of_main_by_value(tmp_path):
     pytest.importorskip("cloudpickle")
     for program in (MAKES, READS):

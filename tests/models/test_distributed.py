@@ -101,6 +101,7 @@ def worker(rank, distribute, folder):
     time.sleep(0.2)  # as in the example
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distribute", [by_ddp, by_fsdp, by_fsdp_accelerated_late])
 def test_two_processes_are_one_with_the_whole_batch(distribute, tmp_path):
     mp.spawn(worker, (distribute, tmp_path), nprocs=2)
@@ -115,6 +116,7 @@ def test_two_processes_are_one_with_the_whole_batch(distribute, tmp_path):
             assert_close(part[name], {key: p.detach() for key, p in after.items()}, **CLOSE)
 
 
+@pytest.mark.slow
 def test_the_example():
     """torchrun: one process and two, by either way, have the same losses, and they fall."""
     losses = []

@@ -75,6 +75,7 @@ def test_kernels_run_before_it_is_said():
     assert probe.failures(CPU, CALLS) == dict.fromkeys(CALLS, "")
 
 
+@pytest.mark.slow
 @interpreter
 def test_a_failure_is_said_in_words_and_the_next_is_tried():
     calls = [("lstm", "step"), ("lstm", "nobody"), ("no cell", "step"), ("lstm", "block")]
@@ -97,6 +98,7 @@ def test_a_process_that_ends_itself_is_said_in_words(monkeypatch, tmp_path):
     assert probe.failures(CPU, CALLS[:1]) == {CALLS[0]: "its process ended with 3: no such device"}
 
 
+@pytest.mark.slow
 @interpreter
 def test_one_that_does_not_end_is_ended(monkeypatch, tmp_path):
     monkeypatch.setattr(probe, "SECONDS", 5)
@@ -104,6 +106,7 @@ def test_one_that_does_not_end_is_ended(monkeypatch, tmp_path):
     assert probe.failures(CPU, CALLS[:1]) == {CALLS[0]: "it did not end within 5 s"}
 
 
+@pytest.mark.slow
 @interpreter
 def test_the_report_says_what_failed(monkeypatch, tmp_path):
     fake_triton(monkeypatch, tmp_path, "raise RuntimeError('mask has unsupported dtype')")

@@ -71,6 +71,7 @@ def test_three_commands(folder, expected):
     assert shell("gcc main.c vad.o -o vad\n./vad", folder).splitlines() == expected
 
 
+@pytest.mark.slow
 def test_a_phone(folder, expected):
     android, apple = blocks("sh", "On a phone")
     shell(android, folder)

@@ -31,6 +31,7 @@ def without_triton(program, *arguments, rc=0):
     return done.stderr if rc else done.stdout
 
 
+@pytest.mark.slow
 def test_layers_run_and_train_by_every_driver_for_a_cpu():
     program = """
         x = torch.randn(5, 2, 3, requires_grad=True)
@@ -103,6 +104,7 @@ def test_what_needs_it_says_so(what, program):
     assert without_triton(program, rc=1).splitlines()[-1] == f"ModuleNotFoundError: {what} {HOW}"
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path):
     program = """
         import pytest

@@ -91,6 +91,7 @@ def test_a_capture_or_a_replay_that_breaks_the_device_is_blamed(device):
             measure({"a": lambda: None}, Clock(graph), budget=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["build", "call", "reference"])
 def test_the_row_of_the_guilty_alone_is_written_and_stays(device, monkeypatch, tmp_path, where):
     """Another process leaves it out, measures the rest of the group, and keeps that row."""
@@ -128,6 +129,7 @@ def test_the_row_of_the_guilty_alone_is_written_and_stays(device, monkeypatch, t
     assert found.loc["gatefuse eager", "status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_group_without_a_reference_is_measured_anew(monkeypatch, tmp_path):
     def fails(group, source):
         raise MemoryError("too large")
@@ -174,6 +176,7 @@ def test_next():
 """
 
 
+@pytest.mark.slow
 def test_a_test_that_breaks_the_device_is_the_last(tmp_path):
     (tmp_path / "conftest.py").write_text(RUN)
     (tmp_path / "test_it.py").write_text(TESTS)

@@ -34,6 +34,7 @@ def test_lengths_have_the_mean_that_is_asked_for(device):
         _ = Shape("lstm", 4, 8, 5, 4, fill=0.1, ragged=True).lengths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_first"])
 @pytest.mark.parametrize("mode", ["forward", "training"])
 @pytest.mark.parametrize("both", [False, True])
@@ -95,6 +96,7 @@ def test_the_step_that_is_compiled_is_the_cell_s(cell, monkeypatch):
     compiled_step._step.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_compiled_step_runs_where_warnings_are_errors():
     group = Group(Shape("elman", 5, 3, 4, 2), "float32", "training", "real")
     if why := compiled_step.refusal(group, CPU):
@@ -117,6 +119,7 @@ def check(name, group):
     assert race._error(race._call(group, network, batch)(), truth, network.layout) < 1e-5
 
 
+@pytest.mark.slow
 def test_whoever_runs_is_named_before_it_does():
     seen = []
     group = Group(Shape("lstm", 5, 3, 4, 2), "float32", "forward")

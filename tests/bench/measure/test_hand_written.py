@@ -39,6 +39,7 @@ def test_they_compute_the_cell(cell, layers, both, ragged):
     assert found.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_gradients_of_all_weights_are_asked_of_them():
     group = Group(Shape("peephole_lstm", 5, 4, 7, 3, 2), "float32", "training")
     loop = hand_written.build(group, networks.make_source(group, CPU))

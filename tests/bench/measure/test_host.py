@@ -1,5 +1,7 @@
 """What a call of the drivers with kernels costs the host, in a process without Triton's interpreter."""
 
+import pytest
+
 from tests.support.compiling import compiling
 
 TABLE = """
@@ -17,6 +19,7 @@ MOST = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_call_costs_the_host_little(tmp_path):
     _, *lines = compiling(TABLE, tmp_path)
     assert len(lines) == 2 * 4 * 2

@@ -169,6 +169,7 @@ for form in ("ptx", "portable", "block"):
 """
 
 
+@pytest.mark.slow
 def test_the_compiler_leaves_the_barriers_in_the_loop(tmp_path):
     lines = compiling(_COMPILE, tmp_path)
     found = {line.split()[0]: [int(n) for n in line.split()[1:]] for line in lines}

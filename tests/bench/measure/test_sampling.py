@@ -108,6 +108,7 @@ def test_the_wall_is_the_sample_where_a_device_has_no_time_of_its_own():
     assert samples.wall == samples.seconds
 
 
+@pytest.mark.slow
 def test_short_calls_that_can_be_captured_are_replayed():
     short, other, long = GRAPH_CALL / 2, GRAPH_CALL / 4, GRAPH_CALL * 2
     calls = {"short": lambda: short, "other": lambda: other, "long": lambda: long}

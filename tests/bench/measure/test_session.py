@@ -143,6 +143,7 @@ def test_without_a_reference_nobody_is_timed(monkeypatch):
     assert {row.note for row, _ in found.values()} == {"in the float64 reference: MemoryError: too large"}
 
 
+@pytest.mark.slow
 def test_a_whole_run(tmp_path):
     command = [
         sys.executable, "-m", "pytest", "--benchmark", "--sweep=smoke", f"--reports={tmp_path}",
@@ -180,6 +181,7 @@ def test_a_contender_that_does_not_exist_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_sweep_that_does_not_exist_is_a_usage_error(tmp_path):
     command = [sys.executable, "-m", "pytest", "--benchmark", "--sweep=slow", f"--reports={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -193,6 +195,7 @@ def run_smoke(reports, *more):
     return subprocess.run([*command, "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_part_leaves_the_whole_report_as_it_is(tmp_path):
     first = run_smoke(tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -221,6 +224,7 @@ def test_a_run_of_a_part_leaves_the_whole_report_as_it_is(tmp_path):
     assert not plot.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--resume"]])
 def test_a_second_run_on_the_same_rows_is_refused(tmp_path, more):
     """Else each would replace the other's rows by those that lay there when it began."""

@@ -27,6 +27,7 @@ def measured(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_rows_and_page(measured, capsys):
     main(["report", "--reports", str(measured)])
     assert capsys.readouterr().out == f"{measured / 'language.md'}\n"

@@ -182,6 +182,7 @@ def test_reports_need_neither_torch_nor_matplotlib(tmp_path):
     assert not list(csv.parent.glob("*.svg"))
 
 
+@pytest.mark.slow
 def test_twenty_thousand_rows_take_less_than_five_seconds(tmp_path):
     pytest.importorskip("matplotlib")
     H, B = (16, 64, 100, 256, 512, 1000, 1024, 2048, 4096), (1, 8, 32, 100, 512, 2048, 4096)

@@ -205,6 +205,7 @@ def test_a_resumed_file_is_whole_at_every_moment(path, monkeypatch):
     assert read(path).attrs["skipped"] == []
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_loses_the_group_in_flight_alone(tmp_path):
     rows = tmp_path / "rows.csv"
     command = [sys.executable, "-m", "pytest", "--benchmark", "--sweep=smoke", f"--rows={rows}", "--resume", "-q"]

@@ -51,6 +51,7 @@ def _of_mach_o(data):
         place += size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [t for t in targets() if t != "wasm32"])
 def test_shipped_cells_need_nothing(target, tmp_path):
     for weights in STORED:

@@ -26,6 +26,7 @@ print("freed")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [

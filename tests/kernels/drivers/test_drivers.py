@@ -60,6 +60,7 @@ def test_odd_sizes(device, name, cell, shape):
     check_here(name, make_task(find_cell(cell), *shape), torch.float32, device)
 
 
+@pytest.mark.slow
 @pytest.mark.grid
 @pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["all"]], ids=["plain", "all"])
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_first", "article_peephole_lstm", "slstm"])
@@ -69,6 +70,7 @@ def test_grid_s_programs_share_the_weights(device, cell, options):
     check_here("grid", make_task(find_cell(cell), 3, 35, 40, **options), torch.float32, device)
 
 
+@pytest.mark.slow
 @pytest.mark.grid
 @pytest.mark.parametrize("options", [OPTIONS["plain"], OPTIONS["resets to given states"]], ids=["plain", "masks"])
 @pytest.mark.parametrize("cell", [find_cell("lstm"), find_cell("gru_reset_first"), made_up_cells.three_stages])
@@ -79,6 +81,7 @@ def test_grid_s_programs_share_the_sum_of_a_product_backward(monkeypatch, device
     check_here("grid", make_task(cell, 3, 35, 70, **options), torch.float32, device)
 
 
+@pytest.mark.slow
 @given(
     cell=st.sampled_from(cell_names()),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 24)),

@@ -124,6 +124,7 @@ print(this_processor().bytes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_of_processor(level):
     try:

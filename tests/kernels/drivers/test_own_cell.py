@@ -21,6 +21,7 @@ def test_own_cells(device, name, cell, options):
     check(driver(name), make_task(cell, 4, 3, 6, **options), torch.float32, device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eager", "script", "aten", "llvm", "step", "block", "grid"])
 @pytest.mark.parametrize("source", ["slstm", "on the spot"])
 def test_trains_through_every_driver(source, name):

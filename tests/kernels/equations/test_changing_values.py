@@ -69,6 +69,7 @@ def test_second_derivatives_of_other_equations_are_refused(driver):
         torch.autograd.grad(loss, x, create_graph=True)
 
 
+@pytest.mark.slow
 def test_numbers_that_never_settle_are_left_to_the_python_loop():
     unit, change = changing(0.0)
     x = torch.randn(T, B, I)

@@ -15,6 +15,7 @@ SHIPPED = ("lstm", "gru", "gru_reset_first", "peephole_lstm")
 CELLS = (*map(find_cell, SHIPPED), made_up_cells.two_vectors, made_up_cells.warm_start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masks", [False, True])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_gradients_are_the_same(cell, masks):

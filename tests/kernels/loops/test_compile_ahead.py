@@ -71,6 +71,7 @@ def main() -> None:
                     print(arch, cell.name, dtype, name)
 
 
+@pytest.mark.slow
 def test_every_cell_compiles_for_every_target(tmp_path):
     program = "from tests.kernels.loops.test_compile_ahead import main; main()"
     lines = compiling(program, tmp_path, timeout=900, TRITON_DEFAULT_FP_FUSION="1")

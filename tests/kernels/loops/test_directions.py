@@ -58,6 +58,7 @@ def check_both(name, cell, sizes, device, dtype=torch.float32, **options):
         check(Both(name, other), task, dtype, device, OneByOne(other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "options"),
     [*((cell, "masks") for cell in cell_names()), ("lstm", "plain"), ("lstm", "no bias"), ("gru_reset_first", "plain")],
@@ -68,6 +69,7 @@ def test_every_cell_in_both_directions(device, name, cell, options):
     check_both(name, find_cell(cell), (3, 2, 7), device, **OPTIONS[options])
 
 
+@pytest.mark.slow
 @pytest.mark.grid
 @pytest.mark.parametrize("device", ["cpu", GPU])
 def test_grid_s_programs_in_each_direction(monkeypatch, device):

@@ -1,5 +1,7 @@
 """What nobody else writes is asked for before a program waits for others: behind a wait come exchanged loads alone."""
 
+import pytest
+
 from tests.support.compiling import compiling
 
 _COMPILE = """
@@ -23,6 +25,7 @@ for name, H, form in (("lstm", 512, "ptx"), ("lstm", 64, "ptx"), ("gru", 512, "e
 """
 
 
+@pytest.mark.slow
 def test_a_step_backward_begins_with_all_that_is_its_own(tmp_path):
     found = {}
     for line in compiling(_COMPILE, tmp_path):

@@ -51,6 +51,7 @@ def test_torch_checks_the_forward_operator(cell, masks, loop):
     opcheck.check(sequence_forward, tuple(arguments(cell, masks=masks, loop=loop)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["step", "block", "grid"])
 def test_torch_checks_both_directions(loop):
     _ = CELLS[1].program
@@ -206,6 +207,7 @@ def test_other_errors_of_a_launch_go_on_up(monkeypatch, error):
         sequence_forward(*arguments(find_cell("lstm"), loop="block"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["step", "block", "grid"])
 def test_layers_compile_as_one_graph_with_dynamic_sizes(loop):
     @gatefuse.cell(gates="a b")

@@ -37,6 +37,7 @@ print("hip", sum(kernel.asm["amdgcn"].count("trap") for kernel in compile_cell(
 """
 
 
+@pytest.mark.slow
 def test_what_polls_traps_at_the_limit_and_only_where_there_is_one(tmp_path):
     found = [line.split() for line in compiling(_COMPILE, tmp_path) if line]
     counts = [(name, *map(int, numbers)) for name, *numbers in found]

@@ -84,6 +84,7 @@ def main() -> None:
             print(cell.name, loop, H, name, sorted(races(kernel.asm["ttgir"])))
 
 
+@pytest.mark.slow
 def test_all_threads_meet_between_a_store_and_a_load_by_another(tmp_path):
     lines = compiling("from tests.kernels.loops.test_races import main; main()", tmp_path)
     assert len(lines) >= 2 * len(CASES) - 3

@@ -62,6 +62,7 @@ def test_spare_rows_are_copies_of_the_last_of_their_gate():
     assert wider_rows(rows, 2, 5).flatten().tolist() == [0, 1, 2, 2, 2, 3, 4, 5, 5, 5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("cell", [*cell_names(), quotient], ids=str)
 def test_results_and_gradients(cell, driver):
@@ -73,6 +74,7 @@ def test_layers_are_as_wide_as_their_inputs(driver):
     check("lstm", driver, layers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["block", "grid"])
 def test_both_directions_lie_side_by_side(driver):
     check("peephole_lstm", driver, layers=2, bidirectional=True)

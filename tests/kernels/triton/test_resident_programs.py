@@ -67,6 +67,7 @@ def check_at_once(monkeypatch, task, programs, schedules=tuple(SCHEDULES), form=
         assert seen.polls or name not in ("the first late", "the first early")  # others did wait
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "programs", "masks"),
     [("lstm", 2, MASKS), ("lstm", 4, {}), ("gru", 3, MASKS), ("gru_reset_first", 2, MASKS), ("gru_reset_first", 4, {})],
@@ -88,6 +89,7 @@ def test_programs_that_share_a_sum(monkeypatch, cell, form):
         check_at_once(monkeypatch, task, [2, 4], ["at random", "the first late", "paused on arrival"], form)
 
 
+@pytest.mark.slow
 def test_tiles_that_take_turns(monkeypatch):
     monkeypatch.setattr(tiles, "_batches", lambda B: [16])
     monkeypatch.setattr(grid, "limits", lambda _: Limits(1 << 20, 2))

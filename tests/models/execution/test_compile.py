@@ -171,6 +171,7 @@ class Packed(nn.Module):
         return unpack(output)[0], state
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's compiler looks at it
 @pytest.mark.parametrize("limit", [8, 1], ids=["", "compiled once alone"])
 @pytest.mark.parametrize("allow_rnn", [False, True])

@@ -121,6 +121,7 @@ def test_an_accelerated_model_saves_and_loads():
     assert_close(loaded.module()(x), model(x))
 
 
+@pytest.mark.slow
 def test_a_program_runs_in_a_process_that_only_imports_gatefuse(tmp_path):
     layer, x = Recurrent("lstm", I, H), torch.randn(T, B, I)
     torch.export.save(torch.export.export(layer, (x,)), tmp_path / "program.pt2")

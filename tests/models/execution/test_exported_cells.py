@@ -48,6 +48,7 @@ def load(paths, definition="", compiled=False):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[3])
 
 
+@pytest.mark.slow
 def test_shipped_cells_that_nobody_has_used(tmp_path):
     paths = [save(Recurrent(name, I, H), tmp_path / name) for name in WITHOUT_INPUTS]
     run = load(paths, compiled=True)
@@ -71,6 +72,7 @@ torch.save((x, layer(x)[0].detach()), "{path}.pt")
     return [str(path)]
 
 
+@pytest.mark.slow
 def test_an_own_cell_is_found_by_its_equations(program):
     same = "from torch import tanh\n" + _CELL.format("tanh", 0.5)
     assert load(program, same).returncode == 0
@@ -80,6 +82,7 @@ def test_an_own_cell_is_found_by_its_equations(program):
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("definition", "says"),
     [

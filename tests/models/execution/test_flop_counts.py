@@ -105,6 +105,7 @@ def test_a_cell_that_can_not_be_translated_is_taken_to_have_every_product():
     assert counter.get_total_flops() == 2 * T * B * 2 * H * (I + H)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["gatefuse, torch.utils.flop_counter", "torch.utils.flop_counter, gatefuse"])
 def test_whichever_is_imported_first(order):
     program = f"""

@@ -51,6 +51,7 @@ def gradients(run, layer, x, inputs, **options):
     return output, torch.autograd.grad(total, [x, *inputs.values(), *layer.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [False, True])
 @pytest.mark.parametrize("driver", ["auto", "eager"])
 def test_one_graph_of_torch_compile(generator, compiler, driver, lengths):

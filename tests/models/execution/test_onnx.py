@@ -180,6 +180,7 @@ def test_the_exporter_that_traces_takes_an_accelerated_model_as_torch_nns(length
     assert_close([torch.from_numpy(value) for value in found], list(model(*given)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", ["gatefuse.LSTM(4, 6)", "gatefuse.Recurrent('slstm', 4, 6)"])
 def test_an_export_without_the_table_says_how_to_give_it(build, tmp_path):
     program = f"""

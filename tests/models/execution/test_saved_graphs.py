@@ -104,6 +104,7 @@ def trained(layer):
     return compiled, x
 
 
+@pytest.mark.slow
 def test_nothing_stays_after_the_backward_or_without_one():
     layer = Recurrent("gru", I, H, **DOUBLE)
     compiled, x = trained(layer)

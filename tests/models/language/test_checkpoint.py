@@ -119,6 +119,7 @@ def test_a_place_that_cant_be_written_is_found_before_the_first_epoch(capsys):
     assert [path.name for path in Path.cwd().iterdir()] == ["text.txt"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_checkpoint_before():
     train(epochs=1)
     before = Path("language.pt").read_bytes()
@@ -159,6 +160,7 @@ def test_two_savers_and_one_who_looks_whether_it_can_be_written_break_no_load():
     assert not failed
 
 
+@pytest.mark.slow
 def test_a_second_training_into_one_checkpoint_is_refused(capsys):
     process = run("train", "--text", "text.txt", *SMALL, "--epochs", "100000")
     try:

@@ -126,6 +126,7 @@ def assert_same(found, expected):
     assert all(torch.equal(found[1][name], expected[1][name]) for name in expected[1])
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_no_epoch():
     options = ["train", "--text", "text.txt", *SMALL, "--epochs", "100000"]
     process = run(*options)
@@ -251,6 +252,7 @@ assert not [name for name in threads if "gloo" in name], threads
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
 def test_two_processes_train_what_one_does():
     """torchrun; the checkpoint of two goes on in one. No thread of gloo's is left that could meet Python's end."""

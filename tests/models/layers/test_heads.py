@@ -118,6 +118,7 @@ def test_every_driver(name, options, each, apart):
         assert_close(layer(x, states), whole(layer)(x, states))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("heads", "parts"), [(2, 2), (2, 1), (16, 1)])
 @pytest.mark.parametrize("name", ["step", "block", "grid"])
 def test_kernels(name, heads, parts, monkeypatch):
@@ -302,6 +303,7 @@ def test_steppers_copies_pickles_scripts_and_objects(tmp_path, heads):
     assert exported.weight_bytes >= 2 * 4 * 4 * recurrent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [HEADS, H])
 def test_compiled_exported_and_transformed_by_torch(heads, apart):
     fresh = cell(gates="i f z o")(find_cell("slstm").equations)  # of which nothing is known yet

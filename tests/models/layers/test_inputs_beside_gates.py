@@ -69,6 +69,7 @@ def test_several_inputs_and_states(generator, driver_name):
     assert_same(torch.cat([h, c]), expected, [x, *inputs.values(), *layer.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver_name", KERNELS)
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize(("T", "H"), [(T, H), (2, 66)], ids=["few units", "spare units"])

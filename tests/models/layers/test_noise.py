@@ -280,6 +280,7 @@ torch.save(torch.export.load(sys.argv[1]).module()(x), sys.argv[3])
 """
 
 
+@pytest.mark.slow
 def test_an_exported_program_runs_where_the_cell_was_made(tmp_path):
     layer, x = Recurrent(zoneout("lstm", h=0.25, c=0.5), I, H).eval(), torch.rand(T, B, I)
     torch.export.save(torch.export.export(layer, (x,)), tmp_path / "layer.pt2")

@@ -106,6 +106,7 @@ def test_of_torchs_own_loop(way, kind, options, garbage):
     assert_untouched(getattr(gatefuse, kind)(I, H, driver="vendor", **options), garbage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("cell", ["gru", "peephole_lstm"])
 @pytest.mark.parametrize("driver", KERNELS)

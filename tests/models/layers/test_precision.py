@@ -101,6 +101,7 @@ def test_packed_input_under_autocast_is_torch_nns(name, dtype):
     assert_close([found[0].data, *flat(found[1])], [expected[0].data, *flat(expected[1])], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["torch.backends.fp32_precision", "torch.backends.cudnn.rnn.fp32_precision"])
 @pytest.mark.parametrize("value", ["ieee", "tf32"])
 def test_settings_by_fp32_precision_are_followed(setting, value):
