@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from gatefuse.kernels.cells import find_cell
+from gatefuse.kernels.cells import cell_names, find_cell
 from gatefuse.kernels.equations.program import Program
 from gatefuse.kernels.runtime.device import Limits, of_arch
 from gatefuse.kernels.tiling.tiles import (
@@ -88,9 +88,24 @@ HALF_CELLS = ("lstm", "gru")
 INFERENCE_CELLS = ("lstm", "gru")
 
 
+_BLOCK = LOOPS[0]._replace(hidden=(64,), dtypes=(torch.bfloat16,))
+_GRID = LOOPS[1]._replace(hidden=(512,), batches=(16, 64))
+
+
+def others() -> list[Loop]:
+    """Each other shipped cell that has recurrent weights, at a size or two of either loop."""
+    names = [name for name in cell_names() if find_cell(name).program.weighed]
+    return [
+        loop._replace(cells=(name,))
+        for loop, tabulated in ((_BLOCK, CELLS), (_GRID, [name for each in LOOPS[1:] for name in each.cells]))
+        for name in names
+        if name not in tabulated
+    ]
+
+
 def cases(arch: str) -> Iterator[Case]:
     """All that is tabulated: float32 only where the weights fit, 16-bit dtypes also where they don't."""
-    for loop in LOOPS:
+    for loop in (*LOOPS, *others()):
         for name in loop.cells:
             for dtype in loop.dtypes:
                 if dtype == torch.float16 and name not in HALF_CELLS:

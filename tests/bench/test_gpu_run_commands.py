@@ -33,6 +33,7 @@ def test_the_jobs_name_what_there_is(tmp_path):
             assert all(picked(each, tests)), each.name
 
 
+@pytest.mark.slow
 def test_every_test_that_needs_a_gpu_is_in_a_job(tmp_path):
     tests = gpu_tests()
     left = set(tests).difference(

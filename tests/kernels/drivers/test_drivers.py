@@ -46,6 +46,7 @@ def test_every_cell_by_every_driver(device, name, cell, options):
     check_here(name, make_task(find_cell(cell), 4, 3, 7, **options), torch.float32, device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 @pytest.mark.parametrize("cell", cell_names())
 @everywhere

@@ -83,6 +83,7 @@ def test_gradients_are_those_of_the_equations(cell, layers, resets, ran):
     assert len(ran) == llvm_training.can_train(layer.cell, layer._form(False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1, 1, 64, 64), (3, 4, 128, 64), (2, 6, 5, 64), (4, 3, 64, 7)], ids=str)
 @pytest.mark.parametrize("cell", [*map(find_cell, cell_names()), *ALL], ids=lambda cell: cell.name)
 def test_few_steps_read_weights_as_they_lie(monkeypatch, cell, sizes):

@@ -43,6 +43,7 @@ def arguments(cell, *, order="forward", T=3, B=2, H=4, masks=True, save=True, lo
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("masks", [True, False])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
@@ -58,6 +59,7 @@ def test_torch_checks_both_directions(loop):
     opcheck.check(sequence_forward, tuple(arguments(CELLS[1], order="both", loop=loop)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["forward", "both"])
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_torch_checks_the_backward_operator(cell, order):

@@ -27,6 +27,7 @@ def handing_on(x, R, h, c):
     return c, torch.tanh(x.n + R.n(h))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "programs", "masks", "schedules"),
     [

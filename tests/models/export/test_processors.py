@@ -21,6 +21,7 @@ def holds(tmp_path, target):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @machines
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", WITHOUT_INPUTS)
