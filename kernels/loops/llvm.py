@@ -78,7 +78,7 @@ def _forward_plan(
     rest, saved, fed = buffer_shapes(cell, T, B, H, save, all_states, I > 0)
     # of one step where nobody keeps them, for the stages of which a later one reads them
     columns = saved[0] if save else shape.COLUMNS
-    division = divided(T, B, H, cell.program.weighed * H * H * size)
+    division = divided(cell, T, B, H, I, size)
     rows = division.rows(B)
     compiled = forward_loop(cell, dtype, rows, H)
     step, G = B * H * size, len(cell.x_blocks)
@@ -133,7 +133,7 @@ def _backward_plan(
 ) -> _Plan:  # fmt: skip
     """``x`` and ``saved``: their strides."""
     size = dtype.itemsize
-    division = divided(T, B, H, cell.program.weighed * H * H * size)
+    division = divided(cell, T, B, H, 0, size)
     compiled = backward_loop(cell, dtype, division.rows(B), H)
     column, time, row = saved[:3]
     step = B * H * size

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 
+from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.llvm.ahead import AS_THEY_LIE, LAID_OUT_NOW
 from gatefuse.kernels.codegen.llvm.steps import MOST_ROWS
 from gatefuse.kernels.runtime.threads import team, threads
@@ -15,6 +16,8 @@ from gatefuse.kernels.runtime.threads import team, threads
 _NEAR, _FAR, _ROWS = 200_000, 1_000_000, 16
 # Bytes of weights, as often as samples are multiplied with them, that a thread must have to be worth waking.
 _WORK = 1_000_000
+# Multiplications that a gate's functions cost as much time as, at the least.
+_BY_UNIT = 32
 # Steps of all samples up to which weights are read as they lie.
 _FEW_STEPS = 12
 _ROWS_AHEAD = 96  # of the input's product, which stay in a cache
@@ -36,9 +39,12 @@ class Division(NamedTuple):
         return team(self.threads) | {"together": int(self.together), "tiles": self.tiles, "next": 0}
 
 
-def divided(T: int, B: int, H: int, bytes: int) -> Division:
-    """That of a call of so many steps, each of which reads so many bytes of weights."""
-    most, worth = -(-B // MOST_ROWS), T * B * bytes // _WORK
+def divided(cell: Cell, T: int, B: int, H: int, I: int, size: int) -> Division:
+    """That of a call of so many steps, in numbers of so many bytes; I features are multiplied in it, or none."""
+    bytes = cell.program.weighed * H * H * size
+    # without recurrent weights there is the input's product, and what is done unit by unit
+    work = bytes or len(cell.x_blocks) * H * (I + _BY_UNIT) * size
+    most, worth = -(-B // MOST_ROWS), T * B * work // _WORK
     few = 2 * threads(B) > B or B == 1
     if B <= MOST_ROWS and bytes >= (_NEAR if few else _FAR):
         many = threads(min(worth, H // 16))

@@ -134,7 +134,7 @@ def _schedule(
     """The calls for these sizes; x has the shape and the strides. Blocks of addresses are those of ``layers``."""
     (T, B, I), size, D, S = shape, dtype.itemsize, form.directions, len(cell.states)
     memory = Memory(size)
-    division = divided(T, B, H, cell.program.weighed * H * H * size)
+    division = divided(cell, T, B, H, I, size)
     compiled = forward_loop(cell, dtype, division.rows(B), H)
     each, rows = form.each + len(cell.parameters), form.num_layers * D
     of_weights = 3 + 2 * S

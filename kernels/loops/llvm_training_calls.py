@@ -71,7 +71,7 @@ def schedule(
     """Forward's blocks: kept, x, finals, states, weights, the mask, fresh, inputs beside the gates. Backward's: kept,
     x, the gradients of the output, the states, the parameters by sample, fresh and x, then states, weights, the mask,
     fresh, and the gradients of the weights and of the inputs beside the gates, (L, T, B, H) each."""
-    sizes = _Sizes(cell, dtype, T, B, H, form, resets)
+    sizes = _Sizes(cell, dtype, T, B, I, H, form, resets)
     S, L = len(cell.states), form.num_layers
     keep, ahead, back = (Memory(dtype.itemsize, block) for block in (_KEPT, 0, 0))
     layers: list[_Layer] = []
@@ -102,13 +102,13 @@ def schedule(
 class _Sizes:
     """What all layers of a call share."""
 
-    def __init__(self, cell: Cell, dtype: torch.dtype, T: int, B: int, H: int, form: Form, resets: bool):
+    def __init__(self, cell: Cell, dtype: torch.dtype, T: int, B: int, I: int, H: int, form: Form, resets: bool):
         self.cell, self.dtype, self.T, self.B, self.H, self.form, self.resets = cell, dtype, T, B, H, form, resets
         self.program: Program = cell.program
         self.shape, self.fed = cell_shape(cell), computed_products(cell)
         self.size, self.step = dtype.itemsize, B * H * dtype.itemsize
         self.each = form.each + len(cell.parameters)
-        self.division = divided(T, B, H, self.program.weighed * H * H * self.size)
+        self.division = divided(cell, T, B, H, I, self.size)
         rows = self.division.rows(B)
         self.ahead, self.back = forward_loop(cell, dtype, rows, H), backward_loop(cell, dtype, rows, H)
 

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 from gatefuse import Recurrent, find_cell
 from gatefuse.kernels.codegen.llvm.processor import LEVELS, SETTING, this_processor
 from gatefuse.kernels.drivers import llvm
+from gatefuse.kernels.loops import llvm_division
 from gatefuse.kernels.plan import choose
 from gatefuse.kernels.runtime import threads as pool
 from gatefuse.kernels.runtime.threads import threads
@@ -186,3 +187,11 @@ def test_a_sample_s_bits_depend_on_neither_batch_nor_threads(nothing_determinist
 def test_a_single_step_is_torch_s_where_torch_trains_it_sooner(cell, T, B, H, options, driver):
     plan = choose(Request(find_cell(cell), torch.device("cpu"), torch.float32, T, B, H, **options))
     assert plan.driver == driver, str(plan)
+
+
+@pytest.mark.parametrize(("cell", "I"), [("min_gru", 256), ("sru", 0), ("ind_rnn", 0), ("lstm", 0)])
+def test_threads_divide_cells_without_recurrent_weights_too(monkeypatch, cell, I):
+    monkeypatch.setattr(llvm_division, "threads", lambda most: max(1, min(most, 2)))
+    version = find_cell(cell).current()
+    assert llvm_division.divided(version, 1000, 32, 256, I, 4).threads == 2
+    assert llvm_division.divided(version, 1, 2, 8, 8, 4).threads == 1
