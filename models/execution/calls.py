@@ -163,13 +163,18 @@ def prepare(version: Cell, x: Tensor, call: Call, form: Form, needs_grad: bool) 
 
         if not x.shape[2] or not llvm_training.can_train(version, form):
             return None
-        alone = call._replace(x=x.new_empty(0), states=(), weights=[], inputs=())
-        return llvm_training.Prepared.of(version, x, shape, form, _by_operators(version, form, alone), False, inputs)
+        again = _by_operators(version, form, without_tensors(call))
+        return llvm_training.Prepared.of(version, x, shape, form, again, False, inputs)
     if x.stride(2) != 1 and x.shape[2] != 1:
         return None
     from gatefuse.kernels.loops import llvm_layers
 
     return llvm_layers.Prepared.of(version, x, shape, form, inputs)
+
+
+def without_tensors(call: Call) -> Call:
+    """What is kept of a call beyond it: of a call without lengths and resets all but its tensors."""
+    return call._replace(x=call.x.new_empty(0), states=(), weights=[], inputs=())
 
 
 def _layers_by_kernels(loop_name: str, cell: Cell, call: Call, form: Form) -> Results | None:

@@ -17,7 +17,7 @@ from gatefuse.kernels.loops.operator import KERNELS, watched
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.models.execution.breaks import compiler_around
-from gatefuse.models.execution.calls import AT_ONCE, Call, first_states, prepare, runs_at_once
+from gatefuse.models.execution.calls import AT_ONCE, Call, first_states, prepare, runs_at_once, without_tensors
 from gatefuse.models.execution.context import autocast_on
 
 if TYPE_CHECKING:
@@ -113,8 +113,8 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     forms = cell.made.setdefault(repeated, {})
     if len(forms) >= _MOST:
         forms.clear()
-    form_alone = call._replace(x=x.new_empty(0), states=(), weights=[], inputs=())
-    forms[_key(layer, x, call.inputs)] = _Known(name, needs_grad, prepared, tuple(shape), first, form_alone)
+    known = _Known(name, needs_grad, prepared, tuple(shape), first, without_tensors(call))
+    forms[_key(layer, x, call.inputs)] = known
 
 
 def _key(layer: Stack, x: Tensor, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
