@@ -98,8 +98,12 @@ def _buffer(operations: dict[str, _Operation], name: str) -> str:
 
 
 def _operations(ttgir: str) -> dict[str, _Operation]:
-    """Every operation that has a result, by its name; a product without one by its line."""
+    """Every operation that has a result, by its name and line; a product without one by its line.
+
+    Blocks beside one another have values of the same names, so an operand is the last one of its name before it.
+    """
     found: dict[str, _Operation] = {}
+    last: dict[str, str] = {}
     depth, loops, opened = 0, 0, 0
     for number, line in enumerate(ttgir.splitlines()):
         text = line.strip()
@@ -117,8 +121,10 @@ def _operations(ttgir: str) -> dict[str, _Operation]:
             signature = body.rsplit(" loc(", 1)[0]
             arguments = signature.split(" : ", 1)[0]
             kind = signature.rsplit("->", 1)[-1] if "->" in signature else signature.rsplit(" : ", 1)[-1]
-            name = head.split(":")[0] if head else f"line {number}"
-            found[name] = _Operation(operator, _NAME.findall(arguments), kind, inside)
+            operands = [last.get(name, name) for name in _NAME.findall(arguments)]
+            name = head.split(":")[0]
+            last[name] = f"{name} line {number}"
+            found[last[name]] = _Operation(operator, operands, kind, inside)
         if opened and depth < opened:
             opened = 0
     return found

@@ -105,6 +105,7 @@ cases.LOOPS = (
     block._replace(hidden=(128,), cells=("lstm", "gru"), dtypes=(torch.bfloat16,)),
     grid._replace(hidden=(128, 256, 512, 768, 1024), batches=(16, 64, 256)),
 )
+cases.others = list
 compilation.INFERENCE_CELLS = ()
 main(["resources", "--arch", "sm_90", "--reports", sys.argv[1]])
 """

@@ -92,6 +92,13 @@ def test_weights_are_where_the_products_of_the_loop_find_them(before, within, ex
     assert held(make_ttgir(before, within)) == expected
 
 
+def test_a_name_of_one_block_may_be_another_value_in_the_next():
+    later = [name.replace("ttg.local_alloc %w", "arith.addf %w, %w").replace("ttng.warp_group_dot", "arith.mulf")
+             for name in (ALLOC, product("%s"))]  # fmt: skip
+    block = ["scf.if %more {", CUT, VECTOR, product("%s"), "}", "scf.if %ended {", *later, "}"]
+    assert held(make_ttgir([LOAD, ALLOC], block)) == Held("shared", 8192, 0)
+
+
 def test_a_kernel_without_a_product_in_its_loop_is_refused():
     with pytest.raises(ValueError, match=r"TTGIR must have a product within a loop. Got none."):
         held(make_ttgir([LOAD, ALLOC, product("%s", "%s")], [CUT]))
