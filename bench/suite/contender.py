@@ -13,7 +13,7 @@ from gatefuse.bench.suite.sweeps import Group
 from gatefuse.kernels import plan
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.drivers import driver
-from gatefuse.kernels.loops.operator import KERNELS
+from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.kernels.task import Request
 
 

@@ -23,7 +23,7 @@ from gatefuse.bench.suite.networks import (
 )
 from gatefuse.bench.suite.sweeps import Group
 from gatefuse.kernels.drivers import DRIVERS
-from gatefuse.kernels.loops.operator import KERNELS
+from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.models.scratch import D2LGRU, FusedLSTM, NaiveLSTM
 
 # The plain loop that speed-ups are over, and what stands for it where a cell has none: our own loop over its equations.

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gatefuse.kernels.drivers.vendor import torch_rnn
-from gatefuse.kernels.loops.operator import KERNELS, watched
+from gatefuse.kernels.loops.operator import watched
+from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.models.execution.breaks import compiler_around
@@ -22,8 +23,8 @@ from gatefuse.models.execution.context import autocast_on
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
-    from gatefuse.kernels.loops.llvm_layers import Prepared
-    from gatefuse.kernels.loops.llvm_training import Prepared as Training
+    from gatefuse.kernels.loops.llvm.layers import Prepared
+    from gatefuse.kernels.loops.llvm.training import Prepared as Training
     from gatefuse.models.layers.base import Stack
 
 Answer = tuple[Tensor, Any]

@@ -12,7 +12,7 @@ from gatefuse.bench.resources.cases import LOOPS, Case, Cut
 from gatefuse.bench.resources.sass import TimeLoop, Usage
 from gatefuse.bench.resources.ttgir import Held
 from gatefuse.kernels.runtime.settings import interpreted
-from tests.support.compiling import compiling
+from tests.support.kernels.compiling import compiling
 
 ROOT = Path(__file__).resolve().parents[2]
 CASE = Case(LOOPS[0], "lstm", torch.bfloat16, 64, 16)

@@ -17,7 +17,7 @@ from gatefuse.bench.suite.sweeps import Group, Shape
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.runtime.device import Limits as Held
 from gatefuse.kernels.tiling.tiles import grid_tiles
-from tests.support.compiling import compiling
+from tests.support.kernels.compiling import compiling
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = torch.device("cpu")

@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from gatefuse import find_cell
-from gatefuse.kernels.loops.operator import LOOPS, backward, forward
+from gatefuse.kernels.loops.operator import backward, forward
+from gatefuse.kernels.loops.registry import LOOPS
 from tests.kernels.loops.test_operator import arguments
 from tests.support import made_up_cells
 

@@ -7,7 +7,7 @@ import torch
 
 from gatefuse import find_cell
 from gatefuse.kernels.drivers.common import run
-from gatefuse.kernels.loops import block, grid, step_launches
+from gatefuse.kernels.loops.triton import block, grid, step_launches
 from gatefuse.kernels.runtime.settings import interpreted
 from gatefuse.kernels.triton import (
     block_backward,
@@ -19,8 +19,8 @@ from gatefuse.kernels.triton import (
     tile_backward,
 )
 from tests.kernels.loops.test_directions import Both
-from tests.support.guarded_memory import Watch, watching
-from tests.support.kernel_mutants import mutant, put_in
+from tests.support.kernels.guarded_memory import Watch, watching
+from tests.support.kernels.kernel_mutants import mutant, put_in
 from tests.support.oracle import cast, make_task, results
 
 pytestmark = pytest.mark.skipif(not interpreted(), reason="needs Triton's interpreter: TRITON_INTERPRET=1")

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from gatefuse import cell, find_cell
-from gatefuse.kernels.loops import grid
-from gatefuse.kernels.loops.handing import hand
+from gatefuse.kernels.loops.triton import grid
+from gatefuse.kernels.loops.triton.handing import hand
 from gatefuse.kernels.tiling.overrides import trying
 from gatefuse.kernels.triton import exchange, grid_backward, grid_forward, tile
 from tests.kernels.loops.test_directions import Both
 from tests.kernels.triton.test_resident_programs import HIDDEN, MASKS, Grid, at_once, check_at_once, make
-from tests.support import ptx
-from tests.support.kernel_mutants import mutant, put_in
+from tests.support.kernels import ptx
+from tests.support.kernels.kernel_mutants import mutant, put_in
+from tests.support.kernels.resident_programs import InTurn
 from tests.support.oracle import cast, make_task, results
-from tests.support.resident_programs import InTurn
 
 pytestmark = pytest.mark.skipif(not grid._INTERPRETED, reason="needs Triton's interpreter: TRITON_INTERPRET=1")
 FLAG = {"FORM": "flag"}
