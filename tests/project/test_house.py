@@ -16,6 +16,8 @@ from gatefuse import _moved
 ROOT = Path(__file__).resolve().parents[2]
 # one concept a file; tests and tables of data may be longer
 LINES = 300
+FILES = 15
+MANY_ALIKE = {"kernels/cells"}  # a file each
 
 
 def drawn() -> set[str]:
@@ -59,6 +61,14 @@ def test_files_hold_one_concept():
             if lines > LINES:
                 long[path.relative_to(ROOT).as_posix()] = lines
     assert long == {}
+
+
+def test_folders_hold_few_files():
+    full = {}
+    for folder in set().union(*map(folders, ("kernels", "models", "bench", "tests"))) - MANY_ALIKE:
+        if (files := sum(path.name != "__init__.py" for path in (ROOT / folder).glob("*.py"))) > FILES:
+            full[folder] = files
+    assert full == {}
 
 
 def modules() -> dict[str, Path]:
