@@ -12,6 +12,7 @@ from gatefuse.kernels.triton.tile import (
     load_masks,
     load_per_unit,
     mean_of_units,
+    relaid,
     store_carry,
     time_of,
 )
@@ -22,7 +23,6 @@ from gatefuse.kernels.triton.tile_backward import (
     load_d_sequences,
     load_slots,
     load_states,
-    relaid,
     store_d_slots,
     sum_d_fresh,
     sum_d_params,

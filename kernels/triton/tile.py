@@ -77,11 +77,20 @@ def split_gates(
 
 
 @triton.jit
+def relaid(tile, HP: tl.constexpr, BB: tl.constexpr):
+    """The same tile (HP, BB), in another layout than a product's, which spreads neighbouring rows over threads: they
+    are brought into one. So Triton moves this value once, and not each on its way from memory and back to it."""
+    even, odd = tl.split(tl.permute(tl.reshape(tile, (HP // 2, 2, BB)), (0, 2, 1)))
+    # Without the zero Triton may see that both ways together change nothing, and go neither.
+    return tl.reshape(tl.permute(tl.join(even + 0.0, odd + 0.0), (0, 2, 1)), (HP, BB))
+
+
+@triton.jit
 def split_rows(rows, N: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
     """N tiles (HP, BB) of (N * HP, BB); N is 1, 2, 4 or 8."""
     # Triton compiles what follows a return, even under a condition it knows: hence the branches.
     if N == 1:
-        return (rows,)
+        return (relaid(rows, HP, BB),)  # several are brought there by being split
     elif N == 2:
         return tl.split(gate_last(rows, N, ROWS, HP, BB))
     elif N == 4:

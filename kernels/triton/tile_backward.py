@@ -143,15 +143,6 @@ def carry_products(
 
 
 @triton.jit
-def relaid(tile, HP: tl.constexpr, BB: tl.constexpr):
-    """The same tile (HP, BB), in another layout than a product's, which spreads neighbouring rows over threads: they
-    are brought into one. So Triton moves this value once, and not each on its way from memory and back to it."""
-    even, odd = tl.split(tl.permute(tl.reshape(tile, (HP // 2, 2, BB)), (0, 2, 1)))
-    # Without the zero Triton may see that both ways together change nothing, and go neither.
-    return tl.reshape(tl.permute(tl.join(even + 0.0, odd + 0.0), (0, 2, 1)), (HP, BB))
-
-
-@triton.jit
 def sum_d_fresh(d_fresh, d_begun, there, CELL: tl.constexpr):
     """The fresh states' gradients with this step's added, where ``there``."""
     S: tl.constexpr = CELL.S
