@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from gatefuse.kernels.runtime.dynamo import constant
 from gatefuse.kernels.runtime.gpus import gpu
@@ -32,6 +34,16 @@ def limits(device: torch.device) -> Limits:
     """The limits of a CUDA or ROCm device; of a CPU, where kernels are compiled ahead or interpreted, those of the GPU
     that they are compiled for, or else of an H100."""
     return of_arch(assumed.get()) if device.type == "cpu" else _read(device)
+
+
+_HERE = nullcontext()
+
+
+def current(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which x's device is the current one, where kernels are launched."""
+    if x.is_cpu or (x.is_cuda and x.get_device() == torch.cuda.current_device()):
+        return _HERE
+    return torch.cuda.device_of(x)
 
 
 def of_arch(arch: str) -> Limits:
