@@ -58,7 +58,7 @@ _CONSTANTS = {"forward": {"ROWS": "gates", "LEFT": "weights"}, "backward": {"SUM
 
 def _launch_of(loop: Sequence, way: str, *flags: bool) -> _Launch:
     """Found once for all that it depends on, but where something is tried."""
-    x, form = loop.x, _form(loop.x)
+    x, form = loop.x, _form(loop.x, loop.debug)
     find = _made if overrides.nothing() else _made.__wrapped__  # type: ignore[attr-defined]
     held = limits(x.device), form, _polls(form), tiling._SPLIT
     return find(loop.cell.current(), way, loop.B, x.dtype, loop.directions, call_of(loop, *flags), *held)
@@ -99,12 +99,12 @@ def _made(
     return _Launch((cut.units, min(tiles, room), directions), tiles, cut, parts, options)
 
 
-def _form(x: Tensor) -> str:
+def _form(x: Tensor, delayed: bool) -> str:
     if _INTERPRETED:
         return "launch"
     if torch.version.hip if x.is_cuda else driver.active.get_current_target().backend != "cuda":
         return "portable"
-    return "delayed" if debug.on() else "ptx"
+    return "delayed" if delayed else "ptx"
 
 
 def _polls(form: str) -> int:
@@ -123,7 +123,7 @@ def _turns(loop: Sequence, parts: tuple[int, ...], whole: int) -> Iterator[tuple
 
 
 def _counters(loop: Sequence, tiles: int) -> Tensor:
-    return torch.zeros(loop.directions, tiles, dtype=torch.int32, device=loop.x.device)
+    return loop.x.new_zeros(loop.directions, tiles, dtype=torch.int32)
 
 
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
@@ -131,7 +131,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
     kept = loop.buffers(save, all_states)
     # What programs exchange has a fresh address each step, also where no backward wants it.
-    exchanged = kept.fed if save or not kept.fed.shape[0] else debug.empty(x, kept.fed.shape[0], T, B, loop.W)
+    exchanged = kept.fed if save or not kept.fed.shape[0] else loop.empty(x, kept.fed.shape[0], T, B, loop.W)
     if T * B * H:
         bias, states = loop.columns_bias(), loop.states
         found = _launch_of(loop, "forward", bias is not None, kept.rest.shape[0] > 0, save)
@@ -157,7 +157,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         found = _launch_of(loop, "backward", upstream.rest is not None)
         assert isinstance(found.cut, GridBackwardTiles)
         weights, counters = loop.columns_weight, _counters(loop, found.tiles)
-        partial = debug.empty(d.states, len(loop.program.products), found.cut.SLICES, B, loop.W)
+        partial = loop.empty(d.states, len(loop.program.products), found.cut.SLICES, B, loop.W)
         for i, steps, part in (*_turns(loop, found.parts, -1), *[(T, 0, 0)] * _INTERPRETED):
             launch(
                 grid_backward_kernel, found.grid, x, kept.saved, weights, loop.states, loop.parameters, loop.restarts,

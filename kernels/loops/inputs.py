@@ -37,6 +37,7 @@ class Sequence:
             (2, T, B).
         input_weight, input_bias: (G * W, I) and (G * W,) or None, for loops that multiply the input themselves.
         program: the cell's.
+        debug: whether buffers start as NaN and programs pause.
         T, B, H, W: sizes, read once, as a loop asks for them again and again.
         directions: 2 side by side, else 1.
         reverse: of a loop that runs one direction: from the last step to the first.
@@ -55,6 +56,7 @@ class Sequence:
     input_weight: Tensor | None = None
     input_bias: Tensor | None = None
     program: Program = field(init=False)
+    debug: bool = field(init=False)
     T: int = field(init=False)
     B: int = field(init=False)
     H: int = field(init=False)
@@ -63,7 +65,7 @@ class Sequence:
     reverse: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.program = self.cell.program
+        self.program, self.debug = self.cell.program, debug.on()
         self.T, self.B, _ = self.x.shape
         self.H, self.W = self.weight.shape[1], self.states.shape[2]
         self.directions, self.reverse = 2 if self.order == "both" else 1, self.order == "reverse"
@@ -120,18 +122,23 @@ class Sequence:
         p = self.program.products[k]
         return r[..., p.first * self.W : (p.first + len(p.gates)) * self.W]
 
+    def empty(self, like: Tensor, *shape: int) -> Tensor:
+        """As debug.empty, in the mode of this pass."""
+        return like.new_full(shape, torch.nan) if self.debug else like.new_empty(*shape)
+
     def buffers(self, save: bool, all_states: bool) -> Forward:
         """What a forward fills: empty, but for the finals, which begin as the states, in float32."""
         shapes = buffer_shapes(self.cell, self.T, self.B, self.W, save, all_states)
-        rest, saved, fed, output = debug.empties(self.x, *shapes, (self.T, self.B, self.W))
+        rest, saved, fed, output = [self.empty(self.x, *shape) for shape in (*shapes, (self.T, self.B, self.W))]
         return Forward(output, rest, _own(self.states, torch.float32), saved, fed)
 
     def gradients(self, d_finals: Tensor | None) -> Backward:
         """What a backward fills: sums begin at zero, and the states' gradients as those of the finals."""
         x, shape, dtype = self.x, self.shape, torch.float64 if self.x.dtype == torch.float64 else torch.float32
         # Gates whose x no equation uses have no slot to write their gradient.
-        d_x = (debug.empty if self.program.all_inputs else _zeros)(x, self.T, self.B, shape.G * self.W)
-        d_r = d_x if shape.ADDITIVE else debug.empty(x, self.T, self.B, shape.COLUMNS * self.W)
+        size = self.T, self.B, shape.G * self.W
+        d_x = self.empty(x, *size) if self.program.all_inputs else x.new_zeros(size)
+        d_r = d_x if shape.ADDITIVE else self.empty(x, self.T, self.B, shape.COLUMNS * self.W)
         d_carry = torch.zeros_like(self.states, dtype=dtype) if d_finals is None else _own(d_finals, dtype)
         d_fresh = None if self.restarts is None else torch.zeros_like(d_carry)
         return Backward(d_x, d_r, d_carry, d_carry.new_zeros(shape.P, self.B, self.W), d_fresh)
@@ -140,7 +147,3 @@ class Sequence:
 def _own(value: Tensor, dtype: torch.dtype) -> Tensor:
     """The value in memory of its own."""
     return value.clone() if value.dtype == dtype else value.to(dtype)
-
-
-def _zeros(like: Tensor, *shape: int) -> Tensor:
-    return like.new_zeros(shape)

@@ -25,6 +25,7 @@ from gatefuse.kernels.loops.layer_weights import dense, weight_shapes
 from gatefuse.kernels.loops.operator import run_loop
 from gatefuse.kernels.loops.spare_units import padded, wider, wider_weights
 from gatefuse.kernels.runtime.device import current
+from gatefuse.kernels.runtime.settings import precision
 from gatefuse.kernels.task import Form
 
 
@@ -50,8 +51,8 @@ def layers(
         output, finals = layers(cell, loop, x, [wider(s, W) for s in states], held, form, again)
         return output[..., :H], tuple([s[..., :H] for s in finals])
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *states, *weights))
-    prepared = Prepared(version, loop, form, again, _shapes(version, form, x.shape[2], H), needs_grad)
-    return prepared.run(x, states, weights)
+    shapes = _shapes(version, form, x.shape[2], H)
+    return Prepared(version, loop, form, again, shapes, needs_grad, precision(x.dtype)).run(x, states, weights)
 
 
 class Prepared(NamedTuple):
@@ -59,6 +60,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         shapes: those that weights must have.
+        precision: how kernels multiply.
     """
 
     cell: Version
@@ -67,6 +69,7 @@ class Prepared(NamedTuple):
     again: Again
     shapes: tuple[tuple[int, ...], ...]
     needs_grad: bool
+    precision: str
 
     @staticmethod
     def of(
@@ -75,7 +78,8 @@ class Prepared(NamedTuple):
         """For an input like x (T, B, I), and H units; None where kernels are to have spare ones."""
         if padded(version, H) != H:
             return None
-        return Prepared(version, loop, form, again, _shapes(version, form, x.shape[2], H), needs_grad)
+        shapes = _shapes(version, form, x.shape[2], H)
+        return Prepared(version, loop, form, again, shapes, needs_grad, precision(x.dtype))
 
     def run(
         self, x: Tensor, states: Several[Tensor], weights: Several[Tensor], inputs: Several[Tensor] = ()
@@ -102,7 +106,6 @@ class _Layers(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *tensors, *kept)
         ctx.prepared, ctx.cell, ctx.again = prepared, prepared.cell, prepared.again
-        ctx.precision = ran[0][0].precision
         # What the caller gets shares no memory with what the backward reads, so that it may be changed in place.
         return ran[-1][1].output.clone(), *_finals(ran)
 
@@ -119,7 +122,7 @@ class _Layers(torch.autograd.Function):
 
 def _run(prepared: Prepared, x: Tensor, states: Several[Tensor], weights: Several[Tensor], save: bool) -> _Ran:
     """Each layer's sequence and what its loop filled."""
-    cell, loop, form, _, shapes, _ = prepared
+    cell, loop, form, _, shapes, *_ = prepared
     L, held = form.num_layers, dense(cell, form, weights, shapes, x)
     each, ran = len(held) // L, []
     with current(x):
@@ -129,6 +132,7 @@ def _run(prepared: Prepared, x: Tensor, states: Several[Tensor], weights: Severa
             else:
                 first = torch.stack([s[k] for s in states])
             sequence = _sequence(cell, form, plain(x), plain(first), held[k * each : (k + 1) * each])
+            sequence.precision = prepared.precision
             kept = run_loop(loop, "forward", sequence, save, False)
             ran.append((sequence, kept))
             x = kept.output
@@ -190,7 +194,7 @@ def _gradients(
             product, first, output, rest, sums, fed, multiplied = kept[k * per_layer : (k + 1) * per_layer]
             own = weights[k * each : (k + 1) * each]
             sequence = _again(cell, form, product, first, own)
-            if multiplied is not None and sequence.precision == ctx.precision:
+            if multiplied is not None and sequence.precision == ctx.prepared.precision:
                 sequence.columns_weight = multiplied
             d_last = None
             if d_finals.count(None) < S:

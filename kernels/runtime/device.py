@@ -46,6 +46,7 @@ def current(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device_of(x)
 
 
+@cache
 def of_arch(arch: str) -> Limits:
     """The limits of a GPU that isn't there, by its architecture, ``sm_90``; of one that isn't listed, small ones."""
     return Limits(*gpu(arch)[:2], arch == "sm_90")

@@ -122,10 +122,12 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
 
 
 def _key(layer: Stack, form: Form, x: Tensor, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
-    threads = (torch.get_num_threads(), available()) if x.is_cpu else tf32_allowed()
+    # on a CPU kernels run in Triton's interpreter
+    compiled = x.is_cpu and layer.driver not in KERNELS
+    settings = (torch.get_num_threads(), available()) if compiled else tf32_allowed()
     key = (
         x.shape, x.stride(), x.dtype, x.device, layer.input_size, layer.hidden_size, form, layer.driver,
-        torch.is_grad_enabled(), threads, torch.are_deterministic_algorithms_enabled(),
+        torch.is_grad_enabled(), settings, torch.are_deterministic_algorithms_enabled(),
     )  # fmt: skip
     return (*key, *[a.shape for a in inputs]) if inputs else key
 
