@@ -131,7 +131,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
     kept = loop.buffers(save, all_states)
     # What programs exchange has a fresh address each step, also where no backward wants it.
-    exchanged = kept.fed if save or not kept.fed.shape[0] else loop.empty(x, kept.fed.shape[0], T, B, loop.W)
+    exchanged = kept.fed if save or not kept.fed.shape[0] else loop.empty(x, (kept.fed.shape[0], T, B, loop.W))[0]
     if T * B * H:
         bias, states = loop.columns_bias(), loop.states
         found = _launch_of(loop, "forward", bias is not None, kept.rest.shape[0] > 0, save)
@@ -157,7 +157,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         found = _launch_of(loop, "backward", upstream.rest is not None)
         assert isinstance(found.cut, GridBackwardTiles)
         weights, counters = loop.columns_weight, _counters(loop, found.tiles)
-        partial = loop.empty(d.states, len(loop.program.products), found.cut.SLICES, B, loop.W)
+        (partial,) = loop.empty(d.states, (len(loop.program.products), found.cut.SLICES, B, loop.W))
         for i, steps, part in (*_turns(loop, found.parts, -1), *[(T, 0, 0)] * _INTERPRETED):
             launch(
                 grid_backward_kernel, found.grid, x, kept.saved, weights, loop.states, loop.parameters, loop.restarts,

@@ -122,23 +122,25 @@ class Sequence:
         p = self.program.products[k]
         return r[..., p.first * self.W : (p.first + len(p.gates)) * self.W]
 
-    def empty(self, like: Tensor, *shape: int) -> Tensor:
-        """As debug.empty, in the mode of this pass."""
-        return like.new_full(shape, torch.nan) if self.debug else like.new_empty(*shape)
+    def empty(self, like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
+        """As debug.empty, of each shape and in the mode of this pass."""
+        if self.debug:
+            return [like.new_full(shape, torch.nan) for shape in shapes]
+        return [like.new_empty(*shape) for shape in shapes]
 
     def buffers(self, save: bool, all_states: bool) -> Forward:
         """What a forward fills: empty, but for the finals, which begin as the states, in float32."""
         shapes = buffer_shapes(self.cell, self.T, self.B, self.W, save, all_states)
-        rest, saved, fed, output = [self.empty(self.x, *shape) for shape in (*shapes, (self.T, self.B, self.W))]
+        rest, saved, fed, output = self.empty(self.x, *shapes, (self.T, self.B, self.W))
         return Forward(output, rest, _own(self.states, torch.float32), saved, fed)
 
     def gradients(self, d_finals: Tensor | None) -> Backward:
         """What a backward fills: sums begin at zero, and the states' gradients as those of the finals."""
         x, shape, dtype = self.x, self.shape, torch.float64 if self.x.dtype == torch.float64 else torch.float32
         # Gates whose x no equation uses have no slot to write their gradient.
-        size = self.T, self.B, shape.G * self.W
-        d_x = self.empty(x, *size) if self.program.all_inputs else x.new_zeros(size)
-        d_r = d_x if shape.ADDITIVE else self.empty(x, self.T, self.B, shape.COLUMNS * self.W)
+        of_x, of_r = (self.T, self.B, shape.G * self.W), (self.T, self.B, shape.COLUMNS * self.W)
+        d_x = self.empty(x, of_x)[0] if self.program.all_inputs else x.new_zeros(of_x)
+        d_r = d_x if shape.ADDITIVE else self.empty(x, of_r)[0]
         d_carry = torch.zeros_like(self.states, dtype=dtype) if d_finals is None else _own(d_finals, dtype)
         d_fresh = None if self.restarts is None else torch.zeros_like(d_carry)
         return Backward(d_x, d_r, d_carry, d_carry.new_zeros(shape.P, self.B, self.W), d_fresh)

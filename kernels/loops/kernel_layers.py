@@ -127,11 +127,11 @@ def _run(prepared: Prepared, x: Tensor, states: Several[Tensor], weights: Severa
     each, ran = len(held) // L, []
     with current(x):
         for k in range(L):
-            if L == 1:
-                first = states[0] if len(states) == 1 else torch.cat(states)  # type: ignore[arg-type]
-            else:
+            if L > 1:
                 first = torch.stack([s[k] for s in states])
-            sequence = _sequence(cell, form, plain(x), plain(first), held[k * each : (k + 1) * each])
+            else:
+                first = torch.cat(states) if len(states) > 1 else plain(states[0])  # type: ignore[arg-type]
+            sequence = _sequence(cell, form, x if k else plain(x), first, held[k * each : (k + 1) * each])
             sequence.precision = prepared.precision
             kept = run_loop(loop, "forward", sequence, save, False)
             ran.append((sequence, kept))
