@@ -78,6 +78,7 @@ class _Steps:
         self._upstream = [upstream.output.unbind(0)]
         self._upstream += [] if upstream.rest is None else [d.unbind(0) for d in upstream.rest]
         self._begins, self._lives = by_step(loop.restarts, loop.T, False), by_step(loop.live, loop.T, True)
+        assert upstream.finals is not None
         self.d_states: Several[Tensor] = upstream.finals.unbind(0)
         self.d_fresh = [torch.zeros_like(s) for s in loop.states]
         self.d_parameters = torch.zeros_like(loop.parameters)
