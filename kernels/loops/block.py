@@ -47,8 +47,8 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         functions, (HP, BB, warps) = device_functions(loop.cell, loop.H), block_tiles(H, "backward", loop.program)
         launch(
             block_backward_kernel, (-(-B // BB), loop.directions), x, kept.saved, loop.columns_weight(), loop.states,
-            loop.parameters, loop.restarts, loop.fresh, loop.live, kept.output, kept.rest, upstream.output,
-            upstream.rest, *d, T, B, H, loop.W,
+            loop.parameters, loop.restarts, loop.fresh, loop.live, kept.output, kept.rest,
+            kept.fed if loop.shape.TIES else None, upstream.output, upstream.rest, *d, T, B, H, loop.W,
             BACKWARD=functions.any_backward, CELL=loop.shape, ORDER=loop.order,
             HAS_RESTARTS=loop.restarts is not None, HAS_LIVE=loop.live is not None,
             HAS_D_REST=upstream.rest is not None, PRECISION=precision(x.dtype),

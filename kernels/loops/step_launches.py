@@ -13,6 +13,7 @@ from gatefuse.kernels.codegen.device_functions import device_functions
 from gatefuse.kernels.equations.program import computed, computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Upstream
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.reductions import d_of_largest, of_units
 from gatefuse.kernels.runtime.launcher import launch
 from gatefuse.kernels.triton.step import backward_kernel, update_kernel, vectors_kernel
 
@@ -58,8 +59,8 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
                     vector = begun[k]
                 else:
                     vector = states[state] if before < 0 else sequences[state][before]
-                if shape.MEAN[k]:
-                    loop.columns(r, k).copy_(vector.mean(1, keepdim=True))
+                if shape.REDUCES[k]:
+                    loop.columns(r, k).copy_(of_units(shape.REDUCES[k], vector))
                 else:
                     torch.mm(vector, weights[k], out=loop.columns(r, k))
         launch(
@@ -100,10 +101,13 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Backward:
                 HAS_D_REST=upstream.rest is not None, BLOCK=_BLOCK,
             )  # fmt: skip
             for k in program.stage_products(phase.stage):
-                if shape.MEAN[k]:
-                    d_v[k].copy_(loop.columns(d.r[t], k).mean(1, keepdim=True))
+                rows = loop.columns(d.r[t], k)
+                if shape.REDUCES[k] == "amax":
+                    d_v[k].copy_(d_of_largest(rows, kept.fed[shape.FED[k], t], kept.saved[shape.FIRST[k], t]))
+                elif shape.REDUCES[k]:
+                    d_v[k].copy_(rows.mean(1, keepdim=True))
                 else:
-                    torch.mm(loop.columns(d.r[t], k), weights[k], out=d_v[k])
+                    torch.mm(rows, weights[k], out=d_v[k])
 
     if steps:
         first = steps[0][0]
