@@ -67,7 +67,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         found = _launch_of(loop, "backward", upstream.rest is not None)
         launch(
             block_backward_kernel, found.grid, loop.x, kept.saved, loop.columns_weight, loop.states,
-            loop.parameters, loop.restarts, loop.fresh, loop.live, kept.output, kept.rest, upstream.output,
-            upstream.rest, *d, T, B, H, W, **found.options,
+            loop.parameters, loop.restarts, loop.fresh, loop.live, kept.output, kept.rest,
+            kept.fed if loop.shape.TIES else None, upstream.output, upstream.rest, *d, T, B, H, W, **found.options,
         )  # fmt: skip
     return finish(loop, kept, d)

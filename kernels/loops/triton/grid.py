@@ -161,7 +161,8 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         for i, steps, part in (*_turns(loop, found.parts, -1), *[(T, 0, 0)] * _INTERPRETED):
             launch(
                 grid_backward_kernel, found.grid, x, kept.saved, weights, loop.states, loop.parameters, loop.restarts,
-                loop.fresh, loop.live, kept.output, kept.rest, upstream.output, upstream.rest, *d, partial, counters,
-                i, steps, found.tiles, T, B, H, loop.W, PART=part, **found.options,
+                loop.fresh, loop.live, kept.output, kept.rest, kept.fed if loop.shape.TIES else None, upstream.output,
+                upstream.rest, *d, partial, counters, i, steps, found.tiles, T, B, H, loop.W, PART=part,
+                **found.options,
             )  # fmt: skip
     return finish(loop, kept, d)

@@ -68,9 +68,9 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         return finish(loop, kept, step_launches.backward(loop, kept, upstream))
 
     def run(*tensors: Any) -> Backward:
-        *inputs, output, rest, saved, d_output, d_rest, d_finals = tensors
+        *inputs, output, rest, saved, fed, d_output, d_rest, d_finals = tensors
         piece = Sequence(loop.cell, *[*inputs, loop.order])
-        before = Forward(output, rest, piece.states, saved, fed=output[:0])
+        before = Forward(output, rest, piece.states, saved, output[:0] if fed is None else fed)
         return step_launches.backward(piece, before, Upstream(d_output, d_rest, d_finals))
 
     # Where every slot is saved, no kernel reads x.
@@ -80,9 +80,10 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         for part, replay in _replays(parts(loop.T, loop.reverse, "backward")[::-1], key, run, _SHARED | unread):
             steps = part.steps
             d_rest = None if upstream.rest is None else upstream.rest[:, steps]
+            fed = kept.fed[:, steps] if loop.shape.TIES else None
             found = replay((
-                *_inputs(loop, part, _before(loop, kept, part)),
-                kept.output[steps], kept.rest[:, steps], kept.saved[:, steps], upstream.output[steps], d_rest, d.states,
+                *_inputs(loop, part, _before(loop, kept, part)), kept.output[steps], kept.rest[:, steps],
+                kept.saved[:, steps], fed, upstream.output[steps], d_rest, d.states,
             ))  # fmt: skip
             d.x[steps] = found.x
             if d.r is not d.x:

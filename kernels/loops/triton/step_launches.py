@@ -18,6 +18,7 @@ from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed, computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Upstream
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.reductions import d_of_largest, of_units
 from gatefuse.kernels.runtime.launcher import launch
 from gatefuse.kernels.triton.step import backward_kernel, update_kernel, vectors_kernel
 
@@ -106,8 +107,8 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
                     vector = begun[k]
                 else:
                     vector = states[state] if before < 0 else sequences[state][before]
-                if shape.MEAN[k]:
-                    pieces[k].copy_(vector.mean(1, keepdim=True))
+                if shape.REDUCES[k]:
+                    pieces[k].copy_(of_units(shape.REDUCES[k], vector))
                 else:
                     torch.mm(vector, weights[k], out=pieces[k])
         launch(
@@ -145,7 +146,10 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Backward:
                 d.parameters, d.fresh, t, before, after, T, B, H, **part.options,
             )  # fmt: skip
             for k in part.products:
-                if shape.MEAN[k]:
+                if shape.REDUCES[k] == "amax":
+                    vector, largest = kept.fed[shape.FED[k], t], kept.saved[shape.FIRST[k], t]
+                    d_vectors[k].copy_(d_of_largest(rows[k][t], vector, largest))
+                elif shape.REDUCES[k]:
                     d_vectors[k].copy_(rows[k][t].mean(1, keepdim=True))
                 else:
                     torch.mm(rows[k][t], weights[k], out=d_vectors[k])

@@ -112,7 +112,7 @@ def test_what_never_comes_ends_in_a_trap_and_what_is_there_is_taken(H, words):
 def test_what_it_can_t_do_is_refused():
     with pytest.raises(ValueError, match=r"float32, bfloat16 or float16. Got torch.float64."):
         hand(find_cell("lstm"), torch.float64, 20, 1024, 128, 0)
-    with pytest.raises(ValueError, match=r"a cell without means over its units. Got layer_norm_lstm."):
+    with pytest.raises(ValueError, match=r"a cell that reduces nothing over its units. Got layer_norm_lstm."):
         hand(find_cell("layer_norm_lstm"), FLOAT, 20, 1024, 128, 0)
 
 
