@@ -18,9 +18,9 @@ _STATEMENT = re.compile(r"(?:@(!?)(\w+)\s+)?([\w.]+)\s*(.*)")
 def run(text, operands, machine, thread, outputs=1):
     """The numbers that thread ``thread`` leaves in $0 and on, as many as ``outputs``; ``operands`` are those behind.
 
-    The machine has ``special(name)``, what a register such as %ctaid.x holds; ``load(address, acquires, thread,
-    into, size)``, of 4 bytes or 2 into a register of that name, and ``add(address, value, releases, thread)`` of 32 bits, which order
-    others' accesses where they say so; ``store(address, value, size)``, which orders none; ``pause()``.
+    The machine has ``special(name)``, what a register such as %ctaid.x holds; ``load(address, acquires, thread, into,
+    size)``, of 4 bytes or 2 into a register of that name, and ``add(address, value, releases, thread)`` of 32 bits,
+    which order others' accesses where they say so; ``store(address, value, size)``, which orders none; ``pause()``.
 
     Raises:
         NotImplementedError: an instruction isn't one of these.

@@ -180,7 +180,8 @@ class ResidentPrograms(Watch):
         return BUILDER.grid_idx["xyz".index(name.removeprefix("%ctaid."))]
 
     def load(self, address, acquires, thread, into="", size=4):
-        """A number of so many bytes as one thread sees it; who finds all that it polls as it was, with nothing done in between, sleeps."""
+        """A number of so many bytes as one thread sees it; who finds all that it polls as it was, with nothing done in
+        between, sleeps."""
         self.pause()
         k, me = self._current, self._programs[self._current]
         if (thread, into, (address, size)) in me.looked:
