@@ -122,7 +122,7 @@ def _begun(loop: Sequence) -> Tensor | None:
     products = loop.program.products
     if loop.restarts is None or loop.fresh is None:
         return None
-    t, *_ = next(loop.steps())
+    t, *_ = loop.steps()[0]
     begun = torch.where(loop.restarts[t].unsqueeze(1), loop.fresh, loop.states.to(loop.x.dtype))
     return torch.stack([begun[p.state] for p in products]) if products else begun[:0]
 
@@ -135,7 +135,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Backward:
 
     weights = loop.weights()
     found = _launches_of(loop, "backward", upstream.rest is not None)
-    steps = list(loop.steps()) if B * H else []
+    steps = loop.steps() if B * H else []
     d_vectors, rows = d_v.unbind(0), [loop.columns(d.r, k).unbind(0) for k in range(len(products))]
     for t, before, after in reversed(steps):
         for part in found.parts:
@@ -154,14 +154,14 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Backward:
         first = steps[0][0]
         for k, p in enumerate(products):
             if not p.computed:
-                _end(d, p.state, d_v[k].float(), None if loop.restarts is None else loop.restarts[first].unsqueeze(1))
+                _end(d, p.state, d_vectors[k], None if loop.restarts is None else loop.restarts[first].unsqueeze(1))
     return d
 
 
 def _end(d: Backward, state: int, d_vector: Tensor, restart: Tensor | None) -> None:
     """What the first step's product multiplied was the state before the sequence, or a fresh one."""
     if restart is None or d.fresh is None:
-        d.states[state] += d_vector
+        d.states[state].add_(d_vector)
     else:
-        d.states[state] += torch.where(restart, 0.0, d_vector)
-        d.fresh[state] += torch.where(restart, d_vector, 0.0)
+        d.states[state].add_(torch.where(restart, 0.0, d_vector))
+        d.fresh[state].add_(torch.where(restart, d_vector, 0.0))
