@@ -11,7 +11,7 @@ import torch
 from gatefuse import __version__, probe
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.drivers import DRIVERS, driver
-from gatefuse.kernels.loops.operator import KERNELS
+from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.kernels.plan import explain
 from gatefuse.kernels.task import Request
 

@@ -23,7 +23,7 @@ __all__ = ["load", "main", "targets"]
 
 def targets() -> dict[str, str]:
     """The processors that ``export_object`` knows by name, and the machines that each is for."""
-    from gatefuse.kernels.codegen.llvm import targets as known
+    from gatefuse.kernels.codegen.llvm.objects import targets as known
 
     return known.targets()
 

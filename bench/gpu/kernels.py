@@ -23,7 +23,7 @@ from gatefuse.bench.suite.contenders import FIRST
 from gatefuse.bench.suite.sweeps import groups
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.drivers import common
-from gatefuse.kernels.loops.operator import KERNELS
+from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.kernels.runtime.launcher import compile_only
 from gatefuse.kernels.task import Task, Weights
 

@@ -59,7 +59,7 @@ def make_jobs(out: Path) -> list[Job]:
         _sweep("first", out, 110, 0.6, expected=60),
         _tests(
             "recorded steps, both directions, real sizes",
-            f"tests/kernels/loops/test_recording.py tests/kernels/loops/test_directions.py {_GPU}",
+            f"tests/kernels/runtime/graphs/test_recording.py tests/kernels/loops/test_directions.py {_GPU}",
             ("test_recording", "test_directions and not grid", f"{long} and not grid", "test_directions", long),
             170,
             0.85,

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from gatefuse.kernels.runtime.cuda_graphs import allowed, capture
+from gatefuse.kernels.runtime.graphs.capture import allowed, capture
 
 Call = Callable[[], object]
 

@@ -19,7 +19,7 @@ from torch import nn
 
 import gatefuse
 from gatefuse.kernels.drivers import common
-from gatefuse.kernels.loops.operator import KERNELS
+from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.kernels.runtime.launcher import compile_only
 
 T, B, H = 2, 2, 16
@@ -73,7 +73,7 @@ def _stubbed() -> Iterator[list[Any]]:
     """Kernels' launches only noted, and tensors on a CPU taken for such as kernels run on."""
     from triton.backends.compiler import GPUTarget
 
-    from gatefuse.kernels.loops import block, grid, step_launches
+    from gatefuse.kernels.loops.triton import block, grid, step_launches
 
     launched: list[Any] = []
 

@@ -121,7 +121,7 @@ class Limits:
         with _tf32_as_cudnn():
             seconds = self._best(lambda: torch.mm(a, b, out=out))
         if self.device.type == "cpu" and not driver("llvm").refusal(_any_call(self.device, a.dtype)):
-            from gatefuse.kernels.loops.llvm_products import input_gradient
+            from gatefuse.kernels.loops.llvm.products import input_gradient
 
             rows = a.unsqueeze(1)
             seconds = min(seconds, self._best(lambda: input_gradient(rows, b, rows)))

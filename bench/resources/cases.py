@@ -28,13 +28,12 @@ class Cut(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop with whole-sequence kernels: where its forward and backward are, and the shapes, cells and dtypes tried.
+    """A loop with whole-sequence kernels, by name, and the shapes, cells and dtypes tried.
 
     cut: of program, H, B, the bytes of a number, what the GPU holds, and the way as compilation.Row has it.
     """
 
     name: str
-    module: str
     hidden: tuple[int, ...]
     batches: tuple[int, ...]
     cut: Callable[[Program, int, int, int, Limits, str], Cut]
@@ -74,14 +73,14 @@ def _grid_cut(program: Program, H: int, B: int, itemsize: int, held: Limits, way
 CELLS = ("lstm", "gru", "gru_reset_first", "peephole_lstm", "elman", "slstm")
 LOOPS = (
     Loop(
-        "block", "gatefuse.kernels.loops.block", (16, 20, 32, 64, 128), (16,), _block_cut, CELLS,
+        "block", (16, 20, 32, 64, 128), (16,), _block_cut, CELLS,
         (torch.bfloat16, torch.float16, torch.float32),
     ),
     Loop(
-        "grid", "gatefuse.kernels.loops.grid", (128, 256, 512, 768, 1024, 1536), (16, 64, 256), _grid_cut,
+        "grid", (128, 256, 512, 768, 1024, 1536), (16, 64, 256), _grid_cut,
         ("lstm", "gru"),
     ),
-    Loop("grid", "gatefuse.kernels.loops.grid", (200, 512), (16,), _grid_cut, ("gru_reset_first", "peephole_lstm")),
+    Loop("grid", (200, 512), (16,), _grid_cut, ("gru_reset_first", "peephole_lstm")),
 )  # fmt: skip
 # Where one 16-bit dtype compiles, so does the other, to the same figures but for a few; two cells show that.
 HALF_CELLS = ("lstm", "gru")

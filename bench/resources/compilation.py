@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from gatefuse.bench.storage.whole_file import write_whole
 from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.loops.buffers import Upstream
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.registry import loop_module
 from gatefuse.kernels.runtime.device import of_arch
 from gatefuse.kernels.runtime.gpus import GPUS
 from gatefuse.kernels.runtime.launcher import compile_only
@@ -143,7 +143,7 @@ def _compile(case: Case, arch: str, ways: Collection[str]) -> tuple[dict[str, di
     """Compiled kernels, by pass and name, and what went wrong, by pass."""
     from triton.backends.compiler import GPUTarget
 
-    loop, cell = import_module(case.loop.module), find_cell(case.cell)
+    loop, cell = loop_module(case.loop.name), find_cell(case.cell)
     T, B, H, G, S = _STEPS, case.B, case.H, len(cell.x_blocks), len(cell.states)
 
     M = len(cell.recurrent_gates)

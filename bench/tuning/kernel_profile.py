@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 
 from gatefuse.bench.gpu.jobs import Finished, execute
 from gatefuse.bench.storage.whole_file import write_whole
 from gatefuse.bench.tuning.variant import Place
+from gatefuse.kernels.loops.registry import loop_module
 
 NAME = "profile.txt"
 SECONDS = 45.0  # for all of it
@@ -64,7 +64,7 @@ def launch() -> None:
     loops = []
     for name, place, backward in PROFILED:
         inputs = make_inputs(place, STEPS, torch.device("cuda"))
-        loops.append((import_module(f"gatefuse.kernels.loops.{name}"), inputs, make_upstream(inputs), backward))
+        loops.append((loop_module(name), inputs, make_upstream(inputs), backward))
     for _ in range(2):
         for loop, inputs, given, backward in loops:
             kept = loop.forward(inputs, True, False)

@@ -8,7 +8,6 @@ than the rule of CONTRIBUTING.md allows of an eager loop's error in the same tas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from math import nan
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from gatefuse.kernels.cells import find_cell
 from gatefuse.kernels.loops.buffers import Upstream
 from gatefuse.kernels.loops.eager import loop_in_order
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.registry import loop_module
 from gatefuse.kernels.tiling.overrides import trying
 
 STEPS = 256
@@ -96,7 +96,7 @@ def make_inputs(place: Place, T: int, device: torch.device) -> Sequence:
 
 def make_calls(trial: Trial, inputs: Sequence) -> dict[str, Call]:
     """The ``default`` pass and the ``variant``, over the same inputs; both backward from the unchanged forward."""
-    loop, variant = import_module(f"gatefuse.kernels.loops.{trial.variant.loop}"), trial.variant
+    loop, variant = loop_module(trial.variant.loop), trial.variant
     if variant.way == "backward":
         kept, given = loop.forward(inputs, True, False), make_upstream(inputs)
         run = lambda: loop.backward(inputs, kept, given)  # noqa: E731

@@ -14,8 +14,9 @@ class CellShape(NamedTuple):
 
     X, R: for each slot its gate block of x and its column block of the products, -1 for none. SAVED: its block of the
     values saved for the backward, which is its column, -1 where x holds it. V: for each product the state it
-    multiplies, -1 where a vector is computed. MEAN: whether it multiplies nothing, but is the mean of the vector's
-    units; WEIGHED: for each column whether it has weights, which a mean's has not. S, G, COLUMNS, P: counts, of states
+    multiplies, -1 where a vector is computed. REDUCES: "" where it multiplies that, else "mean" or "amax", what
+    it is of the vector's units; WEIGHED: for each column whether it has weights, which a reduction's has not. TIES: the
+    backward asks which units are the largest. S, G, COLUMNS, P: counts, of states
     first. ADDITIVE: d_x serves as d_r too.
 
     For kernels that run all of a step, by product: FIRST, COUNT, PADDED: its first column, its columns, and these made
@@ -29,8 +30,9 @@ class CellShape(NamedTuple):
     R: tuple[int, ...]
     SAVED: tuple[int, ...]
     V: tuple[int, ...]
-    MEAN: tuple[bool, ...]
+    REDUCES: tuple[str, ...]
     WEIGHED: tuple[bool, ...]
+    TIES: bool
     S: int
     G: int
     COLUMNS: int
@@ -63,8 +65,9 @@ def cell_shape(cell: Cell) -> CellShape:
         R=tuple(slot.column for slot in program.slots),
         SAVED=tuple(slot.column for slot in program.slots),
         V=tuple(p.state for p in program.products),
-        MEAN=tuple(p.reduces == "mean" for p in products),
+        REDUCES=tuple(p.reduces for p in products),
         WEIGHED=tuple(gate >= 0 for gate in program.columns),
+        TIES=any(p.reduces == "amax" for p in products),
         S=len(cell.states),
         G=len(cell.x_blocks),
         COLUMNS=len(program.columns),

@@ -11,7 +11,7 @@ import torch
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import common
-from gatefuse.kernels.loops.spare_units import padded
+from gatefuse.kernels.loops.triton.spare_units import padded
 from gatefuse.kernels.runtime.device import limits
 from gatefuse.kernels.runtime.dynamo import constant
 from gatefuse.kernels.runtime.requirement import triton_version

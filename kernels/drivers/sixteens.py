@@ -1,4 +1,4 @@
-"""Tasks for kernels, which run hidden units in sixteens: spare units fill an H that is none (loops/spare_units.py)."""
+"""Tasks for kernels, which run hidden units in sixteens: spare units fill an H that is none (spare_units.py)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import wraps
 
 from torch import Tensor
 
-from gatefuse.kernels.loops.operator import KERNELS
-from gatefuse.kernels.loops.spare_units import padded, wider, wider_weights
+from gatefuse.kernels.loops.registry import KERNELS
+from gatefuse.kernels.loops.triton.spare_units import padded, wider, wider_weights
 from gatefuse.kernels.task import Outcome, Task, Weights
 
 

@@ -9,9 +9,7 @@ brings Triton before an operator runs.
 
 from __future__ import annotations
 
-import warnings
-from functools import cache, wraps
-from importlib import import_module
+from functools import wraps
 from typing import Any
 
 import torch
@@ -21,14 +19,9 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.loops.buffers import buffer_shapes, saved_layout
 from gatefuse.kernels.loops.directions import dense
 from gatefuse.kernels.loops.eager import loop_in_order
+from gatefuse.kernels.loops.registry import LOOPS, ON_CPU, run_loop
 from gatefuse.kernels.runtime.device import current
-from gatefuse.kernels.runtime.refused_launch import refused
-from gatefuse.kernels.runtime.requirement import require_triton
 
-_module = cache(import_module)
-KERNELS = ("step", "block", "grid")  # loops that launch Triton's
-ON_CPU = ("aten", "llvm")  # loops that also know float64, and run one direction
-LOOPS = (*ON_CPU, *KERNELS)
 # "both" is two directions side by side, the second in reverse.
 ORDERS = ("forward", "reverse", "both")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # that kernels compute with
@@ -153,29 +146,6 @@ def _sequence(cell: str, inputs: tuple[Any, ...], order: str, *input_weights: Te
     from gatefuse.kernels.loops.inputs import Sequence
 
     return Sequence(Cell.by_key(cell), *[*dense(inputs), order, *dense(input_weights)])
-
-
-def run_loop(loop: str, way: str, sequence: Any, *args: Any) -> Any:
-    """A loop's forward or backward; by the step loop, which keeps the same buffers, where its kernel doesn't fit."""
-    if loop in KERNELS:
-        require_triton(f"the {loop} loop")
-    run = getattr(_module(f"gatefuse.kernels.loops.{loop}"), way)
-    if loop in ON_CPU:
-        return run(sequence, *args)
-    try:
-        return run(sequence, *args)
-    except Exception as error:
-        if loop == "step" or not refused(error):
-            raise
-        _say_once(
-            f"{sequence.cell.name}: the {loop} driver's {way} kernel does not fit, step runs in its place: {error}"
-        )
-        return getattr(import_module("gatefuse.kernels.loops.step"), way)(sequence, *args)
-
-
-@cache
-def _say_once(text: str) -> None:
-    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 @sequence_forward.register_fake

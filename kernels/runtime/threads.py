@@ -65,7 +65,7 @@ def pool() -> Pool | None:
 
 
 def team(count: int) -> dict[str, int]:
-    """Arguments by which compiled code runs in a team of so many threads, as codegen/llvm/team.py names them."""
+    """Arguments by which compiled code runs in a team of so many threads, as codegen/llvm/loops/team.py names them."""
     found = pool() if count > 1 else None
     parallel, function = (0, 0) if found is None else found
     return {"threads": count, "pool": parallel, "team": function, "joined": 0, "arrived": 0}

@@ -28,7 +28,7 @@ def _bits(value, HAND: tl.constexpr):
 
 @triton.jit
 def store_shared(ptr, value, mask, HAND: tl.constexpr):
-    """Store what other programs wait for: plainly, or with HAND (loops/handing.py) as what says that it is there."""
+    """Store what other programs wait for: plainly, or with HAND (handing.py) as what says that it is there."""
     if HAND is None:
         tl.store(ptr, value, mask=mask)
     else:

@@ -77,11 +77,20 @@ def split_gates(
 
 
 @triton.jit
+def relaid(tile, HP: tl.constexpr, BB: tl.constexpr):
+    """The same tile (HP, BB), in another layout than a product's, which spreads neighbouring rows over threads: they
+    are brought into one. So Triton moves this value once, and not each on its way from memory and back to it."""
+    even, odd = tl.split(tl.permute(tl.reshape(tile, (HP // 2, 2, BB)), (0, 2, 1)))
+    # Without the zero Triton may see that both ways together change nothing, and go neither.
+    return tl.reshape(tl.permute(tl.join(even + 0.0, odd + 0.0), (0, 2, 1)), (HP, BB))
+
+
+@triton.jit
 def split_rows(rows, N: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr):
     """N tiles (HP, BB) of (N * HP, BB); N is 1, 2, 4 or 8."""
     # Triton compiles what follows a return, even under a condition it knows: hence the branches.
     if N == 1:
-        return (rows,)
+        return (relaid(rows, HP, BB),)  # several are brought there by being split
     elif N == 2:
         return tl.split(gate_last(rows, N, ROWS, HP, BB))
     elif N == 4:
@@ -107,26 +116,6 @@ def gate_last(rows, N: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: t
         return tl.permute(tl.reshape(rows, (HP, N, BB)), (0, 2, 1))
     else:
         return tl.permute(tl.reshape(rows, (N, HP, BB)), (1, 2, 0))
-
-
-@triton.jit
-def mean_of_units(tile, H: tl.constexpr):
-    """The mean of H units, of which a tile (units, samples) has all or some, the others zero: their part of it, in
-    float32, as (1, samples)."""
-    return tl.sum(tile.to(tl.float32), 0)[None, :] / H
-
-
-@triton.jit
-def mean_of_memory(ptr, b, B, H: tl.constexpr, W: tl.constexpr, LOADS: tl.constexpr, BB: tl.constexpr):
-    """The mean of H units that lie in memory, rows of W a sample, as (1, BB). A few rows at a time are added, so that a
-    sum takes no more registers than they do."""
-    ROWS: tl.constexpr = 64
-    row = tl.arange(0, ROWS)[:, None]
-    total = tl.zeros((ROWS, BB), tl.float32)
-    for k in tl.static_range(0, H, ROWS):
-        there = (row < H - k) & (b < B)
-        total += tl.load(ptr + k + (b * W + row), mask=there, other=0.0, cache_modifier=LOADS).to(tl.float32)
-    return mean_of_units(total, H)
 
 
 # More parameters than these are loaded anew where they are used.

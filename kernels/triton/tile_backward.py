@@ -15,7 +15,7 @@ def load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, W: tl.constexpr, CELL: 
             here = saved_ptr + at_step(CELL.SAVED[j] * T + t, B * W)
             if CELL.WEIGHED[CELL.SAVED[j]]:
                 value = tl.load(here + e, mask=real, other=0.0)
-            else:  # a mean: unit 0 has what all have
+            else:  # a reduction: unit 0 has what all have
                 value = tl.load(here + b * W, mask=b < B, other=0.0)
         else:
             here = x_ptr + at_step(t, B * CELL.G * W)
@@ -140,15 +140,6 @@ def carry_products(
                 d += tl.where(restart, 0.0, d_vectors[p])
         summed = summed + (d,)
     return summed
-
-
-@triton.jit
-def relaid(tile, HP: tl.constexpr, BB: tl.constexpr):
-    """The same tile (HP, BB), in another layout than a product's, which spreads neighbouring rows over threads: they
-    are brought into one. So Triton moves this value once, and not each on its way from memory and back to it."""
-    even, odd = tl.split(tl.permute(tl.reshape(tile, (HP // 2, 2, BB)), (0, 2, 1)))
-    # Without the zero Triton may see that both ways together change nothing, and go neither.
-    return tl.reshape(tl.permute(tl.join(even + 0.0, odd + 0.0), (0, 2, 1)), (HP, BB))
 
 
 @triton.jit

@@ -15,7 +15,8 @@ from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.drivers.packing import moved
 from gatefuse.kernels.drivers.padding import beside_within, finals_given, inputs_within, states_within
 from gatefuse.kernels.drivers.vendor import torch_rnn
-from gatefuse.kernels.loops.operator import KERNELS, watched
+from gatefuse.kernels.loops.operator import watched
+from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.kernels.plan import Plan, choose
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.task import Form, Request, Task, Weights
@@ -141,11 +142,11 @@ def _compiled_layers(cell: Cell, call: Call, form: Form) -> Results | None:
     given = cell, call.x, call.states, call.weights, form
     tensors = call.x, *call.states, *call.weights, *(call.fresh or ()), *call.inputs
     if not torch.is_grad_enabled() or not any(tensor.requires_grad for tensor in tensors):
-        from gatefuse.kernels.loops import llvm_layers
+        from gatefuse.kernels.loops.llvm import layers as llvm_layers
 
         output, finals = llvm_layers.layers(*given, call.lengths, call.resets, call.fresh, call.inputs)
         return (output,), finals
-    from gatefuse.kernels.loops import llvm_training
+    from gatefuse.kernels.loops.llvm import training as llvm_training
 
     if call.lengths is not None or not call.x.shape[2] or not llvm_training.can_train(cell, form):
         return None
@@ -162,12 +163,12 @@ def prepare(driver_name: str, version: Version, x: Tensor, call: Call, form: For
     if driver_name in KERNELS:
         if form.bidirectional or inputs:
             return None
-        from gatefuse.kernels.loops import kernel_layers
+        from gatefuse.kernels.loops.triton import layers as kernel_layers
 
         again = _by_operators(version, form, without_tensors(call))
         return kernel_layers.Prepared.of(version, driver_name, x, shape[2], form, again, needs_grad)
     if needs_grad:
-        from gatefuse.kernels.loops import llvm_training
+        from gatefuse.kernels.loops.llvm import training as llvm_training
 
         if not x.shape[2] or not llvm_training.can_train(version, form):
             return None
@@ -175,7 +176,7 @@ def prepare(driver_name: str, version: Version, x: Tensor, call: Call, form: For
         return llvm_training.Prepared.of(version, x, shape, form, again, False, inputs)
     if x.stride(2) != 1 and x.shape[2] != 1:
         return None
-    from gatefuse.kernels.loops import llvm_layers
+    from gatefuse.kernels.loops.llvm import layers as llvm_layers
 
     return llvm_layers.Prepared.of(version, x, shape, form, inputs)
 
@@ -189,7 +190,7 @@ def _layers_by_kernels(loop_name: str, cell: Cell, call: Call, form: Form) -> Re
     """All layers by Triton's kernels; None where a direction or a mask asks for more than these."""
     if form.bidirectional or call.lengths is not None or call.resets is not None or call.inputs:
         return None
-    from gatefuse.kernels.loops import kernel_layers
+    from gatefuse.kernels.loops.triton import layers as kernel_layers
 
     again = _by_operators(cell, form, call)
     output, finals = kernel_layers.layers(cell, loop_name, call.x, call.states, call.weights, form, again)

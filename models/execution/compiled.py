@@ -13,7 +13,7 @@ from torch.nn.functional import dropout as drop
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.equations.facts import file_key
-from gatefuse.kernels.loops.operator import LOOPS, ON_CPU
+from gatefuse.kernels.loops.registry import LOOPS, ON_CPU
 from gatefuse.kernels.task import Form
 from gatefuse.models.execution.beside import joined
 from gatefuse.models.execution.calls import Call, Results

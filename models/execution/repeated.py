@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gatefuse.kernels.drivers.vendor import torch_rnn
-from gatefuse.kernels.loops.operator import KERNELS, PLAIN
+from gatefuse.kernels.loops.operator import PLAIN
+from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.models.execution.breaks import compiler_around
@@ -22,9 +23,9 @@ from gatefuse.models.execution.context import autocast_on
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
-    from gatefuse.kernels.loops.kernel_layers import Prepared as Kernels
-    from gatefuse.kernels.loops.llvm_layers import Prepared
-    from gatefuse.kernels.loops.llvm_training import Prepared as Training
+    from gatefuse.kernels.loops.llvm.layers import Prepared
+    from gatefuse.kernels.loops.llvm.training import Prepared as Training
+    from gatefuse.kernels.loops.triton.layers import Prepared as Kernels
     from gatefuse.kernels.task import Form
     from gatefuse.models.layers.base import Stack
 

@@ -9,11 +9,11 @@ from llvmlite import ir
 
 from gatefuse.kernels.codegen.llvm import parts
 from gatefuse.kernels.codegen.llvm.code import I32, POINTER, Code, Number
-from gatefuse.kernels.codegen.llvm.object_code import FREESTANDING
+from gatefuse.kernels.codegen.llvm.objects.object_code import FREESTANDING
+from gatefuse.kernels.codegen.llvm.objects.stored import Stored, constant
+from gatefuse.kernels.codegen.llvm.objects.stream import define_layer
+from gatefuse.kernels.codegen.llvm.objects.targets import Target
 from gatefuse.kernels.codegen.llvm.routines import Module
-from gatefuse.kernels.codegen.llvm.stored import Stored, constant
-from gatefuse.kernels.codegen.llvm.stream import define_layer
-from gatefuse.kernels.codegen.llvm.targets import Target
 from gatefuse.kernels.codegen.llvm.vectors import Float, Vectors
 from gatefuse.models.export.chain import Layer, Lookup, Operation, Pointwise
 from gatefuse.models.export.layout import Layout, Place

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from gatefuse.kernels.codegen.llvm.objects.stages import Blocks, work_rows
+from gatefuse.kernels.codegen.llvm.objects.stored import Stored
+from gatefuse.kernels.codegen.llvm.objects.weights import floats_and_weights, table_bytes
 from gatefuse.kernels.codegen.llvm.processor import Processor
-from gatefuse.kernels.codegen.llvm.stored import Stored
-from gatefuse.kernels.codegen.llvm.stream_stages import Blocks, work_rows
-from gatefuse.kernels.codegen.llvm.stream_weights import floats_and_weights, table_bytes
 from gatefuse.models.export.chain import Layer, Lookup, Operation
 from gatefuse.models.export.header import Field
 

@@ -101,9 +101,9 @@ def export_object(
     check_name(name)
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}. Got {weights!r}.")
-    from gatefuse.kernels.codegen.llvm.object_code import object_code
-    from gatefuse.kernels.codegen.llvm.stored import STORED
-    from gatefuse.kernels.codegen.llvm.targets import find_target
+    from gatefuse.kernels.codegen.llvm.objects.object_code import object_code
+    from gatefuse.kernels.codegen.llvm.objects.stored import STORED
+    from gatefuse.kernels.codegen.llvm.objects.targets import find_target
     from gatefuse.models.export.functions import features, model_module
     from gatefuse.models.export.layout import layout
     from gatefuse.models.export.shared_library import check_machine, shared_library

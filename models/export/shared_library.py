@@ -9,9 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gatefuse.kernels.codegen.llvm.object_code import ObjectCode
+from gatefuse.kernels.codegen.llvm.objects.object_code import ObjectCode
+from gatefuse.kernels.codegen.llvm.objects.targets import Target
 from gatefuse.kernels.codegen.llvm.processor import this_processor
-from gatefuse.kernels.codegen.llvm.targets import Target
 
 _COMPILERS = ("cc", "gcc", "clang")
 _ENDINGS = {"darwin": ".dylib", "win32": ".dll"}

@@ -153,7 +153,7 @@ class Stepper:
         request = Request(layer.cell, self._device, self._dtype, 1, self.batch_size, layer.hidden_size)
         if layer.driver not in ("auto", "llvm") or driver("llvm").refusal(request):
             return None
-        from gatefuse.kernels.loops.llvm_layers import Steps
+        from gatefuse.kernels.loops.llvm.layers import Steps
 
         form = Form(layer.bias, layer.num_layers)
         cell, weights = layer._at_once()

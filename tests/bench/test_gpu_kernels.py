@@ -5,7 +5,7 @@ import pytest
 from gatefuse.bench.gpu import kernels
 from gatefuse.bench.suite.contenders import FIRST
 from gatefuse.bench.suite.sweeps import groups
-from tests.support.compiling import compiling
+from tests.support.kernels.compiling import compiling
 
 SAME = """
 import sys

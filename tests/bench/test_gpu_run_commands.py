@@ -197,7 +197,7 @@ def warn(category, module):
 
 @pytest.mark.parametrize(("category", "module"), [
     (UserWarning, "torch.cuda"), (RuntimeWarning, "triton.runtime"), (UserWarning, "gatefuse.kernels.loops.operator"),
-    (RuntimeWarning, "gatefuse.kernels.loops.operator"), (RuntimeWarning, "gatefuse.kernels.runtime.recording"),
+    (RuntimeWarning, "gatefuse.kernels.loops.operator"), (RuntimeWarning, "gatefuse.kernels.runtime.graphs.recording"),
 ])
 def test(category, module):
     warn(category, module)

@@ -7,7 +7,7 @@ from gatefuse.bench.gpu.jobs import Finished
 from gatefuse.bench.tuning import kernel_profile
 from gatefuse.bench.tuning import trial as trials
 from gatefuse.bench.tuning.variant import Place
-from gatefuse.kernels.loops import block, grid
+from gatefuse.kernels.loops.triton import block, grid
 
 COUNTED = "==PROF== Connected to process 7\ngrid_forward_kernel\n==PROF== Disconnected from process 7\n"
 

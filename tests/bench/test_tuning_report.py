@@ -21,7 +21,7 @@ from gatefuse.bench.tuning import report as variant_report
 from gatefuse.bench.tuning.variant import Trial
 from gatefuse.bench.tuning.variants import RULED_OUT, VARIANTS
 from tests.bench.test_tuning import make_log, make_row
-from tests.support.compiling import compiling
+from tests.support.kernels.compiling import compiling
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import gatefuse
 from gatefuse import Recurrent
-from tests.support.compiling import ROOT
+from tests.support.kernels.compiling import ROOT
 
 MAKES = """
 import sys

@@ -9,7 +9,7 @@ import torch
 
 from gatefuse import doctor, probe
 from gatefuse.kernels.drivers import DRIVERS
-from gatefuse.kernels.loops.operator import KERNELS
+from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.kernels.runtime.settings import interpreted
 
 CPU = torch.device("cpu")

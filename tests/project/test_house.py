@@ -16,6 +16,8 @@ from gatefuse import _moved
 ROOT = Path(__file__).resolve().parents[2]
 # one concept a file; tests and tables of data may be longer
 LINES = 300
+FILES = 15
+MANY_ALIKE = {"kernels/cells"}  # a file each
 
 
 def drawn() -> set[str]:
@@ -45,6 +47,8 @@ def test_the_tree_is_true():
 
 def test_tests_lie_as_what_they_test():
     known = {"tests", "tests/project", "tests/support"}
+    # The finest rooms are the tests' own: support/ and the layers have too many for one.
+    known |= {"tests/support/kernels", "tests/models/layers/cells", "tests/models/layers/torch_nn"}
     for folder in folders("tests") - known:
         assert (ROOT / folder.removeprefix("tests/")).is_dir(), folder
 
@@ -57,6 +61,14 @@ def test_files_hold_one_concept():
             if lines > LINES:
                 long[path.relative_to(ROOT).as_posix()] = lines
     assert long == {}
+
+
+def test_folders_hold_few_files():
+    full = {}
+    for folder in set().union(*map(folders, ("kernels", "models", "bench", "tests"))) - MANY_ALIKE:
+        if (files := sum(path.name != "__init__.py" for path in (ROOT / folder).glob("*.py"))) > FILES:
+            full[folder] = files
+    assert full == {}
 
 
 def modules() -> dict[str, Path]:

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.codegen.llvm.arguments import backward_fields, forward_fields
-from gatefuse.kernels.codegen.llvm.backward import backward_module
 from gatefuse.kernels.codegen.llvm.fields import Fields
-from gatefuse.kernels.codegen.llvm.forward import forward_module
+from gatefuse.kernels.codegen.llvm.loops.arguments import backward_fields, forward_fields
+from gatefuse.kernels.codegen.llvm.loops.backward import backward_module
+from gatefuse.kernels.codegen.llvm.loops.forward import forward_module
 from gatefuse.kernels.codegen.llvm.machine_code import MachineCode
-from gatefuse.kernels.codegen.llvm.outer import INPUT_FIELDS, WEIGHTS_FIELDS, input_module, weights_module
-from gatefuse.kernels.codegen.llvm.packing import stage_columns
 from gatefuse.kernels.codegen.llvm.processor import this_processor
-from gatefuse.kernels.codegen.llvm.product import Blocking, blocking, input_blocking
+from gatefuse.kernels.codegen.llvm.products.outer import INPUT_FIELDS, WEIGHTS_FIELDS, input_module, weights_module
+from gatefuse.kernels.codegen.llvm.products.packing import stage_columns
+from gatefuse.kernels.codegen.llvm.products.product import Blocking, blocking, input_blocking
 from gatefuse.kernels.codegen.llvm.vectors import Float
 from gatefuse.kernels.codegen.per_cell import per_cell
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.compiling import compiling
+from tests.support.kernels.compiling import compiling
 
 TABLE = """
 import torch

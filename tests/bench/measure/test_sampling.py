@@ -9,7 +9,7 @@ import torch
 
 from gatefuse.bench.measure.clocks import CpuClock, GpuClock
 from gatefuse.bench.measure.sampling import ENOUGH, GRAPH_CALL, measure
-from gatefuse.kernels.runtime import cuda_graphs
+from gatefuse.kernels.runtime.graphs import capture as cuda_graphs
 
 
 class FakeClock:

@@ -12,12 +12,12 @@ from torch.testing import assert_close
 from gatefuse import Recurrent, find_cell
 from gatefuse.kernels.codegen.llvm.processor import LEVELS, SETTING, this_processor
 from gatefuse.kernels.drivers import llvm
-from gatefuse.kernels.loops import llvm_division
+from gatefuse.kernels.loops.llvm import division as llvm_division
 from gatefuse.kernels.plan import choose
 from gatefuse.kernels.runtime import threads as pool
 from gatefuse.kernels.runtime.threads import threads
 from gatefuse.kernels.task import Request
-from tests.support.compiling import ROOT
+from tests.support.kernels.compiling import ROOT
 from tests.support.layers import flat
 from tests.support.oracle import check, make_task
 

@@ -7,7 +7,7 @@ import torch
 
 from gatefuse import Recurrent, cell_names, find_cell
 from gatefuse.kernels.drivers import block, driver, eager, grid
-from gatefuse.kernels.loops import block as block_loop
+from gatefuse.kernels.loops.triton import block as block_loop
 from gatefuse.kernels.task import Outcome
 from gatefuse.kernels.tiling import tiles
 from tests.support import made_up_cells
@@ -109,7 +109,7 @@ def test_more_programs_than_run_at_once_run_one_after_the_other(monkeypatch):
 def test_where_one_launch_does_not_fit_steps_run_for_both(monkeypatch):
     from triton.runtime.errors import OutOfResources
 
-    from gatefuse.kernels.loops import operator
+    from gatefuse.kernels.loops import registry
 
     def too_large(*_):
         raise OutOfResources(300_000, 232_448, "shared memory")
@@ -119,7 +119,7 @@ def test_where_one_launch_does_not_fit_steps_run_for_both(monkeypatch):
     expected = results(both, task)
     for way in ("forward", "backward"):
         monkeypatch.setattr(block_loop, way, too_large)
-    operator._say_once.cache_clear()
+    registry._say_once.cache_clear()
     with pytest.warns(RuntimeWarning) as said:
         found = results(both, task)
     assert [str(w.message).partition(" does not fit")[0] for w in said] == [

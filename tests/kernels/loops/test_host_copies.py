@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves
 from gatefuse import find_cell
 from gatefuse.kernels.drivers.common import run
 from gatefuse.kernels.drivers.packing import Packing
-from gatefuse.kernels.loops import block, grid, step, step_launches
 from gatefuse.kernels.loops.buffers import Upstream
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.triton import block, grid, step, step_launches
 from gatefuse.kernels.runtime import device as limits
-from gatefuse.kernels.runtime import recording
+from gatefuse.kernels.runtime.graphs import recording
 from tests.support import made_up_cells
 from tests.support.oracle import change, make_task
 

@@ -9,7 +9,8 @@ import gatefuse
 from gatefuse import find_cell
 from gatefuse.kernels.drivers import eager, step
 from gatefuse.kernels.loops.buffers import buffer_shapes
-from gatefuse.kernels.loops.operator import LOOPS, sequence_backward, sequence_forward
+from gatefuse.kernels.loops.operator import sequence_backward, sequence_forward
+from gatefuse.kernels.loops.registry import LOOPS
 from tests.support import made_up_cells, opcheck
 from tests.support.oracle import cast, make_task
 
@@ -148,7 +149,8 @@ def test_no_steps():
 def test_a_kernel_that_does_not_fit_falls_back_and_says_so_once(monkeypatch):
     from triton.runtime.errors import OutOfResources
 
-    from gatefuse.kernels.loops import block, operator
+    from gatefuse.kernels.loops import registry
+    from gatefuse.kernels.loops.triton import block
 
     def too_large(*_):
         raise OutOfResources(300_000, 232_448, "shared memory")
@@ -156,7 +158,7 @@ def test_a_kernel_that_does_not_fit_falls_back_and_says_so_once(monkeypatch):
     args = arguments(find_cell("lstm"), loop="block")
     expected = sequence_forward(*args)
     monkeypatch.setattr(block, "forward", too_large)
-    operator._say_once.cache_clear()
+    registry._say_once.cache_clear()
     with pytest.warns(
         RuntimeWarning, match="lstm: the block driver's forward kernel does not fit, step runs in its place"
     ):
@@ -171,7 +173,8 @@ TOO_MANY = "Triton Error [CUDA]: too many blocks in cooperative launch"
 
 @pytest.mark.parametrize("way", ["forward", "backward"])
 def test_programs_that_cannot_all_be_resident_leave_it_to_step_and_that_is_said_once(monkeypatch, way):
-    from gatefuse.kernels.loops import block, operator
+    from gatefuse.kernels.loops import registry
+    from gatefuse.kernels.loops.triton import block
 
     def crowded(*_):
         raise RuntimeError(TOO_MANY)
@@ -186,7 +189,7 @@ def test_programs_that_cannot_all_be_resident_leave_it_to_step_and_that_is_said_
 
     expected = run()
     monkeypatch.setattr(block, way, crowded)
-    operator._say_once.cache_clear()
+    registry._say_once.cache_clear()
     said = f"lstm: the block driver's {way} kernel does not fit, step runs in its place: {re.escape(TOO_MANY)}"
     with pytest.warns(RuntimeWarning, match=said):
         found = run()
@@ -199,7 +202,7 @@ def test_programs_that_cannot_all_be_resident_leave_it_to_step_and_that_is_said_
     "error", [RuntimeError("Triton Error [CUDA]: device kernel image is invalid"), ValueError(TOO_MANY)]
 )
 def test_other_errors_of_a_launch_go_on_up(monkeypatch, error):
-    from gatefuse.kernels.loops import block
+    from gatefuse.kernels.loops.triton import block
 
     def fails(*_):
         raise error

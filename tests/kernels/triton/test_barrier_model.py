@@ -5,7 +5,7 @@ import re
 import pytest
 
 from gatefuse.kernels.triton import barrier
-from tests.support.barrier_model import Form, backward, faults, flags, forward
+from tests.support.kernels.barrier_model import Form, backward, faults, flags, forward
 
 
 def orders(text, name):

@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from gatefuse import cell, find_cell
-from gatefuse.kernels.loops import grid
-from gatefuse.kernels.loops.handing import hand
+from gatefuse.kernels.loops.triton import grid
+from gatefuse.kernels.loops.triton.handing import hand
 from gatefuse.kernels.tiling.overrides import trying
 from gatefuse.kernels.triton import exchange, grid_backward, grid_forward, tile
 from tests.kernels.loops.test_directions import Both
 from tests.kernels.triton.test_resident_programs import HIDDEN, MASKS, Grid, at_once, check_at_once, make
-from tests.support import ptx
-from tests.support.kernel_mutants import mutant, put_in
+from tests.support.kernels import ptx
+from tests.support.kernels.kernel_mutants import mutant, put_in
+from tests.support.kernels.resident_programs import InTurn
 from tests.support.oracle import cast, make_task, results
-from tests.support.resident_programs import InTurn
 
 pytestmark = pytest.mark.skipif(not grid._INTERPRETED, reason="needs Triton's interpreter: TRITON_INTERPRET=1")
 FLAG = {"FORM": "flag"}
@@ -112,7 +112,7 @@ def test_what_never_comes_ends_in_a_trap_and_what_is_there_is_taken(H, words):
 def test_what_it_can_t_do_is_refused():
     with pytest.raises(ValueError, match=r"float32, bfloat16 or float16. Got torch.float64."):
         hand(find_cell("lstm"), torch.float64, 20, 1024, 128, 0)
-    with pytest.raises(ValueError, match=r"a cell without means over its units. Got layer_norm_lstm."):
+    with pytest.raises(ValueError, match=r"a cell that reduces nothing over its units. Got layer_norm_lstm."):
         hand(find_cell("layer_norm_lstm"), FLOAT, 20, 1024, 128, 0)
 
 

@@ -12,16 +12,16 @@ import torch
 
 from gatefuse import find_cell
 from gatefuse.kernels.drivers.common import run
-from gatefuse.kernels.loops import grid
+from gatefuse.kernels.loops.triton import grid
 from gatefuse.kernels.runtime.device import Limits
 from gatefuse.kernels.tiling import tiles
 from gatefuse.kernels.tiling.overrides import trying
 from gatefuse.kernels.triton import barrier, grid_backward, grid_forward
 from tests.kernels.loops.test_directions import Both
-from tests.support.guarded_memory import watching
-from tests.support.kernel_mutants import mutant, put_in
+from tests.support.kernels.guarded_memory import watching
+from tests.support.kernels.kernel_mutants import mutant, put_in
+from tests.support.kernels.resident_programs import AtRandom, First, InTurn, Last, PausedOnArrival, ResidentPrograms
 from tests.support.oracle import cast, make_task, results
-from tests.support.resident_programs import AtRandom, First, InTurn, Last, PausedOnArrival, ResidentPrograms
 
 pytestmark = pytest.mark.skipif(not grid._INTERPRETED, reason="needs Triton's interpreter: TRITON_INTERPRET=1")
 MASKS = {"lengths": True, "resets": True, "fresh": True, "all_states": True}

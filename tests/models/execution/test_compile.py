@@ -11,7 +11,7 @@ from torch.torch_version import TorchVersion
 
 import gatefuse
 from gatefuse import Recurrent
-from gatefuse.kernels.loops import llvm_training
+from gatefuse.kernels.loops.llvm import training as llvm_training
 from tests.support.layers import CLOSE, flat
 
 I, H = 4, 6

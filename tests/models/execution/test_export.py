@@ -14,7 +14,7 @@ import gatefuse
 from gatefuse import Recurrent
 from gatefuse.models.execution import operators as layer_ops
 from tests.support import opcheck
-from tests.support.compiling import compiling
+from tests.support.kernels.compiling import compiling
 from tests.support.layers import CLOSE, flat
 
 T, B, I, H = 5, 3, 4, 6

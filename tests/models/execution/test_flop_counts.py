@@ -13,7 +13,7 @@ import gatefuse
 from gatefuse import Recurrent
 from gatefuse.kernels.task import Form
 from gatefuse.models.execution import compiled
-from tests.support.compiling import ROOT
+from tests.support.kernels.compiling import ROOT
 from tests.support.layers import flat
 
 T, B, I, H = 5, 3, 4, 6

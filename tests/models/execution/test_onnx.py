@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import gatefuse
 from gatefuse import Recurrent
 from gatefuse.models.onnx import translation_table
-from tests.support.compiling import compiling
+from tests.support.kernels.compiling import compiling
 from tests.support.layers import flat
 
 pytest.importorskip("onnxscript")

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(bool(refusal(_ANY)), reason="no code is compiled
 def taken(monkeypatch):
     """How often a call went the short way, of which no form is known yet."""
     count = []
-    from gatefuse.kernels.loops.llvm_layers import Prepared
+    from gatefuse.kernels.loops.llvm.layers import Prepared
 
     for name in ("lstm", "gru", "slstm", "peephole_lstm"):
         find_cell(name).current().made.pop(repeated, None)

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 import gatefuse
 from gatefuse import Recurrent, cell
-from tests.support.compiling import ROOT
+from tests.support.kernels.compiling import ROOT
 from tests.support.layers import flat
 
 T, B, I, H = 20, 2, 3, 8
