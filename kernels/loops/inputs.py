@@ -85,13 +85,16 @@ class Sequence:
 
     def weights(self) -> list[Tensor]:
         """Each product's rows of the weights, (gates * W, H); of a reduction none."""
+        if self.program.in_order:
+            return [self.weight]
         return [self._rows(self.weight, () if p.reduces else p.gates) for p in self.program.products]
 
     @cached_property
     def columns_weight(self) -> Tensor:
         """The weights in the order of the columns, (columns * W, H), as kernels multiply them: rounded where that is in
         tf32. Of a reduction's column they are zero, and nobody reads them."""
-        found = self._rows(self.weight, self.program.columns).contiguous()
+        found = self.weight if self.program.in_order else self._rows(self.weight, self.program.columns)
+        found = found.contiguous()
         return rounded(found) if self.precision == "tf32" and not interpreted() else found
 
     @property

@@ -91,7 +91,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     r_bias = loop.columns_bias()
     found = _launches_of(loop, "forward", r_bias is not None, rest.shape[0] > 0, save)
     # With restarts, what the products of states multiply in the step to come.
-    begun = _begun(loop)
+    begun = None if loop.restarts is None or loop.fresh is None else _begun(loop, loop.restarts, loop.fresh)
     sequences = [each.unbind(0) for each in (output, *rest.unbind(0))]
     shared = x, r, r_bias, carry, loop.parameters, loop.restarts, loop.fresh
     for t, before, after in loop.steps():
@@ -118,13 +118,10 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     return kept
 
 
-def _begun(loop: Sequence) -> Tensor | None:
-    """What each product of a state multiplies in the first step, (products, B, H); None without restarts."""
-    products = loop.program.products
-    if loop.restarts is None or loop.fresh is None:
-        return None
-    t, *_ = loop.steps()[0]
-    begun = torch.where(loop.restarts[t].unsqueeze(1), loop.fresh, loop.states.to(loop.x.dtype))
+def _begun(loop: Sequence, restarts: Tensor, fresh: Tensor) -> Tensor:
+    """What each product of a state multiplies in the first step, (products, B, H)."""
+    products, (t, *_) = loop.program.products, loop.steps()[0]
+    begun = torch.where(restarts[t].unsqueeze(1), fresh, loop.states.to(loop.x.dtype))
     return torch.stack([begun[p.state] for p in products]) if products else begun[:0]
 
 

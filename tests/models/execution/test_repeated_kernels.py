@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gatefuse import LSTM, Recurrent, cell, find_cell
-from gatefuse.kernels.loops import block, grid, inputs, step_launches
+from gatefuse.kernels.loops import inputs
+from gatefuse.kernels.loops.triton import block, grid, step_launches
 from gatefuse.kernels.runtime import settings
 from gatefuse.kernels.runtime.tf32 import rounded
 from gatefuse.kernels.tiling.overrides import trying
