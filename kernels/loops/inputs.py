@@ -4,7 +4,6 @@ what is kept for the backward, and the gradients of the weights.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -79,22 +78,23 @@ class Sequence:
         """How kernels multiply, as it is asked for in this pass."""
         return precision(self.x.dtype)
 
-    def steps(self) -> Iterator[tuple[int, int, int]]:
+    def steps(self) -> list[tuple[int, int, int]]:
         """(step, the one run before it, the one run after it), -1 for none, in the order in which they run."""
-        last = self.T - 1
-        for i in range(self.T):
-            t, ahead = (last - i, -1) if self.reverse else (i, 1)
-            yield t, t - ahead if i else -1, t + ahead if i < last else -1
+        order = list(range(self.T))[:: -1 if self.reverse else 1]
+        return list(zip(order, [-1, *order[:-1]], [*order[1:], -1], strict=True)) if order else []
 
     def weights(self) -> list[Tensor]:
         """Each product's rows of the weights, (gates * W, H); of a reduction none."""
+        if self.program.in_order:
+            return [self.weight]
         return [self._rows(self.weight, () if p.reduces else p.gates) for p in self.program.products]
 
     @cached_property
     def columns_weight(self) -> Tensor:
         """The weights in the order of the columns, (columns * W, H), as kernels multiply them: rounded where that is in
         tf32. Of a reduction's column they are zero, and nobody reads them."""
-        found = self._rows(self.weight, self.program.columns).contiguous()
+        found = self.weight if self.program.in_order else self._rows(self.weight, self.program.columns)
+        found = found.contiguous()
         return rounded(found) if self.precision == "tf32" and not interpreted() else found
 
     @property
@@ -120,6 +120,8 @@ class Sequence:
     def columns(self, r: Tensor, k: int) -> Tensor:
         """Product k's columns of a tensor (..., columns * W)."""
         p = self.program.products[k]
+        if len(p.gates) == len(self.program.columns):
+            return r
         return r[..., p.first * self.W : (p.first + len(p.gates)) * self.W]
 
     def empty(self, like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:

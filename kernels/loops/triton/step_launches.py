@@ -91,7 +91,7 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     r_bias = loop.columns_bias()
     found = _launches_of(loop, "forward", r_bias is not None, rest.shape[0] > 0, save)
     # With restarts, what the products of states multiply in the step to come.
-    begun = _begun(loop)
+    begun = None if loop.restarts is None or loop.fresh is None else _begun(loop, loop.restarts, loop.fresh)
     sequences = [each.unbind(0) for each in (output, *rest.unbind(0))]
     shared = x, r, r_bias, carry, loop.parameters, loop.restarts, loop.fresh
     for t, before, after in loop.steps():
@@ -118,13 +118,10 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     return kept
 
 
-def _begun(loop: Sequence) -> Tensor | None:
-    """What each product of a state multiplies in the first step, (products, B, H); None without restarts."""
-    products = loop.program.products
-    if loop.restarts is None or loop.fresh is None:
-        return None
-    t, *_ = next(loop.steps())
-    begun = torch.where(loop.restarts[t].unsqueeze(1), loop.fresh, loop.states.to(loop.x.dtype))
+def _begun(loop: Sequence, restarts: Tensor, fresh: Tensor) -> Tensor:
+    """What each product of a state multiplies in the first step, (products, B, H)."""
+    products, (t, *_) = loop.program.products, loop.steps()[0]
+    begun = torch.where(restarts[t].unsqueeze(1), fresh, loop.states.to(loop.x.dtype))
     return torch.stack([begun[p.state] for p in products]) if products else begun[:0]
 
 
@@ -136,7 +133,7 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Backward:
 
     weights = loop.weights()
     found = _launches_of(loop, "backward", upstream.rest is not None)
-    steps = list(loop.steps()) if B * H else []
+    steps = loop.steps() if B * H else []
     d_vectors, rows = d_v.unbind(0), [loop.columns(d.r, k).unbind(0) for k in range(len(products))]
     for t, before, after in reversed(steps):
         for part in found.parts:
@@ -158,14 +155,14 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Backward:
         first = steps[0][0]
         for k, p in enumerate(products):
             if not p.computed:
-                _end(d, p.state, d_v[k].float(), None if loop.restarts is None else loop.restarts[first].unsqueeze(1))
+                _end(d, p.state, d_vectors[k], None if loop.restarts is None else loop.restarts[first].unsqueeze(1))
     return d
 
 
 def _end(d: Backward, state: int, d_vector: Tensor, restart: Tensor | None) -> None:
     """What the first step's product multiplied was the state before the sequence, or a fresh one."""
     if restart is None or d.fresh is None:
-        d.states[state] += d_vector
+        d.states[state].add_(d_vector)
     else:
-        d.states[state] += torch.where(restart, 0.0, d_vector)
-        d.fresh[state] += torch.where(restart, d_vector, 0.0)
+        d.states[state].add_(torch.where(restart, 0.0, d_vector))
+        d.fresh[state].add_(torch.where(restart, d_vector, 0.0))
