@@ -173,7 +173,10 @@ def test_whoever_looks_at_operators_sees_them(prepared, driver):
             pass
 
         assert_close(layer(x, (torch.zeros(1, 2, 5, device=DEVICE).as_subclass(Told),) * 2)[0], expected)
-    assert len(prepared) == 4
+        assert len(prepared) == 4
+        layer.weight_hh_l0 = torch.nn.Parameter(layer.weight_hh_l0.detach().as_subclass(Told))
+        assert_close(torch.Tensor(layer(x)[0]), expected)
+    assert len(prepared) == 5
 
 
 def test_hooks_and_parametrizations_run(driver):
@@ -269,7 +272,14 @@ def test_algorithms_and_grad_mode_are_part_of_the_form(prepared, driver):
         with torch.inference_mode():
             assert layer(x)[0].is_inference()
     assert len(prepared) == 4
-    for parameter in layer.parameters():
-        parameter.requires_grad_(False)
-    assert not layer(x)[0].requires_grad
-    assert layer(x, (torch.zeros(1, 2, 5, device=DEVICE, requires_grad=True),) * 2)[0].requires_grad
+    frozen = layer_of(driver, H=6).requires_grad_(False)
+    for _ in range(2):
+        assert not frozen(x)[0].requires_grad
+    assert prepared.count(frozen) == 1
+    states = (torch.zeros(1, 2, 6, device=DEVICE, requires_grad=True),) * 2
+    assert frozen(x, states)[0].requires_grad
+    assert not frozen(x)[0].requires_grad
+    assert frozen(x.clone().requires_grad_())[0].requires_grad
+    assert not frozen(x)[0].requires_grad
+    frozen.bias_hh_l0.requires_grad_()
+    assert frozen(x)[0].requires_grad
