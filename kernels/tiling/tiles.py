@@ -22,8 +22,8 @@ _VALUES = 20
 
 def many_values(program: Program) -> bool:
     """Whether a step has so many slots and parameters that registers are short: compiled for sm_90, a cell of 28 took
-    1136 bytes of stack backward at H 64, of which eight warps in place of four left 64, and addresses that are found
-    where they are used none."""
+    1136 bytes of stack backward at H 64, of which eight warps in place of four left 64, and addresses that are
+    found where they are used 24."""
     return len(program.slots) + len(program.cell.parameters) >= _VALUES
 
 
