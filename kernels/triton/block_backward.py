@@ -7,6 +7,7 @@ from gatefuse.kernels.triton.block_forward import RUNTIME
 from gatefuse.kernels.triton.reductions import mean_of_units, ties
 from gatefuse.kernels.triton.tile import (
     MANY,
+    anew,
     as_mask,
     at_step,
     load_carry,
@@ -114,6 +115,7 @@ def block_backward_kernel(
         last = time_of(T - 1, T, d, ORDER)
         d_given = load_d_sequences(d_output_ptr, d_rest_ptr, last, T, e, real, B, W, CELL, HAS_D_REST)
     for i in range(T):
+        B = anew(B, i, CELL)
         t = time_of(T - 1 - i, T, d, ORDER)
         if AHEAD:
             more = as_mask(real & (i + 1 < T))

@@ -20,6 +20,7 @@ from gatefuse.kernels.triton.grid_forward import RUNTIME
 from gatefuse.kernels.triton.reductions import mean_of_units, ties, ties_in_memory
 from gatefuse.kernels.triton.tile import (
     MANY,
+    anew,
     as_mask,
     at_step,
     load_carry,
@@ -202,6 +203,7 @@ def grid_backward_kernel(
         for phase in tl.static_range(LAST + 1):
             if PART < 0 or 2 * phase == PART:
                 for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+                    B = anew(B, tile + i + phase, CELL)
                     b = (tile * BB + tl.arange(0, BB))[None, :]
                     real = (u < H) & (b < B)
                     e = b * W + u
@@ -245,6 +247,7 @@ def grid_backward_kernel(
             if CELL.PHASES[phase] > 0 and (PART < 0 or 2 * phase + 1 == PART):
                 met += 1
                 for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+                    B = anew(B, tile + i + phase, CELL)
                     b = (tile * BB + tl.arange(0, BB))[None, :]
                     wait(counter_ptr + tile, met * arrivals, FORM, POLLS)
                     _products(

@@ -21,6 +21,7 @@ from gatefuse.kernels.triton.exchange import load_present, store_shared
 from gatefuse.kernels.triton.reductions import of_memory
 from gatefuse.kernels.triton.tile import (
     MANY,
+    anew,
     at_step,
     begin,
     load_carry,
@@ -111,6 +112,7 @@ def grid_forward_kernel(
         t = time_of(i, T, d, ORDER)
         t_before = time_of(i - 1, T, d, ORDER)
         for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+            B = anew(B, tile + i, CELL)
             b = (tile * BB + tl.arange(0, BB))[None, :]
             real = (u < H) & (b < B)
             e = b * W + u

@@ -38,6 +38,18 @@ def time_of(i, T, d, ORDER: tl.constexpr):
 
 
 @triton.jit
+def anew(B, turn, CELL: tl.constexpr):
+    """B, by what no compiler knows to be the same in each turn of a loop; turns count from 0.
+
+    Addresses follow from B. Those of a cell with many values would else all be found before the loop, and held in more
+    registers than there are."""
+    if CELL.MANY_VALUES:
+        return B + tl.where(turn == -B, 1, 0)
+    else:
+        return B
+
+
+@triton.jit
 def weight_chunk(
     weight_ptr, u0, k0, p: tl.constexpr, H: tl.constexpr, W: tl.constexpr, CELL: tl.constexpr, ROWS: tl.constexpr,
     BU: tl.constexpr, KC: tl.constexpr,
