@@ -34,8 +34,8 @@ def recurrent_dropout(cell: str | Cell, p: float, *, each_step: bool = False) ->
 
     Raises:
         TypeError: p is no number, or each_step no bool; or what find_cell raises.
-        ValueError: p is out of its range; the cell has no recurrent products, or is one with such dropout; or what
-            find_cell raises.
+        ValueError: p is out of its range; the cell has no recurrent products, declares sizes, or is one with such
+            dropout; or what find_cell raises.
     """
     if not isinstance(each_step, bool):
         raise TypeError(f"each_step must be a bool. Got {each_step!r}.")
@@ -48,6 +48,11 @@ def dropped(p: float, each_step: bool, cell: Cell) -> Cell:
         raise ValueError(f"recurrent_dropout must be given a cell with recurrent products. Got {cell.name}, without.")
     if any(noise.name == _NAME for noise in cell.noise):
         raise ValueError(f"recurrent_dropout must act on a cell once. Got {cell.name}.")
+    if cell.declaration.sizes:
+        raise ValueError(
+            f"recurrent_dropout must be given a cell whose values have all one size. Got {cell.name}, "
+            f"with {', '.join([size for size, _ in cell.declaration.sizes])}."
+        )
     noise = (Noise(_NAME, 1 - p, 1 / (1 - p), each_step),) if p else ()
     return NoisyCell(_NAME, cell, noise, _change if p else _unchanged, (dropped, (p, each_step)))
 

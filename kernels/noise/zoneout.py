@@ -52,7 +52,7 @@ def zoned_out(probabilities: Mapping[str, float], cell: Cell) -> Cell:
         if any(noise.name == f"zoneout_{state}" for noise in cell.noise):
             raise ValueError(f"zoneout must act on each state once. Got {state} of {name} again.")
         checked_probability(f"zoneout of {state}", p)
-    noise = tuple([Noise(f"zoneout_{state}", float(p), 1.0, True) for state, p in probabilities.items() if p])
+    noise = tuple([Noise(f"zoneout_{state}", float(p), 1.0, True, state) for state, p in probabilities.items() if p])
     return NoisyCell("zoneout", cell, noise, _change(cell, probabilities), (zoned_out, (dict(probabilities),)))
 
 
