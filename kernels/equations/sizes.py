@@ -57,5 +57,5 @@ def as_mapping(sizes: Sizes) -> dict[str, str]:
 
 
 def with_others(sizes: Sizes, others: Mapping[str, str]) -> Sizes:
-    """Sizes with other names, each of which has that of the name that it stands beside, if that has one."""
-    return tuple([(size, (*names, *[n for n, like in others.items() if like in names])) for size, names in sizes])
+    """Sizes with other names, of which each has a size too."""
+    return tuple([(size, (*names, *[name for name, its in others.items() if its == size])) for size, names in sizes])

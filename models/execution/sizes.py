@@ -101,6 +101,7 @@ def full_weights(cell: Cell, parameters: Sequence[Tensor], form: Form, units: Un
 
 def stacked_weights(cell: Cell, parameters: Sequence[Tensor], form: Form, units: Units) -> list[Tensor]:
     """The same of all layers, in one direction, of which each reads the output of the one before with spare units."""
+    check_vectors(cell, units)
     found, each = [], len(parameters) // form.num_layers
     for layer in range(form.num_layers):
         w_ih, *rest = full_weights(cell, parameters[layer * each :][:each], form, units)

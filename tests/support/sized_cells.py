@@ -51,7 +51,8 @@ CELLS = {cell.name: cell for cell in (scrn, projected_lstm, legendre, timed)}
 class Plain:
     """One direction's step of a cell in plain torch, of a layer's parameters by their names; units by name."""
 
-    def __init__(self, layer, suffix: str):
+    def __init__(self, layer, suffix: str, R=None):
+        self.product = R
         self.cell, self.bias = layer.cell, layer.bias
         cell, own = layer.cell, {n.removesuffix(suffix): p for n, p in layer.named_parameters() if n.endswith(suffix)}
         self.named = {name: own[name] for name in cell.parameters}
@@ -76,7 +77,7 @@ class Plain:
         return linear(x, self.W[gate], self.b.get(gate))
 
     def R(self, gate: str, v: Tensor) -> Tensor:
-        return linear(v, self.U[gate], self.c.get(gate))
+        return linear(v, self.U[gate], self.c.get(gate)) if self.product is None else self.product(self, gate, v)
 
     def step(self, x: Tensor, states, inputs):
         return STEPS[self.cell.name](self, x, *states, **self.named, **inputs)
@@ -113,8 +114,11 @@ VECTORS = {
 }
 
 
-def by_hand(layer, x, states, lengths=None, resets=None, fresh=None, inputs=None):
+def by_hand(layer, x, states, lengths=None, resets=None, fresh=None, inputs=None, R=None):
     """All layers and directions, step by step; x (T, B, I), states (L * D, B, S) each, inputs (T, B, S) each.
+
+    Args:
+        R: a product in the place of Plain's own.
 
     Returns:
         Sequences of all states of the last layer, and the finals.
@@ -124,7 +128,7 @@ def by_hand(layer, x, states, lengths=None, resets=None, fresh=None, inputs=None
     for k in range(layer.num_layers):
         found = []
         for d in range(D):
-            plain, row = Plain(layer, f"_l{k}{'_reverse' * d}"), k * D + d
+            plain, row = Plain(layer, f"_l{k}{'_reverse' * d}", R), k * D + d
             now, steps = [s[row] for s in states], [None] * T
             for t in reversed(range(T)) if d else range(T):
                 within = torch.ones(x.shape[1], 1, dtype=torch.bool) if lengths is None else (t < lengths)[:, None]
