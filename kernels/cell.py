@@ -258,6 +258,7 @@ def cell(
     constants: Mapping[str, float] | None = None,
     parameter_init: Mapping[str, FirstValue] | None = None,
     inputs: str = "",
+    sizes: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], Cell]:
     """Make a cell of a function ``f(x, R, state, ..., *, parameter, ...)`` that holds its equations.
 
@@ -278,6 +279,8 @@ def cell(
         inputs: what the equations are given beside the gates, as names separated by blanks: ``x.a`` is (B, H), of which
             a call gives one number a sample or one a unit, ``layer(x, inputs={"a": a})``. An input is no gate and has
             no weights; what is done to all gates of x leaves it out.
+        sizes: states, gates, parameters and inputs with another number of units than a layer's hidden_size, by names of
+            such sizes: of ``{"slow": "s b"}`` a layer is told ``sizes={"slow": 40}``. A size meets others by R alone.
 
     Returns:
         A decorator that makes the Cell.
@@ -285,9 +288,9 @@ def cell(
     Raises:
         TypeError: an argument is of the wrong type, or the signature is not ``(x, R, state, ..., *, parameter, ...)``.
         ValueError: a gate is named twice or is not a name, or has another side than x or R; the input feeds none;
-            ``init`` names no state, ``bias`` no gate, or another argument no keyword-only name; an input is named as a
-            gate is, or twice.
+            ``init`` names no state, ``bias`` no gate, ``sizes`` none of these, or another argument no keyword-only
+            name; an input is named as a gate is, or twice.
     """
     names = read_gates(gates)
-    given = names, init, bias, scalars, constants, parameter_init, inputs
+    given = names, init, bias, scalars, constants, parameter_init, inputs, sizes
     return lambda equations: Cell(equations, declare(equations, *given))

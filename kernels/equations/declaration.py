@@ -21,6 +21,7 @@ from gatefuse.kernels.equations.signature import (
     read_sides,
     read_signature,
 )
+from gatefuse.kernels.equations.sizes import Sizes, as_mapping, read_sizes
 
 
 class Declaration(NamedTuple):
@@ -40,6 +41,7 @@ class Declaration(NamedTuple):
         constants: names and numbers of the keyword-only names that are no parameters.
         parameter_init: names of parameters and what these begin with, where it isn't torch.nn's random draw.
         inputs: names of what equations are given beside the gates.
+        sizes: names of sizes other than hidden_size, and of the gates, states, parameters and inputs that have them.
     """
 
     declared: tuple[str, ...]
@@ -55,13 +57,15 @@ class Declaration(NamedTuple):
     constants: tuple[tuple[str, float], ...]
     parameter_init: tuple[tuple[str, FirstValue], ...]
     inputs: tuple[str, ...] = ()
+    sizes: Sizes = ()
 
     @property
     def text(self) -> str:
         """What the equations' results depend on, for a fingerprint: not how a layer lays out parameters."""
         found = repr((self.declared, self.states, self.parameters, self.init))
         found += f" {self.constants!r}" if self.constants else ""
-        return f"{found} inputs {' '.join(self.inputs)}" if self.inputs else found
+        found += f" inputs {' '.join(self.inputs)}" if self.inputs else ""
+        return f"{found} sizes {self.sizes!r}" if self.sizes else found
 
     @property
     def plain(self) -> bool:
@@ -91,6 +95,7 @@ class Declared:
         declaration: all of them.
         plain: as the declaration's.
         x_blocks: names of what x holds for loops, H columns each: input_gates, and behind them inputs.
+        size_of: the size of each gate, state, parameter and input that has another than hidden_size.
     """
 
     declared: tuple[str, ...]
@@ -104,6 +109,7 @@ class Declared:
     recurrent_biases: tuple[str, ...]
     scalars: tuple[str, ...]
     inputs: tuple[str, ...]
+    sizes: Sizes
 
     def __init__(self, declaration: Declaration):
         values = declaration._asdict()
@@ -112,6 +118,7 @@ class Declared:
         self.declaration = declaration
         self.plain = declaration.plain
         self.x_blocks = declaration.input_gates + declaration.inputs
+        self.size_of = as_mapping(declaration.sizes)
 
     @property
     def constants(self) -> dict[str, float]:
@@ -133,6 +140,7 @@ def declare(
     constants: Any = None,
     parameter_init: Any = None,
     inputs: Any = "",
+    sizes: Any = None,
 ) -> Declaration:
     """The declaration of a cell of these equations; arguments are ``gatefuse.cell``'s, but for gates, which are apart.
 
@@ -160,4 +168,5 @@ def declare(
         tuple(numbers.items()),
         tuple(read_first_values(cell, parameters, parameter_init).items()),
         beside,
+        read_sizes(cell, (*states, *names, *parameters, *beside), sizes),
     )

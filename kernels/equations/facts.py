@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.equations.expression import input_names
+from gatefuse.kernels.equations.sizes import HIDDEN
 from gatefuse.kernels.runtime.dynamo import constant
 
 
@@ -52,3 +53,17 @@ def file_key(serial: str) -> str:
 def key_of(serial: str) -> str:
     """What operators name the equations by, as they are now."""
     return Cell.by_serial(serial).key
+
+
+@constant
+def vector_sizes(serial: str) -> tuple[str, ...]:
+    """For each recurrent gate the size of what R multiplies for it, by its name."""
+    cell, products = Cell.by_serial(serial), Cell.by_serial(serial).program.products
+    found = {gate: p.size for p in products if not p.reduces for gate in p.gates}
+    return tuple([found.get(gate, HIDDEN) for gate in range(len(cell.recurrent_gates))])
+
+
+@constant
+def reduced_sizes(serial: str) -> tuple[str, ...]:
+    """The sizes, each once, of what means and the largest of units are taken of."""
+    return tuple(dict.fromkeys([p.size for p in Cell.by_serial(serial).program.products if p.reduces]))

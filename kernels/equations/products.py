@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from gatefuse.kernels.equations.expression import INPUT, Expr, input_names
+from gatefuse.kernels.equations.sizes import HIDDEN
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
@@ -19,12 +20,14 @@ class Ask(NamedTuple):
         vector: the vector's place among all vectors.
         gate: whose product R was asked for, by its number among the recurrent gates; -1 for a reduction.
         reduces: "" for a product, else "mean" or "amax".
+        size: the vector's, by its name.
     """
 
     name: str
     vector: int
     gate: int = -1
     reduces: str = ""
+    size: str = HIDDEN
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Product:
         first: the first column block.
         stage: 1 for vectors known before the step's first product, and so on.
         reduces: "" for a product with R, "mean" for the mean of the units, "amax" for the largest of them.
+        size: of what is multiplied or reduced, by its name.
     """
 
     vector: Expr
@@ -47,6 +51,7 @@ class Product:
     first: int
     stage: int
     reduces: str = ""
+    size: str = HIDDEN
 
     @property
     def computed(self) -> bool:
@@ -92,6 +97,6 @@ def find_products(
         as_it_is = not reduces and vector.op == INPUT and vector.value in cell.states
         state = cell.states.index(str(vector.value)) if as_it_is else -1
         gates = tuple([ask.gate for ask in asks])
-        products.append(Product(vector, state, gates, first, stage(vector), reduces))
+        products.append(Product(vector, state, gates, first, stage(vector), reduces, asks[0].size))
         columns |= {ask.name: first + k for k, ask in enumerate(asks)}
     return products, columns

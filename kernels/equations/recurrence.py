@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ class Uncalled(Given):
     def _scaled(self, by: Tensor) -> Scaled:
         """R of what is multiplied by these numbers (B, H) first."""
         return Scaled(self, by)
+
+    def _scaled_by_gate(self, by: Mapping[str, Tensor], whole: Sequence[str]) -> ScaledByGate:
+        """The same with numbers for each recurrent gate, of all gates of a cell."""
+        return ScaledByGate(self, by, whole)
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -80,6 +85,27 @@ class Scaled(Uncalled):
     def __getattr__(self, name: str) -> OfGate:
         product = getattr(self._R, name)
         return OfGate(lambda vector: product(vector * self._by))
+
+
+class ScaledByGate(Uncalled):
+    """R of what is multiplied first, for each recurrent gate by numbers of its own: of the size that R multiplies."""
+
+    def __init__(self, R: Any, by: Mapping[str, Tensor], whole: Sequence[str]):
+        self._R, self._by, self._whole = R, by, whole
+
+    def __call__(self, vector: Tensor) -> Gates:
+        return Gates(tuple(self._by), parts=[self._product(gate, vector) for gate in self._by], whole=self._whole)
+
+    def __getattr__(self, name: str) -> OfGate:
+        getattr(self._R, name)
+        return OfGate(partial(self._product, name))
+
+    def _product(self, gate: str, vector: Tensor) -> Tensor:
+        by = self._by[gate]
+        with torch._C.DisableTorchFunction():  # a trace would take it for a question of the equations'
+            fits = by.shape[-1] in (1, vector.shape[-1])
+        # for all gates R is asked of those, too, that multiply another size, and which nobody uses
+        return getattr(self._R, gate)(vector * by if fits else vector)
 
 
 def check_gate(name: str, names: Sequence[str], whole: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.equations.inputs import read_inputs
+from gatefuse.kernels.equations.sizes import HIDDEN, with_others
 
 
 def draw(shape: Sequence[int], probability: float, value: float, like: Tensor) -> Tensor:
@@ -31,12 +32,14 @@ class Noise(NamedTuple):
         name: the input's.
         probability: of the value.
         each_step: whether it is drawn anew in each step; else once a sequence.
+        size: by its name.
     """
 
     name: str
     probability: float
     value: float
     each_step: bool
+    size: str = HIDDEN
 
     def draw(self, rows: int, T: int, B: int, H: int, like: Tensor) -> Tensor:
         """Numbers for each layer and direction, sample and unit, (rows, T or 1, B, H), by the generator of like's
@@ -83,7 +86,9 @@ class NoisyCell(Cell):
             others = *given.states, *given.parameters, *dict(given.constants)
             names = " ".join([*given.inputs, *(each.name for each in self.noise)])
             inputs = read_inputs(name, given.gates, others, names)
-            self._trained = _InTraining(named(of.trained.equations, True), given._replace(inputs=inputs))
+            sizes = with_others(given.sizes, {each.name: each.size for each in self.noise})
+            trained = given._replace(inputs=inputs, sizes=sizes)
+            self._trained = _InTraining(named(of.trained.equations, True), trained)
             self._trained.whole = self
 
     @property

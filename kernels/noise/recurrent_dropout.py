@@ -7,10 +7,13 @@ arXiv:1512.05287), with one mask for all gates; anew in each step, T. Moon et al
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
+from gatefuse.kernels.equations.facts import untranslatable, vector_sizes
+from gatefuse.kernels.equations.sizes import HIDDEN
 from gatefuse.kernels.noise.noisy_cell import Noise, NoisyCell, checked_probability
 
 _NAME = "recurrent_dropout"
@@ -34,8 +37,8 @@ def recurrent_dropout(cell: str | Cell, p: float, *, each_step: bool = False) ->
 
     Raises:
         TypeError: p is no number, or each_step no bool; or what find_cell raises.
-        ValueError: p is out of its range; the cell has no recurrent products, or is one with such dropout; or what
-            find_cell raises.
+        ValueError: p is out of its range; the cell has no recurrent products, is one with such dropout, or has sizes
+            and equations that can't be made into code; or what find_cell raises.
     """
     if not isinstance(each_step, bool):
         raise TypeError(f"each_step must be a bool. Got {each_step!r}.")
@@ -46,15 +49,44 @@ def dropped(p: float, each_step: bool, cell: Cell) -> Cell:
     """As recurrent_dropout."""
     if not cell.recurrent_gates:
         raise ValueError(f"recurrent_dropout must be given a cell with recurrent products. Got {cell.name}, without.")
-    if any(noise.name == _NAME for noise in cell.noise):
+    if any(noise.name.startswith(_NAME) for noise in cell.noise):
         raise ValueError(f"recurrent_dropout must act on a cell once. Got {cell.name}.")
-    noise = (Noise(_NAME, 1 - p, 1 / (1 - p), each_step),) if p else ()
-    return NoisyCell(_NAME, cell, noise, _change if p else _unchanged, (dropped, (p, each_step)))
+    if not p:
+        return NoisyCell(_NAME, cell, (), _unchanged, (dropped, (p, each_step)))
+    multiplied = _multiplied(cell)
+    names = {size: _NAME if size == HIDDEN else f"{_NAME}_{size}" for size in multiplied.values()}
+    noise = tuple([Noise(name, 1 - p, 1 / (1 - p), each_step, size) for size, name in names.items()])
+    change = partial(_change_by_gate, {gate: names[size] for gate, size in multiplied.items()})
+    return NoisyCell(_NAME, cell, noise, change if cell.size_of else _change, (dropped, (p, each_step)))
+
+
+def _multiplied(cell: Cell) -> dict[str, str]:
+    """By recurrent gate, the size of what R multiplies for it.
+
+    Raises:
+        ValueError: the cell has several, and equations that don't show it.
+    """
+    if not cell.size_of:
+        return dict.fromkeys(cell.recurrent_gates, HIDDEN)
+    if why := untranslatable(cell.serial):
+        raise ValueError(
+            f"recurrent_dropout must be given a cell that code can be made of, where it has sizes. "
+            f"Got {cell.name}: {why}."
+        )
+    return dict(zip(cell.recurrent_gates, vector_sizes(cell.serial), strict=True))
 
 
 def _change(equations: Callable[..., Any], training: bool) -> Callable[..., Any]:
     def in_training(x, R, *states, **named):
         return equations(x, R._scaled(x._beside["recurrent_dropout"]), *states, **named)
+
+    return in_training if training else _unchanged(equations, training)
+
+
+def _change_by_gate(by_gate: dict[str, str], equations: Callable[..., Any], training: bool) -> Callable[..., Any]:
+    def in_training(x, R, *states, **named):
+        by = {gate: x._beside[name] for gate, name in by_gate.items()}
+        return equations(x, R._scaled_by_gate(by, x._whole), *states, **named)
 
     return in_training if training else _unchanged(equations, training)
 

@@ -13,6 +13,7 @@ from torch import Tensor, where
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells import find_cell
+from gatefuse.kernels.equations.sizes import HIDDEN
 from gatefuse.kernels.noise.noisy_cell import Noise, NoisyCell, checked_probability
 
 
@@ -52,7 +53,14 @@ def zoned_out(probabilities: Mapping[str, float], cell: Cell) -> Cell:
         if any(noise.name == f"zoneout_{state}" for noise in cell.noise):
             raise ValueError(f"zoneout must act on each state once. Got {state} of {name} again.")
         checked_probability(f"zoneout of {state}", p)
-    noise = tuple([Noise(f"zoneout_{state}", float(p), 1.0, True) for state, p in probabilities.items() if p])
+    sizes = cell.size_of
+    noise = tuple(
+        [
+            Noise(f"zoneout_{state}", float(p), 1.0, True, sizes.get(state, HIDDEN))
+            for state, p in probabilities.items()
+            if p
+        ]
+    )
     return NoisyCell("zoneout", cell, noise, _change(cell, probabilities), (zoned_out, (dict(probabilities),)))
 
 

@@ -205,6 +205,9 @@ def _layers(where: str, kind: type[nn.Module], module: Any) -> Iterator[Layer]:
     if getattr(module, "proj_size", 0):
         raise ValueError(f"{where} must have no projection. Got {name} with proj_size {module.proj_size}.")
     cell = _cell_of(_THEIRS.get(kind, kind), module)
+    if cell.declaration.sizes:
+        sizes = ", ".join([size for size, _ in cell.declaration.sizes])
+        raise ValueError(f"{where} must have one size of states and gates. Got {cell.name} with sizes {sizes}.")
     version = cell.current()
     if version.refusal:
         raise TypeError(f"{where} must have a cell that code can be made of. Got {cell.name}: {version.refusal}.")

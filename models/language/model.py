@@ -126,7 +126,16 @@ def _sizes(network: nn.Module) -> tuple[int, int, bool]:
     if isinstance(network, nn.RNNCellBase) or not hasattr(network, "input_size") or not hasattr(network, "hidden_size"):
         raise TypeError(f"network must be a recurrent layer or a scratch network. Got {type(network).__name__}.")
     directions = 2 if getattr(network, "bidirectional", False) else 1
-    return network.input_size, directions * (getattr(network, "proj_size", 0) or network.hidden_size), False  # type: ignore
+    return network.input_size, directions * _features(network), False  # type: ignore
+
+
+def _features(network: Any) -> int:
+    """Of the output of a direction."""
+    return (
+        network.output_size
+        if isinstance(network, Recurrent)
+        else getattr(network, "proj_size", 0) or network.hidden_size
+    )
 
 
 def detach(state: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
-from gatefuse.kernels.drivers import driver, vendor
+from gatefuse.kernels.drivers import vendor
 from gatefuse.kernels.drivers.packing import Packing, reorder
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.kernels.task import Form, Request
@@ -22,9 +21,12 @@ from gatefuse.models.execution.context import PLAN, transforming
 from gatefuse.models.execution.heads import at_once, check_cell, explain_heads, run_heads
 from gatefuse.models.execution.projection import explain_projected, run_projected
 from gatefuse.models.execution.repeated import remember, repeated
+from gatefuse.models.execution.sizes import explain_sized, run_sized, stacked_weights
+from gatefuse.models.execution.traced import by_trace
 from gatefuse.models.layers.arguments import check_input, check_lengths, check_packed, check_resets, check_state
 from gatefuse.models.layers.beside import beside, packed_beside
 from gatefuse.models.layers.noise import drawn
+from gatefuse.models.layers.units import Units
 
 
 class Stack:
@@ -45,6 +47,7 @@ class Stack:
     bidirectional: bool
     heads: int = 1  # parts of R, each of its own units
     proj_size: int = 0  # of the output, where it is projected
+    units: Units | None = None  # of each value, where the cell declares sizes
     driver: str
     training: bool
     _modules: dict[str, Any]
@@ -54,8 +57,10 @@ class Stack:
         raise NotImplementedError
 
     def _at_once(self) -> tuple[Cell, list[Tensor]]:
-        """A cell and weights of one R, which compute what the layer does."""
+        """A cell and weights of one R, which compute what the layer does, if with spare units."""
         weights = self._flat()
+        if self.units is not None:
+            return self.cell, stacked_weights(self.cell, weights, self._form(False), self.units)
         if self.heads == 1:
             return self.cell, weights
         check_cell(self.cell)
@@ -77,7 +82,7 @@ class Stack:
         weights = self._flat()
         check_input(x, self.input_size, weights[0])
         batched = x.dim() == 3
-        given = beside(self.cell, inputs, x, self.hidden_size, self.batch_first and batched)
+        given = beside(self.cell, inputs, x, self._units, self.batch_first and batched)
         if resets is not None:
             check_resets(resets, tuple(x.shape[:-1]), x.device)
             if not batched:
@@ -102,16 +107,27 @@ class Stack:
         checked = lengths, resets, fresh, all_states, T, B, batched, state is not None
         return Call(x, states, weights, *checked, given)
 
+    def _units(self, name: str) -> int:
+        """Units of a state or an input."""
+        return self.hidden_size if self.units is None else self.units.of(name)
+
+    @property
+    def _state_units(self) -> tuple[int, ...]:
+        """Units of each state, where these aren't all hidden_size."""
+        if self.proj_size:
+            return self.proj_size, *[self.hidden_size] * (len(self.cell.states) - 1)
+        return () if self.units is None else tuple([self.units.of(state) for state in self.cell.states])
+
     def _first(self, x: Tensor, rows: int, B: int) -> tuple[Tensor, ...]:
         """The cell's own first states."""
-        found = first_states(self.cell, x, rows, B, self.hidden_size)
-        return (found[0][..., : self.proj_size].contiguous(), *found[1:]) if self.proj_size else found
+        if sizes := self._state_units:
+            return tuple([x.new_full((rows, B, n), v) for n, v in zip(sizes, self.cell.init, strict=True)])
+        return first_states(self.cell, x, rows, B, self.hidden_size)
 
     def _states(self, state: Any, shape: tuple[int, ...], x: Tensor, what: str) -> tuple[Tensor, ...]:
         """(L * D, B, H) each, as given without a batch or with one."""
         # cuDNN refuses states with gaps, and kernels read them as one block
-        H, P = self.hidden_size, self.proj_size
-        found = check_state(self.cell, state, shape, x, what, (P, *[H] * (len(self.cell.states) - 1)) if P else ())
+        found = check_state(self.cell, state, shape, x, what, self._state_units)
         if len(shape) == 2:
             found = tuple([s.unsqueeze(1) for s in found])
         return tuple(map(Tensor.contiguous, found))
@@ -140,7 +156,7 @@ class Stack:
         if given != N:
             raise RuntimeError(f"a PackedSequence of these batch_sizes must have {N} rows. Got {given}.")
         lengths = None if packing.rows is None else packing.lengths
-        own = packed_beside(self.cell, inputs, x, packing, self.hidden_size, self.batch_first)
+        own = packed_beside(self.cell, inputs, x, packing, self._units, self.batch_first)
         n, H = 2 * self.num_layers if self.bidirectional else self.num_layers, self.hidden_size
         if state is None:
             states = self._first(x.data, n, B)
@@ -156,15 +172,17 @@ class Stack:
         call = self._prepare_packed(*given)[1] if isinstance(x, PackedSequence) else self._prepare(*given)
         if transforming():
             return PLAN
+
+        def without(call: Call) -> Plan:
+            return explain(Request(*request_of(self._running, call)), self.driver)
+
+        if self.units is not None:
+            return explain_sized(self._running, call, self.units, without)
         if self.proj_size:
-
-            def without(call: Call) -> Plan:
-                return explain(Request(*request_of(self._running, call)), self.driver)
-
             return explain_projected(self._running, call, self._form(False), without)
         if self.heads > 1:
             return explain_heads(self._running, call, self._form(False), self.heads, self.driver)
-        return explain(Request(*request_of(self._running, call)), self.driver)
+        return without(call)
 
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
@@ -175,14 +193,14 @@ class Stack:
             return found
         if isinstance(x, PackedSequence):
             packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states, inputs)
-            call = drawn(self.cell, call, self.weight_dropout) if draws else call
+            call = drawn(self.cell, call, self.weight_dropout, self.units) if draws else call
             rows, finals = self._lower(call, partial(self._run_packed, packing))
             form = x.batch_sizes, x.sorted_indices, x.unsorted_indices
             sequences: tuple[Any, ...] = tuple([PackedSequence(data, *form) for data in rows])
             finals = reorder(finals, x.unsorted_indices)
         else:
             call = self._prepare(x, state, lengths, resets, reset_state, all_states, inputs)
-            call = drawn(self.cell, call, self.weight_dropout) if draws else call
+            call = drawn(self.cell, call, self.weight_dropout, self.units) if draws else call
             sequences, finals = self._lower(call, partial(self._run_padded, x))
         return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
 
@@ -221,10 +239,12 @@ class Stack:
 
     @property
     def parted(self) -> bool:
-        """Whether R is of other weights than a product of all units has: of heads, or of a projection."""
-        return self.heads > 1 or self.proj_size > 0
+        """Whether R is of other weights than a product of all units has: of heads, a projection, or several sizes."""
+        return self.heads > 1 or self.proj_size > 0 or self.units is not None
 
     def _run_parted(self, call: Call, form: Form) -> Results:
+        if self.units is not None:
+            return run_sized(self._running, call, form, self.units, self._run_whole)
         if self.proj_size:
             return run_projected(self._running, call, form, self._run_whole)
         return run_heads(self._running, call, form, self.heads, self.driver, self._run_whole)
@@ -249,7 +269,7 @@ class Stack:
     def _loop(self, cell: Cell, name: str, call: Call, form: Form) -> Results:
         if not torch.compiler.is_compiling():
             if torch.jit.is_tracing() and name in ("eager", "aten"):
-                name = _by_trace(name, Request(*request_of(cell, call)))
+                name = by_trace(name, Request(*request_of(cell, call)))
             run = lowered if compiler_around() is None else torch.compiler.disable(lowered)
             return run(call, lambda lower: loop(cell, name, lower, form))
         # no transform can look into an operator for all steps
@@ -260,17 +280,3 @@ class Stack:
                 by = self.driver if call.x.device.type == "cpu" else name  # there, auto may choose for each T
                 return lowered(call, lambda lower: compiled.run(cell, by, lower, form))
         return lowered(call, lambda lower: loop(cell, name, lower, form))
-
-
-def _by_trace(name: str, request: Request) -> str:
-    """Who runs a call that torch.jit.trace records: a loop of TorchScript's, which is one for any number of steps."""
-    if not (why := driver("script").refusal(request)):
-        return "script"
-    if request.T != 1:
-        warnings.warn(
-            f"a layer that torch.jit.trace can keep for any number of steps must have a loop of TorchScript's. "
-            f"Got one for {request.T} steps alone: {why}.",
-            torch.jit.TracerWarning,
-            stacklevel=2,
-        )
-    return name

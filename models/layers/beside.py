@@ -7,7 +7,7 @@ two it is, so that a shape has one meaning even where T is B.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -69,17 +69,18 @@ def check_form(name: str, value: Any, lead: tuple[int, ...], H: int, x: Tensor) 
     return value.unsqueeze(-1) if len(shape) == len(lead) else value
 
 
-def beside(cell: Cell, inputs: Any, x: Tensor, H: int, batch_first: bool) -> tuple[Tensor, ...]:
+def beside(cell: Cell, inputs: Any, x: Tensor, units: Callable[[str], int], batch_first: bool) -> tuple[Tensor, ...]:
     """Inputs as a Call has them, (1, T, B, H) with 1 in the place of any of these. Errors are those of the checks.
 
     Args:
         x: as the layer was given it, of two dimensions or three.
+        units: of an input, by its name.
     """
     values, found = check_names(cell, inputs), []
     for name, value in zip(cell.inputs, values, strict=True):
         if isinstance(value, PackedSequence):
             raise TypeError(f"input {name} must be a tensor where x is one. Got a PackedSequence.")
-        formed = check_form(name, value, tuple(x.shape[:-1]), H, x)
+        formed = check_form(name, value, tuple(x.shape[:-1]), units(name), x)
         if x.dim() == 2:
             formed = formed.unsqueeze(1)
         elif batch_first:
@@ -89,7 +90,7 @@ def beside(cell: Cell, inputs: Any, x: Tensor, H: int, batch_first: bool) -> tup
 
 
 def packed_beside(
-    cell: Cell, inputs: Any, x: PackedSequence, packing: Packing, H: int, batch_first: bool
+    cell: Cell, inputs: Any, x: PackedSequence, packing: Packing, units: Callable[[str], int], batch_first: bool
 ) -> tuple[Tensor, ...]:
     """As beside, padded and with samples in the order of packing, where x is packed: from what is packed as it is, or
     padded to the longest sample's steps.
@@ -104,10 +105,10 @@ def packed_beside(
             if not _alike(value, x):
                 raise ValueError(f"input {name} must be packed as x is. Got other lengths or another order of samples.")
             rows = x.data.shape[0]
-            formed = check_form(name, value.data, (rows,), H, x.data).expand(rows, -1)
+            formed = check_form(name, value.data, (rows,), units(name), x.data).expand(rows, -1)
             found.append(packing.unpack(formed).unsqueeze(0))
             continue
-        formed = check_form(name, value, (B, T) if batch_first else (T, B), H, x.data)
+        formed = check_form(name, value, (B, T) if batch_first else (T, B), units(name), x.data)
         formed = formed.transpose(0, 1) if batch_first else formed
         if x.sorted_indices is not None and formed.shape[1] > 1:
             formed = formed.index_select(1, x.sorted_indices)

@@ -11,24 +11,34 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.equations.sizes import HIDDEN
+from gatefuse.models.layers.units import Units
 
 
 def parameter_shapes(
-    cell: Cell, features: int, H: int, bias: bool, heads: int, proj_size: int
+    cell: Cell, features: int, H: int, bias: bool, heads: int, proj_size: int, units: Units | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Shapes of the parameters of a direction of a layer, by name, in their order."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "weight_ih": (len(cell.input_gates) * H, features),
-        "weight_hh": (len(cell.recurrent_gates) * H, proj_size or H // heads),
-    }
+    """Shapes of the parameters of a direction of a layer, by name, in their order; units None where all are H."""
+
+    def rows(gates: Sequence[str]) -> int:
+        return len(gates) * H if units is None else units.rows(gates)
+
+    shapes: dict[str, tuple[int, ...]] = {"weight_ih": (rows(cell.input_gates), features)}
+    if units is None:
+        shapes["weight_hh"] = (rows(cell.recurrent_gates), proj_size or H // heads)
+    else:
+        for size, gates in units.recurrent.items():
+            name = "weight_hh" if size == HIDDEN else f"weight_hh_{size}"
+            shapes[name] = (rows(gates), units.numbers[size])
     if bias:
-        shapes["bias_ih"] = (len(cell.input_biases) * H,)
-        shapes["bias_hh"] = (len(cell.recurrent_biases) * H,)
+        shapes["bias_ih"] = (rows(cell.input_biases),)
+        shapes["bias_hh"] = (rows(cell.recurrent_biases),)
     if proj_size:
         shapes["weight_hr"] = (proj_size, H)
     if taken := [name for name in cell.parameters if name in shapes]:
         raise ValueError(f"a cell's parameter must not be named as the layer's own. Got {taken[0]}.")
-    return shapes | {name: (1,) if name in cell.scalars else (H,) for name in cell.parameters}
+    each = {name: H if units is None else units.of(name) for name in cell.parameters}
+    return shapes | {name: (1,) if name in cell.scalars else (number,) for name, number in each.items()}
 
 
 def forms(cell: Cell, bias: bool, projected: bool) -> list[list[int] | None]:

@@ -22,6 +22,7 @@ from gatefuse.models.layers.arguments import check_driver, check_heads, check_la
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.first_values import fill
 from gatefuse.models.layers.layout import full_weights, parameter_shapes
+from gatefuse.models.layers.units import units_of
 
 _SUFFIX = re.compile(r"_l\d+(_reverse)?$")  # of a parameter's name: its layer and direction
 
@@ -53,6 +54,10 @@ class Recurrent(Stack, nn.Module):
             its rows by gate, then unit.
         proj_size: features P that the output, and so what R multiplies, is projected to, ``weight_hr_lk`` (P, H) behind
             the biases, as torch.nn.LSTM has it; for cells whose output is used in x + R(h) alone. None where 0.
+        sizes: units of what the cell declares to have another size than hidden_size, by the sizes' names, all of them.
+            A gate has so many rows, a parameter so many numbers, and states and output have them in the place of H. R
+            has its rows of gates that multiply what has size k by themselves, as ``weight_hh_k_lk`` behind
+            ``weight_hh_lk``.
 
     Raises:
         TypeError: a size is no int, a flag no bool, weight_dropout no number, or the cell neither a name nor a cell.
@@ -77,6 +82,7 @@ class Recurrent(Stack, nn.Module):
         *,
         heads: int = 1,
         proj_size: int = 0,
+        sizes: Mapping[str, int] | None = None,
     ):
         super().__init__()
         self.cell = find_cell(cell)
@@ -84,6 +90,7 @@ class Recurrent(Stack, nn.Module):
         check_layer(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype)
         self.heads = check_heads(heads, hidden_size)
         self.proj_size = check_projection(proj_size, hidden_size, heads)
+        self.units = units_of(self.cell, hidden_size, sizes, heads, proj_size)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -96,8 +103,8 @@ class Recurrent(Stack, nn.Module):
         D = 2 if bidirectional else 1
         self._names: list[str] = []
         for layer in range(num_layers):
-            features = D * (proj_size or hidden_size) if layer else input_size
-            shapes = parameter_shapes(self.cell, features, hidden_size, bias, heads, proj_size)
+            features = D * self.output_size if layer else input_size
+            shapes = parameter_shapes(self.cell, features, hidden_size, bias, heads, proj_size, self.units)
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:D]:
                 for name, shape in shapes.items():
                     parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -105,6 +112,11 @@ class Recurrent(Stack, nn.Module):
                     self._names.append(name + suffix)
         self.reset_parameters()
         self.flatten_parameters()
+
+    @property
+    def output_size(self) -> int:
+        """Features of the output of a direction: hidden_size, proj_size, or the units of the cell's first state."""
+        return (self._state_units or (self.hidden_size,))[0]
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, from U(-1/sqrt(H), 1/sqrt(H)), but for those that the cell gives first values.
@@ -137,7 +149,8 @@ class Recurrent(Stack, nn.Module):
             x: (T, B, I), with batch_first (B, T, I), or one sequence (T, I); or a PackedSequence, whose output is one
                 too.
             state: first states, in the order of the cell's: a tuple of (L * D, B, H) each, (L * D, H) without a batch;
-                one tensor where the cell has one state. The cell's own first values where None.
+                one tensor where the cell has one state. The cell's own first values where None. A state of another size
+                has its units in the place of H, as in what is returned.
             lengths: (B,) integers from 0 to T. Sample b ends after lengths[b] steps: from there on its output is zero
                 and its states stay; whatever x holds there reaches nothing. Values are checked on the CPU alone, since
                 reading them elsewhere waits for the device.
@@ -204,7 +217,7 @@ class Recurrent(Stack, nn.Module):
         ):
             if (value := getattr(self, name)) != default:
                 text += f", {name}={value}"
-        return text
+        return text if self.units is None else f"{text}, sizes={self.units.declared}"
 
     def _flat(self) -> list[Tensor]:
         parameters = self._parameters
@@ -212,7 +225,7 @@ class Recurrent(Stack, nn.Module):
             found: list[Tensor] = list(parameters.values())  # type: ignore[arg-type]
         else:  # weights were replaced by tensors, or are computed by a parametrization
             found = [getattr(self, name) for name in self._names]
-        if self.cell.plain:
+        if self.cell.plain or self.units is not None:
             return found
         return full_weights(self.cell, found, self.hidden_size, self.bias, bool(self.proj_size))
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.task import Form, Request
+from gatefuse.models.execution.sizes import wide
 from gatefuse.models.layers.arguments import check_state
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.beside import check_form, check_names
@@ -52,7 +53,8 @@ class Stepper:
         self.layer = layer
         self.batch_size = batch_size
         weight = layer._flat()[0]
-        shape = layer.num_layers, batch_size, layer.hidden_size
+        # spare units of a state of another size are held too, as compiled code has them
+        shape = layer.num_layers, batch_size, self._most
         self._input_shape = torch.Size((batch_size, layer.input_size))
         self._dtype, self._device = weight.dtype, weight.device
         with torch.inference_mode(False):  # within which they could not be set afterwards
@@ -67,14 +69,29 @@ class Stepper:
     def state(self) -> State:
         """The states after the last step, in the layer's form: (L, B, H) each. They are copies; set it to go on from
         others."""
-        found = tuple([s.clone() for s in self._states])
+        found = tuple([s.clone() for s in self._held()])
         return found if len(found) > 1 else found[0]
 
     @state.setter
     def state(self, state: State) -> None:
-        given = check_state(self.layer.cell, state, tuple(self._states[0].shape), self._states[0])
-        for own, new in zip(self._states, given, strict=True):
+        for own, new in zip(self._states, self._checked(state), strict=True):
             own.copy_(new.detach())
+
+    @property
+    def _most(self) -> int:
+        """Units that each state is held with."""
+        return self.layer.hidden_size if self.layer.units is None else self.layer.units.most
+
+    def _held(self) -> list[Tensor]:
+        """The states, in the layer's form, where they are held."""
+        sizes = self.layer._state_units
+        return [s[..., :n] for s, n in zip(self._states, sizes, strict=True)] if sizes else self._states
+
+    def _checked(self, state: Any) -> list[Tensor]:
+        """Given states as they are held."""
+        like, layer = self._states[0], self.layer
+        found = check_state(layer.cell, state, tuple(like.shape), like, "state", layer._state_units)
+        return [wide(s, self._most) for s in found]
 
     def step(self, x: Tensor, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
         """Run one step.
@@ -100,12 +117,16 @@ class Stepper:
             raise RuntimeError(f"x must have the weights' dtype {self._dtype}. Got {x.dtype}.")
         if x.device != self._device:
             raise RuntimeError(f"x must be on the weights' device {self._device}. Got {x.device}.")
-        cell, H = self.layer.cell, self.layer.hidden_size
+        cell, units = self.layer.cell, self.layer._units
         if inputs is not None or cell.inputs:
             values = zip(cell.inputs, check_names(cell, inputs), strict=True)
-            inputs = {name: check_form(name, a, (self.batch_size,), H, x) for name, a in values}
+            inputs = {name: check_form(name, a, (self.batch_size,), units(name), x) for name, a in values}
         if self._steps is not None:
-            return self._steps.run(x, tuple(inputs.values()) if inputs else ())
+            beside = tuple(inputs.values()) if inputs else ()
+            if self.layer.units is None:
+                return self._steps.run(x, beside)
+            beside = tuple([a if a.shape[-1] == 1 else wide(a, self._most) for a in beside])
+            return self._steps.run(x, beside)[:, : self.layer._units(cell.states[0])]
         return self._run_layer(x, inputs)
 
     __call__ = step
@@ -130,7 +151,7 @@ class Stepper:
                 raise ValueError(f"mask must have shape ({self.batch_size},). Got {tuple(mask.shape)}.")
         first: Sequence[Any] = self.layer.cell.init
         if state is not None:
-            first = check_state(self.layer.cell, state, tuple(self._states[0].shape), self._states[0])
+            first = self._checked(state)
         with torch.no_grad():
             for own, begin in zip(self._states, first, strict=True):
                 if mask is None:
@@ -150,7 +171,7 @@ class Stepper:
     def _compiled(self) -> Any:
         """The layer's steps in compiled code; None where it can't run them."""
         layer = self.layer
-        request = Request(layer.cell, self._device, self._dtype, 1, self.batch_size, layer.hidden_size)
+        request = Request(layer.cell, self._device, self._dtype, 1, self.batch_size, self._most)
         if layer.driver not in ("auto", "llvm") or driver("llvm").refusal(request):
             return None
         from gatefuse.kernels.loops.llvm.layers import Steps
@@ -165,7 +186,7 @@ class Stepper:
         layer, training = self.layer, self.layer.training
         at = 1 if layer.batch_first else 0
         given = {"inputs": {name: a.unsqueeze(at) for name, a in inputs.items()}} if inputs else {}
-        states = tuple(self._states) if len(self._states) > 1 else self._states[0]
+        states = tuple(self._held()) if len(self._states) > 1 else self._held()[0]
         assert isinstance(layer, nn.Module)
         layer.training = False  # as nothing is dropped out; without the walk of eval()
         try:
@@ -173,7 +194,7 @@ class Stepper:
         finally:
             layer.training = training
         for own, new in zip(self._states, last if isinstance(last, tuple) else (last,), strict=True):
-            own.copy_(new)
+            own.copy_(wide(new, self._most))
         return output.squeeze(at)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -96,6 +96,11 @@ def _become_generated(layer: Any) -> None:
     cell: Cell = layer.cell
     if getattr(layer, "proj_size", 0):
         raise ValueError("a model must not be a layer with a projection itself; put it into a module. Got one.")
+    if layer.units is not None:
+        raise ValueError(
+            f"a layer must have one size of states and gates to be scripted. Got {cell.name} with sizes "
+            f"{', '.join(layer.units.declared)}."
+        )
     if why := untranslatable(cell.serial):
         raise ValueError(f"a cell must be translatable to be scripted. Got {cell.name}: {why}.")
     if layer.training and layer.draws:

@@ -14,7 +14,8 @@ from torch import Tensor
 from gatefuse.kernels.equations.expression import Expr, input_names
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.products import Ask
-from gatefuse.kernels.equations.tracing.record import SHAPE, Record
+from gatefuse.kernels.equations.tracing.examples import SHAPE, Shape, example, shape_of, shapes
+from gatefuse.kernels.equations.tracing.record import Record
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
@@ -44,8 +45,14 @@ class Asks:
         Raises:
             TranslationError: the vector is none of a state's shape.
         """
-        check_shape(self._cell, "what R multiplies", vector)
-        if self.same_for_all(self._expression(vector)):
+        check_shape(self._cell, "what R multiplies", vector, *shapes(self._cell))
+        expression = self._expression(vector)
+        if self._cell.size_of and not input_names([expression]):
+            raise TranslationError(
+                f"what R multiplies of {self._cell.name}, which has sizes, must be made of its states or gates. "
+                f"Got a number"
+            )
+        if self.same_for_all(expression):
             raise TranslationError(
                 f"what R multiplies of {self._cell.name} must differ by unit. Got one number for all units of a sample"
             )
@@ -59,7 +66,7 @@ class Asks:
         """
         with torch._C.DisableTorchFunction():
             shape, dtype = tuple(vector.shape), vector.dtype
-        if shape != SHAPE or dtype != self._dtype:
+        if shape not in shapes(self._cell) or dtype != self._dtype:
             raise TranslationError(f"must reduce values of a state's shape and dtype. Got {shape} of {dtype}")
         expression = self._expression(vector)
         if self.same_for_all(expression) or not input_names([expression]):
@@ -78,12 +85,16 @@ class Asks:
     def _handed(self, gate: int, reduces: str, vector: Tensor) -> Tensor:
         expression = self._expression(vector)
         key = gate, reduces, id(expression)
+        with torch._C.DisableTorchFunction():
+            shape = tuple(vector.shape)
         if key not in self._known:
             name = self._name(gate, reduces)
             if name not in self._inputs:
-                self._inputs[name] = self._made(name)
+                of = shape if reduces else shape_of(self._cell, self._cell.recurrent_gates[gate])
+                self._inputs[name] = self._made(name, of)
             self._known[key] = self._inputs[name]
-            self.asked.append(Ask(name, self._place(vector, expression), gate, reduces))
+            size = shapes(self._cell)[shape]
+            self.asked.append(Ask(name, self._place(vector, expression), gate, reduces, size))
         known = self._known[key]
         return known if torch.is_grad_enabled() else known.detach()
 
@@ -107,28 +118,26 @@ class Asks:
             name += "_"
         return name
 
-    def _made(self, name: str) -> Tensor:
+    def _made(self, name: str, shape: Shape) -> Tensor:
         """A new input, of which neither mode is told."""
         self._record.paused = True
         try:
             with torch._C.DisableTorchFunction():
-                return self._record.input(name, example(self._dtype).requires_grad_())
+                return self._record.input(name, example(self._dtype, shape).requires_grad_())
         finally:
             self._record.paused = False
 
 
-def example(dtype: torch.dtype) -> Tensor:
-    """Values for a trace, which come from no generator of random numbers."""
-    return torch.linspace(0.1, 0.9, SHAPE[0] * SHAPE[1], dtype=dtype, device="cpu").view(SHAPE)
-
-
-def check_shape(cell: Cell, what: str, value: Any, where: str = "") -> None:
-    """Raises TranslationError: a value is no tensor of a state's shape."""
+def check_shape(cell: Cell, what: str, value: Any, *fitting: Shape, where: str = "") -> None:
+    """Raises TranslationError: a value is no tensor of a state's shape, of which those fit."""
     if not isinstance(value, Tensor):
         raise TranslationError(f"{what} of {cell.name} must be a tensor. Got {type(value).__name__}{where}")
     with torch._C.DisableTorchFunction():
         shape = tuple(value.shape)
-    if shape != SHAPE:
+    known = shapes(cell)
+    if shape not in fitting and shape in known:
+        raise TranslationError(f"{what} of {cell.name} must have size {known[fitting[0]]}. Got {known[shape]}{where}")
+    if shape not in fitting:
         raise TranslationError(
             f"{what} of {cell.name} must have a state's shape, since equations are pointwise. "
             f"Got {shape} for states of {SHAPE}{where}"

@@ -6,7 +6,7 @@ stop of the gradient. Here each question is seen, and is refused where the answe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,19 +47,19 @@ class Watch(TorchFunctionMode):
         name: of the cell, for messages.
         record: is told what the equations call, and where gradients end.
         cut: gives the mean or the largest of a vector's units, at which the trace is cut.
-        share: one part of as many as there are units.
+        shares: one part of as many as there are units, by the shape of what has them.
 
     Attributes:
         asked_dtype: the dtype was asked for, or values were converted; the trace is good if that made no difference.
         refused: for the first question that was.
     """
 
-    def __init__(self, name: str, record: Record, cut: Callable[[str, Tensor], Tensor], share: Tensor):
+    def __init__(self, name: str, record: Record, cut: Callable[[str, Tensor], Tensor], shares: Mapping[Any, Tensor]):
         super().__init__()
         self.asked_dtype = False
         self.refused: TranslationError | None = None
         self._name, self._record = name, record
-        self._cut, self._share = cut, share
+        self._cut, self._shares = cut, shares
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -104,13 +104,16 @@ class Watch(TorchFunctionMode):
         return found
 
     def _reduced(self, name: str, args: Any, kwargs: Any) -> Tensor:
+        first = next(iter(self._shares.values()))
+        vector = args[0] if args else kwargs.get("input", first)
+        share = self._shares.get(tuple(vector.shape), first)
         try:
-            return reduced(name, args, kwargs, self._cut, self._share)
+            return reduced(name, args, kwargs, self._cut, share)
         except TranslationError as error:
             # the equations go on, as after an operator that can't be translated
             refused = self._refuse(str(error))
             self._record.refused = self._record.refused or refused
-            return self._record.unknown(self._share)
+            return self._record.unknown(share)
 
     def _refuse(self, why: str) -> TranslationError:
         """Kept too, since equations may catch what is raised in them."""

@@ -10,12 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gatefuse.kernels.equations.expression import CONSTANT, Expr, Graph
 from gatefuse.kernels.equations.operators import TRUTHS, TranslationError, translate
+from gatefuse.kernels.equations.tracing.examples import SHAPE, met, shapes
 from gatefuse.kernels.equations.tracing.place import running
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
 
-SHAPE = (2, 3)  # of the values the trace runs on
 _PLUMBING = ("pin_memory", "layout", "device", "memory_format", "non_blocking")
 # Operators that make tensors of numbers; what they make is one.
 _NUMBERS = frozenset(("lift_fresh", "zeros", "ones", "full", "scalar_tensor", "new_zeros", "new_ones", "new_full"))
@@ -27,6 +27,7 @@ class Record(TorchDispatchMode):
     def __init__(self, cell: Cell, graph: Graph, dtype: torch.dtype):
         super().__init__()
         self._cell, self._graph, self._dtype = cell, graph, dtype
+        self._shapes = shapes(cell)
         self._known: dict[int, Expr] = {}
         self._stored: dict[tuple[Any, ...], Expr] = {}
         self._alive: list[Tensor] = []  # so that no other has its identity
@@ -42,6 +43,8 @@ class Record(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if len(self._shapes) > 1 and self.in_equations and not self.paused:
+            self._check_sizes(func, args, kwargs)
         found = func(*args, **kwargs)
         if self.paused:
             return found
@@ -81,6 +84,18 @@ class Record(TorchDispatchMode):
         for result, expression in zip(results, expressions, strict=False):
             self._check(self.written or name, result, expression)
             self._note(result, expression)
+
+    def _check_sizes(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Raised where the equations can't go on, as no value has the size of both."""
+        values = [v for a in (*args, *kwargs.values()) for v in (a if isinstance(a, (tuple, list)) else [a])]
+        sizes = met(self._cell, [v for v in values if isinstance(v, Tensor)])
+        if len(sizes) > 1:
+            name = self.written or func._schema.name.removeprefix("aten::")
+            self.refused = self.refused or TranslationError(
+                f"values of different sizes must meet by R alone. "
+                f"Got {' and '.join(sizes)} in {name} of {self._cell.name}{running()}"
+            )
+            raise self.refused
 
     def input(self, name: str, tensor: Tensor) -> Tensor:
         """Give a tensor the name of an input."""
@@ -144,7 +159,7 @@ class Record(TorchDispatchMode):
                 f"values in a cell must be of the states' dtype, or the truth of a comparison. "
                 f"Got {result.dtype} by {name}"
             )
-        if tuple(result.shape) != SHAPE:
+        if tuple(result.shape) not in self._shapes:
             raise TranslationError(
                 f"values in a cell must have a state's shape {SHAPE}. Got {tuple(result.shape)} by {name}"
             )

@@ -20,14 +20,15 @@ from gatefuse.kernels.equations.expression import Expr, Graph, input_names
 from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.equations.inputs import GatesAndInputs
 from gatefuse.kernels.equations.operators import TranslationError
-from gatefuse.kernels.equations.products import find_products
+from gatefuse.kernels.equations.products import Product, find_products
 from gatefuse.kernels.equations.program import Program, find_phases, find_slots, find_sums
 from gatefuse.kernels.equations.recurrence import OfGate, Uncalled, check_gate
 from gatefuse.kernels.equations.signature import one_for_each
-from gatefuse.kernels.equations.tracing.asks import Asks, check_shape, example
+from gatefuse.kernels.equations.tracing.asks import Asks, check_shape
+from gatefuse.kernels.equations.tracing.examples import SHAPE, example, shape_of, shapes
 from gatefuse.kernels.equations.tracing.place import beginning, raised, run_equations, running
 from gatefuse.kernels.equations.tracing.questions import Watch
-from gatefuse.kernels.equations.tracing.record import SHAPE, Record
+from gatefuse.kernels.equations.tracing.record import Record
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
@@ -69,6 +70,7 @@ def _trace(cell: Cell, dtype: torch.dtype, still: Callable[[], None]) -> tuple[P
         _check_steps(cell, new_states, vectors)
         _check_units(cell, new_states, run.asks)
         products, columns = find_products(cell, run.asks.asked, vectors, new_states)
+        _check_vectors(cell, products)
         # The backward leaves out vectors that are a state as it is: their gradients are added between the steps. The
         # others count once, whatever is asked for of them.
         places = {k: [id(v) for v in vectors].index(id(p.vector)) for k, p in enumerate(products) if p.computed}
@@ -119,15 +121,31 @@ def _check_units(cell: Cell, new_states: Sequence[Expr], asks: Asks) -> None:
             )
 
 
+def _check_vectors(cell: Cell, products: Sequence[Product]) -> None:
+    """A gate's rows of R have as many columns as what they multiply has units."""
+    known: dict[int, str] = {}
+    for product in products:
+        for gate in () if product.reduces else product.gates:
+            if known.setdefault(gate, product.size) != product.size:
+                raise TranslationError(
+                    f"what R multiplies for a gate of {cell.name} must be of one size; a gate of R's own, p:R, "
+                    f"multiplies another. Got {known[gate]} and {product.size} for {cell.recurrent_gates[gate]}"
+                    f"{beginning(cell.equations)}"
+                )
+
+
 class _Run:
     """Runs the equations with R's products and means of units replaced by inputs, and notes what they go over."""
 
     def __init__(self, cell: Cell, graph: Graph, dtype: torch.dtype):
         self.cell, self.graph, self.dtype = cell, graph, dtype
         self.refused: TranslationError | None = None
-        of_x, of_R = ([f"{side}_{g}" for g in gates] for side, gates in _sides(cell))
-        self.names = [*of_x, *of_R, *cell.states, *cell.parameters]
+        of_x, of_R = ({f"{side}_{g}": g for g in gates} for side, gates in _sides(cell))
+        self._names = of_x | of_R | {name: name for name in (*cell.states, *cell.parameters)}
         self._first = frozenset(of_R)
+
+    def _example(self, name: str) -> Tensor:
+        return example(self.dtype, shape_of(self.cell, name))
 
     @property
     def others(self) -> list[str]:
@@ -149,7 +167,7 @@ class _Run:
         for name, place in [*wanted, *((f"d_v{k}", S + place) for k, place in places.items())]:
             if results[place].requires_grad:
                 outputs.append(results[place])
-                given.append(record.input(name, example(self.dtype)))
+                given.append(record.input(name, example(self.dtype, tuple(results[place].shape))))
         zero = self.graph.constant(0.0)
         if not outputs:
             return dict.fromkeys(inputs, zero)
@@ -167,9 +185,10 @@ class _Run:
     def _forward(self) -> tuple[list[Tensor], dict[str, Tensor], Record, Watch]:
         cell = self.cell
         record = Record(cell, self.graph, self.dtype)
-        inputs = {name: record.input(name, example(self.dtype).requires_grad_()) for name in self.names}
+        inputs = {name: record.input(name, self._example(own).requires_grad_()) for name, own in self._names.items()}
         self.asks = asks = Asks(cell, record, inputs, self.dtype)
-        watch = Watch(cell.name, record, asks.reduction, record.share(example(self.dtype)))
+        shares = {shape: record.share(example(self.dtype, shape)) for shape in shapes(cell)}
+        watch = Watch(cell.name, record, asks.reduction, shares)
         R = _Recurrence(self, asks)
         beside = {name: inputs[f"x_{name}"] for name in cell.inputs}
         parts = [inputs[f"x_{g}"] for g in cell.input_gates]
@@ -192,7 +211,8 @@ class _Run:
         except (TypeError, ValueError) as error:
             raise TranslationError(str(error).rstrip(".")) from None
         for state, value in zip(cell.states, new, strict=True):
-            check_shape(cell, f"new state {state}", value, beginning(cell.equations))
+            fitting = shape_of(cell, state)
+            check_shape(cell, f"new state {state}", value, fitting, where=beginning(cell.equations))
         return [*new, *asks.vectors], inputs, record, watch
 
 
