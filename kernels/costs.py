@@ -159,7 +159,7 @@ def _step(request: Request, program: Program) -> float:
 
 def _block(request: Request, program: Program) -> float:
     programs = limits(request.device).programs
-    tile = block_tiles(request.H).BB
+    tile = block_tiles(request.H, program=program).BB
     turns = -(-request.B // (tile * programs))
     alone = _operations(request, program) / max(1, request.B) * tile / (_rate(request) / programs)
     # Half a meeting: barriers within a program, and the way through shared memory.

@@ -57,9 +57,8 @@ class Case(NamedTuple):
 
 
 def _block_cut(program: Program, H: int, B: int, itemsize: int, held: Limits, way: str) -> Cut:
-    return Cut(
-        block_tiles(H, "backward" if way == "backward" else "forward").BB, 1, block_shared_bytes(program, H, itemsize)
-    )
+    tiles = block_tiles(H, "backward" if way == "backward" else "forward", program)
+    return Cut(tiles.BB, 1, block_shared_bytes(program, H, itemsize))
 
 
 def _grid_cut(program: Program, H: int, B: int, itemsize: int, held: Limits, way: str) -> Cut:

@@ -28,15 +28,17 @@ def many_values(program: Program) -> bool:
 
 
 def block_tiles(H: int, way: str = "forward", program: Program | None = None) -> Tiles:
-    """The block driver's tiles for a hidden size; the matrix unit takes 16 at least on every side."""
+    """The block driver's tiles for a hidden size. The matrix unit takes 16 at least on every side, or pads what has
+    fewer; a tile of 16 samples of 128 units and many values takes more registers than a multiprocessor has."""
     HP = _power(H)
     many = program is not None and many_values(program)
-    return Tiles(HP, 16, 8 if HP >= 128 or (many and HP >= 64) else 4)._replace(**overrides.tiles("block", way))
+    warps = 8 if HP >= 128 or (many and HP >= 64) else 4
+    return Tiles(HP, 8 if many and HP >= 128 else 16, warps)._replace(**overrides.tiles("block", way))
 
 
 def block_shared_bytes(program: Program, H: int, itemsize: int) -> int:
     """Shared memory that the block driver's kernels take at the least, in bytes: the weights and a tile in float32."""
-    HP, BB, _ = block_tiles(H)
+    HP, BB, _ = block_tiles(H, program=program)
     return _padded(program) * HP * HP * itemsize + HP * BB * 4
 
 

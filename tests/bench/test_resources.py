@@ -150,7 +150,7 @@ from gatefuse.bench.__main__ import main
 import sys, torch
 
 block, grid, _ = cases.LOOPS
-block = block._replace(hidden=(64,), dtypes=(torch.bfloat16,))
+block = block._replace(hidden=(64, 128), dtypes=(torch.bfloat16,))
 grid = grid._replace(hidden=(512,))
 cases.LOOPS = (
     block._replace(cells=("layer_norm_lstm", "layer_norm_gru")),
@@ -173,8 +173,8 @@ def test_cells_of_many_values_take_little_stack(tmp_path):
     rows = report.read(tmp_path / "resources" / "sm_90.csv")
     assert set(rows["error"]) == {""}
     # a tile of the batch more backward, of 64 samples
-    assert len(rows) == 2 * 2 + 2 * 2 + 1
+    assert len(rows) == 2 * 4 + 2 * 2 + 1
     for _, row in rows.iterrows():
-        said = f"{row['loop']} {row['cell']} tile {row['batch_tile']} {row['way']}"
+        said = f"{row['loop']} {row['cell']} H{row['H']} tile {row['batch_tile']} {row['way']}"
         assert row["resident"], said
         assert row["stack_bytes"] <= 32, said

@@ -10,6 +10,8 @@ from gatefuse import Recurrent, cell, cell_names, find_cell, layer_norm
 from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.tiling.tiles import block_tiles
+from tests.kernels.drivers.test_drivers import check_here
+from tests.support.oracle import make_task
 
 T, B, I, H = 7, 3, 4, 5
 DRIVERS = ("eager", "script", "aten", "llvm")
@@ -140,10 +142,19 @@ def test_stages():
 
 def test_many_values_have_more_warps():
     for name in ("layer_norm_lstm", "layer_norm_gru"):
-        assert block_tiles(64, "backward", find_cell(name).program).warps == 8
+        assert block_tiles(64, "backward", find_cell(name).program) == (64, 16, 8)
+        assert block_tiles(128, "backward", find_cell(name).program) == (128, 8, 8)
     for name in ("lstm", "peephole_lstm", "slstm"):
-        assert block_tiles(64, "backward", find_cell(name).program) == block_tiles(64)
+        for H in (64, 128):
+            assert block_tiles(H, "backward", find_cell(name).program) == block_tiles(H)
     assert block_tiles(64).warps == 4
+
+
+def test_tiles_of_8_samples():
+    """Two of them, of which the second has one sample."""
+    check_here(
+        "block", make_task(find_cell("layer_norm_gru"), 2, 9, 70, resets=True, lengths=True), torch.float32, "cpu"
+    )
 
 
 def test_addresses_of_many_values_are_found_where_they_are_used():
