@@ -229,7 +229,8 @@ class _Backward(Tile):
                 at = unit * self.kind.size
                 if largest is not None:
                     own = v.compare("==", v.load(vector + at, mask), largest)
-                    found = v.select(own, found, v.number(0.0))
+                    # of not-a-number none is the largest, and 0 / 0 the share, as torch has it
+                    found = v.mul(v.select(own, v.number(1.0), v.number(0.0)), found)
                 v.store(found, to + row * width + at, mask)
 
             with self.my_units() as first:

@@ -115,7 +115,7 @@ def test_units_tie_as_they_were_compared_in_16_bits(name):
     assert_close(d, expected)
 
 
-@pytest.mark.parametrize("name", ["script", "aten", "step", "block", "grid"])
+@pytest.mark.parametrize("name", DRIVERS)
 def test_what_is_not_a_number_is_the_largest(name):
     h = torch.tensor([[1.0, torch.nan, 2.0], [1.0, 3.0, 2.0], [-torch.inf, -torch.inf, -torch.inf]])
     found, expected = largest(h, name, torch.float32), largest(h, "eager", torch.float32)
