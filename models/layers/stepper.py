@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.task import Form, Request
-from gatefuse.models.execution.sizes import wide
 from gatefuse.models.layers.arguments import check_state
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.beside import check_form, check_names
+from gatefuse.models.layers.spare_units import wide
 
 State = Tensor | tuple[Tensor, ...]
 

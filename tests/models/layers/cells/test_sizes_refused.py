@@ -117,8 +117,6 @@ def test_drivers_and_files(tmp_path):
     with pytest.raises(ValueError, match=r"must have one size of states and gates\. Got scrn with sizes slow\.$"):
         gatefuse.export_object(layer.eval(), path)
     assert not path.exists()
-    with pytest.raises(ValueError, match=r"must have one size of states and gates to be scripted\. Got"):
-        gatefuse.scripted(layer)
 
 
 def test_equations_that_change_what_they_multiply():
