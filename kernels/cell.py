@@ -196,6 +196,7 @@ class Version(Cell):
         self.origin = origin
         self.key = f"{origin.label}:{found.fingerprint}"
         self.refusal, self.closed, self.outside = found.refusal, found.closed, found.outside
+        self._asked = tuple([(*reference.at_once, reference) for reference in found.outside])
         self._default = torch.get_default_dtype()  # of torch.tensor(0.5), for one
         self._program = None if found.program is None else replace(found.program, cell=self)
 
@@ -215,8 +216,8 @@ class Version(Cell):
         """Whether the equations are still these; of those that can't be foreseen no more is to be said."""
         if self.equations is not self.origin.equations or self._default is not torch.get_default_dtype():
             return False
-        for reference in self.outside:  # noqa: SIM110, as each call asks, and a generator costs more than the answer
-            if not reference.holds():
+        for space, name, value, reference in self._asked:  # in each call
+            if space.get(name) is not value and not reference.holds():
                 return False
         return True
 

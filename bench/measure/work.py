@@ -1,6 +1,7 @@
 """What a call needs at the least: operations of its products, bytes that must move, steps that must follow each other.
 
-    flop      2 (I G H + H C H) a step, sample and direction: I features in, G gates, C with a recurrent product.
+    flop      2 (I G H + H C H) a step, sample and direction: I features in, G gates, C with a recurrent product, of
+              a head's units where R is of heads.
               Backward twice as many: the gradients of what was multiplied and of the weights.
     bytes     forward: the input and the weights read, the output written. Training, besides: the states but the output
               written and read (of these a backward can compute all else again), input, output and weights read once
@@ -38,7 +39,7 @@ def traffic(group: Group) -> Traffic:
     steps, D = s.T * s.B * s.fill, s.directions
     flop = numbers = 0.0
     for size in [s.I] + [s.H * D] * (s.layers - 1):
-        products = D * (input_products(cell, size, s.H) + recurrent_products(cell, s.H))
+        products = D * (input_products(cell, size, s.H) + recurrent_products(cell, s.H) // s.heads)
         weights = products + D * (learned * s.H - len(cell.scalars) * (s.H - 1))
         x, output, others = steps * size, steps * D * s.H, steps * D * s.H * (S - 1)
         flop += (6 if training else 2) * steps * products

@@ -49,7 +49,8 @@ def costs(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of drivers that were asked for by name, in the table's columns and T; of a CPU, for which each number of
     threads is a device of its own (kernels/costs.py), without single steps, which say nothing of others."""
     asked = rows["contender"] == "gatefuse " + rows["driver"].fillna("")
-    plain = (rows["layers"] == 1) & (rows["bidirectional"].astype(str) == "False") & (rows["fill"] == 1)
+    plain = (rows["layers"] == 1) & (rows["bidirectional"].astype(str) == "False")
+    plain &= (rows["fill"] == 1) & (rows["heads"] == 1)
     on_cpu = rows["kind"] == "cpu"
     found = rows[asked & plain & ((rows["kind"] == "cuda") | (on_cpu & (rows["T"] > 1)))].copy()
     threads = found["threads"].astype(int)

@@ -12,7 +12,7 @@ from .csv_lines import append, in_words, read_lines, say_left_out, to_numbers
 from .lock import Lock
 from .whole_file import write_whole
 
-COUNTS = ("I", "H", "B", "T", "layers", "samples", "cores", "threads")
+COUNTS = ("I", "H", "B", "T", "layers", "heads", "samples", "cores", "threads")
 FIGURES = (
     "fill",
     "p20",
@@ -38,7 +38,7 @@ FIGURES = (
     "others",
     "groups",
 )
-SHAPE = ("cell", "H", "B", "T", "I", "layers", "bidirectional", "shape_name", "fill")
+SHAPE = ("cell", "H", "B", "T", "I", "layers", "bidirectional", "shape_name", "fill", "heads")
 GROUP = (*SHAPE, "dtype", "mode")
 
 # Notes of rows in which nothing was tried: how one begins whose group had no reference, and the whole of one for whom
@@ -65,8 +65,10 @@ def read(path: Path) -> pd.DataFrame:
         ValueError: the file is empty, lacks columns, or holds rows of several devices.
     """
     frame, skipped = read_lines(path, _NEEDED)
-    # Files of earlier versions lack figures; all their rows were full. Before the stamp, which begins at the device.
-    lacking = {name: "1" if name == "fill" else "" for name in (*FIGURES, "floor_by") if name not in frame}
+    # Files of earlier versions lack figures; all their rows were full and had one head. Before the stamp, which begins
+    # at the device.
+    since = (*FIGURES, "floor_by", "heads")
+    lacking = {name: "1" if name in ("fill", "heads") else "" for name in since if name not in frame}
     for name, text in lacking.items():
         frame.insert(0, name, text)
     frame = to_numbers(frame, skipped, COUNTS, FIGURES)

@@ -65,6 +65,7 @@ class Contender:
         deep: it can stack layers and run both directions.
         dtypes, modes: those that it can do; None for all.
         ragged: it can be told the samples' lengths; one_way: it can then run one direction alone.
+        headed: R may be of heads.
         only_ragged: it is measured where the network is told lengths, and nowhere else.
         optional: somebody else's package: what it raises is a reason to leave it out, and no failure of the benchmark.
         why: further reasons why it can't run a group on a device, in words.
@@ -79,6 +80,7 @@ class Contender:
     modes: tuple[str, ...] | None = None
     ragged: bool = True
     one_way: bool = False
+    headed: bool = False
     only_ragged: bool = False
     optional: bool = False
     why: Callable[[Group, torch.device], str] = lambda group, device: ""
@@ -88,6 +90,8 @@ class Contender:
         s = group.shape
         if not self.deep and (s.layers > 1 or s.bidirectional):
             return "written for one layer and one direction"
+        if s.heads > 1 and not self.headed:
+            return "it has no heads"
         if self.dtypes and group.dtype not in self.dtypes:
             return f"it has no {group.dtype}"
         if self.modes and group.mode not in self.modes:

@@ -62,14 +62,14 @@ def _optional(
 
 
 CONTENDERS = (
-    Contender(HAND_WRITTEN, hand_written.build, tuple(hand_written.STEPS)),
+    Contender(HAND_WRITTEN, hand_written.build, tuple(hand_written.STEPS), headed=True),
     _scratch("8 products", "lstm", NaiveLSTM),
     _scratch("2 products", "lstm", FusedLSTM),
     _scratch("article", "article_peephole_lstm", partial(FusedLSTM, peephole=True)),
     _scratch("d2l GRU", "gru_reset_first", D2LGRU, batch_first=False),
-    *(Contender(f"gatefuse {name}", by_driver(name), driver=name) for name in DRIVERS),
-    Contender("gatefuse auto", auto, driver="auto"),
-    Contender("gatefuse packed", packed, only_ragged=True),
+    *(Contender(f"gatefuse {name}", by_driver(name), driver=name, headed=True) for name in DRIVERS),
+    Contender("gatefuse auto", auto, driver="auto", headed=True),
+    Contender("gatefuse packed", packed, only_ragged=True, headed=True),
     Contender("gatefuse Stepper", stepper, ragged=False, why=one_step),
     Contender("torch.compile step", compiled_step.build, deep=False, ragged=False, why=compiled_step.refusal),
     _optional("FlashRNN", third_party.flashrnn, third_party.FLASHRNN, third_party.FLOATS, third_party.flashrnn_refusal),

@@ -21,7 +21,7 @@ def build(group: Group, source: nn.Module) -> Network:
     s, step = group.shape, STEPS[group.shape.cell]
     held = source.state_dict()
     sides = ("", "_reverse") if s.bidirectional else ("",)
-    layers = [[_weights(step, held, f"_l{layer}{side}") for side in sides] for layer in range(s.layers)]
+    layers = [[_weights(step, held, f"_l{layer}{side}", s.heads) for side in sides] for layer in range(s.layers)]
     like = next(iter(held.values()))
     beside = list(inputs(group, like).values())
     live = None
@@ -31,7 +31,7 @@ def build(group: Group, source: nn.Module) -> Network:
 
     def forward(x: Tensor) -> Tensor:
         for weights in layers:
-            outputs = [_direction(step, x, own, k == 1, live, beside) for k, own in enumerate(weights)]
+            outputs = [_direction(step, x, own, s.H, k == 1, live, beside) for k, own in enumerate(weights)]
             x = torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
         return x
 
@@ -39,18 +39,18 @@ def build(group: Group, source: nn.Module) -> Network:
     return Network(forward, tuple(p for w in each for p in (w.W, w.b, *w.U, w.b_n, *w.own) if p is not None))
 
 
-def _weights(step: Step, held: dict[str, Tensor], end: str) -> Weights:
+def _weights(step: Step, held: dict[str, Tensor], end: str, heads: int) -> Weights:
     def leaf(value: Tensor) -> Tensor:
         return value.clone().requires_grad_()
 
     W, R, b, b_n = (held[f"{name}{end}"].detach() for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-    H = R.shape[1]
+    H = R.shape[1] * heads
     if b_n.numel() and not step.apart:
         heard = b_n.clone()
         for gate in step.deaf:
             heard[gate * H : (gate + 1) * H] = 0
         b = b + heard
-    pieces = R.t().split([gates * H for gates in step.recurrent or step.gates], 1)
+    pieces = [_by_heads(piece, heads) for piece in R.split([gates * H for gates in step.recurrent or step.gates])]
     own = tuple(
         leaf(torch.cat([held[f"{name}{end}"] for name in ((names,) if isinstance(names, str) else names)]))
         for names in step.own
@@ -59,11 +59,19 @@ def _weights(step: Step, held: dict[str, Tensor], end: str) -> Weights:
     return Weights(leaf(W.t()), leaf(b), tuple(map(leaf, pieces)), leaf(b_n) if step.apart else None, own)
 
 
+def _by_heads(piece: Tensor, heads: int) -> Tensor:
+    """Rows of some gates (gates * H, H / heads) as a step multiplies by them."""
+    if heads == 1:
+        return piece.t()
+    units = piece.shape[1]
+    return piece.view(-1, heads, units, units).permute(1, 3, 0, 2).reshape(heads, units, -1)
+
+
 def _direction(
-    step: Step, x: Tensor, w: Weights, reverse: bool, live: Sequence[Tensor] | None, beside: Sequence[Tensor]
+    step: Step, x: Tensor, w: Weights, H: int, reverse: bool, live: Sequence[Tensor] | None, beside: Sequence[Tensor]
 ) -> Tensor:
     """x (T, B, I) and inputs (T, B) -> outputs (T, B, H), zero where live (B, 1) of a step isn't."""
-    (T, B), H = x.shape[:2], w.U[0].shape[0]
+    T, B = x.shape[:2]
     gates = torch.addmm(w.b, x.reshape(T * B, -1), w.W).view(T, B, -1)
     pieces = [piece.unbind() for piece in step.ahead(gates.split([n * H for n in step.gates], 2), w)]
     pieces += [a.unsqueeze(2).unbind() for a in beside]

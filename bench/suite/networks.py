@@ -42,7 +42,9 @@ def make_source(group: Group, device: torch.device) -> nn.Module:
 
 def make_oracle(group: Group, source: nn.Module) -> Network:
     """The judge, in float64: torch.nn where it has the cell, the plain loop over the equations otherwise."""
-    network = _stack(TORCH, group) if group.shape.cell in TORCH else _recurrent("eager", group)
+    network = (
+        _stack(TORCH, group) if group.shape.cell in TORCH and group.shape.heads == 1 else _recurrent("eager", group)
+    )
     return _copy(group, network, source, torch.float64)
 
 
@@ -127,11 +129,14 @@ def scratch(kind: Callable[..., Any], batch_first: bool) -> Build:
 
 def _recurrent(driver: str, group: Group) -> nn.Module:
     s = group.shape
-    return gatefuse.Recurrent(s.cell, s.I, s.H, num_layers=s.layers, bidirectional=s.bidirectional, driver=driver)
+    return gatefuse.Recurrent(
+        s.cell, s.I, s.H, num_layers=s.layers, bidirectional=s.bidirectional, heads=s.heads, driver=driver
+    )
 
 
 def _imported(group: Group) -> nn.Module:
-    return _stack(_DROP_IN, group) if group.shape.cell in _DROP_IN else _recurrent("auto", group)
+    plain = group.shape.cell in _DROP_IN and group.shape.heads == 1
+    return _stack(_DROP_IN, group) if plain else _recurrent("auto", group)
 
 
 def _stack(kinds: dict[str, Callable[..., nn.Module]], group: Group) -> nn.Module:

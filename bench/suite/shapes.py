@@ -22,6 +22,7 @@ class Shape:
         name: the project or purpose the shape comes from; "" for points of a grid.
         fill: the mean length of the samples over T; 1.0 where all are full.
         ragged: the network is told each sample's length, also where all are full.
+        heads: parts that R is of, each of H / heads units.
     """
 
     cell: str
@@ -34,6 +35,7 @@ class Shape:
     name: str = ""
     fill: float = 1.0
     ragged: bool = False
+    heads: int = 1
 
     @property
     def directions(self) -> int:
@@ -70,22 +72,24 @@ class Shape:
         G, M = len(cell.input_gates), len(cell.recurrent_gates)
         inputs = [self.I] + [self.H * self.directions] * (self.layers - 1)
         rows = self.T * self.B * self.directions
-        return 3.0 * sum(2.0 * rows * self.H * (G * i + M * self.H) for i in inputs)
+        return 3.0 * sum(2.0 * rows * self.H * (G * i + M * self.H / self.heads) for i in inputs)
 
     @property
     def bytes(self) -> float:
         """What a plain loop holds in float32 between forward and backward, roughly: some 3 G + 4 vectors a step."""
         G = len(find_cell(self.cell).gates)
         D = self.directions * self.layers
-        weights = G * self.H * (self.I + self.H)
+        weights = G * self.H * (self.I + self.H / self.heads)
         return 4.0 * (self.T * self.B * (self.I + D * self.H * (3 * G + 4)) + 4.0 * D * weights)
 
     @property
     def title(self) -> str:
-        """``lstm H256 B32 T35 I28``, with layers, directions and fill where they are not plain."""
+        """``lstm H256 B32 T35 I28``, with layers, directions, heads and fill where they are not plain."""
         depth = f" x{self.layers}" if self.layers > 1 else ""
+        heads = f" {self.heads} heads" if self.heads > 1 else ""
         full = f" {self.fill:.0%} full" if self.ragged else ""
-        return f"{self.cell}{depth}{' bi' if self.bidirectional else ''} H{self.H} B{self.B} T{self.T} I{self.I}{full}"
+        sizes = f"H{self.H} B{self.B} T{self.T} I{self.I}"
+        return f"{self.cell}{depth}{' bi' if self.bidirectional else ''} {sizes}{heads}{full}"
 
 
 # For the tests of the harness itself.
@@ -110,6 +114,7 @@ QUICK = [
     Shape("peephole_lstm", 256, 32, 35, 256),
     Shape("article_peephole_lstm", 64, 8, 35, 64),
     Shape("slstm", 64, 8, 35, 64),
+    Shape("slstm", 256, 8, 35, 256, name="xLSTM", heads=4),
     Shape("lstm", 64, 8, 35, 64),
     Shape("cifg_lstm", 64, 8, 35, 64),
     Shape("minimal_gated_unit", 64, 8, 35, 64),
@@ -129,6 +134,7 @@ QUICK_GPU = [
     Shape("lstm", 512, 64, 512, 512),
     *(Shape(cell, H, 64, 128, H) for cell in ("gru", "gru_reset_first", "peephole_lstm") for H in (512, 1024)),
     Shape("slstm", 512, 64, 128, 512),
+    Shape("slstm", 512, 64, 128, 512, name="xLSTM", heads=4),
     Shape("elman", 512, 64, 128, 512),
 ]
 

@@ -17,7 +17,7 @@ class Weights(NamedTuple):
 
     Attributes:
         W: of the input (I, G * H), with the bias b (G * H,) that is added to its product.
-        U: of the state (H, G * H), in the pieces that a step multiplies by.
+        U: of the state (H, G * H), in the pieces that a step multiplies by; of heads (heads, H / heads, G * H / heads).
         b_n: a recurrent bias that is not merely added (G * H,); None where all are.
         own: further vectors of a cell.
     """
@@ -56,16 +56,25 @@ class Step(NamedTuple):
     inputs: int = 0
 
 
+def heard(x: Tensor | float, h: Tensor, U: Tensor) -> Tensor:
+    """x + h U, (B, G * H), with gates side by side, of heads too."""
+    if U.dim() == 2:
+        return h @ U if isinstance(x, float) else torch.addmm(x, h, U)
+    heads, units, columns = U.shape
+    y = torch.bmm(h.view(-1, heads, units).transpose(0, 1), U).view(heads, -1, columns // units, units)
+    return x + y.permute(1, 2, 0, 3).flatten(1)
+
+
 def _elman(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
-    return (tanh(torch.addmm(x[0], h, w.U[0])),)
+    return (tanh(heard(x[0], h, w.U[0])),)
 
 
 def _elman_relu(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
-    return (torch.relu(torch.addmm(x[0], h, w.U[0])),)
+    return (torch.relu(heard(x[0], h, w.U[0])),)
 
 
 def _lstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-    i, f, g, o = torch.addmm(x[0], h, w.U[0]).chunk(4, 1)
+    i, f, g, o = heard(x[0], h, w.U[0]).chunk(4, 1)
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
     return sigmoid(o) * tanh(c), c
 
@@ -73,34 +82,34 @@ def _lstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor
 def _gru(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
     assert w.b_n is not None
     H = h.shape[1]
-    y_rz, y_n = torch.addmm(w.b_n, h, w.U[0]).split((2 * H, H), 1)
+    y_rz, y_n = heard(w.b_n, h, w.U[0]).split((2 * H, H), 1)
     r, z = sigmoid(x[0] + y_rz).chunk(2, 1)
     n = tanh(x[1] + r * y_n)
     return (n + z * (h - n),)
 
 
 def _gru_reset_first(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
-    r, z = sigmoid(torch.addmm(x[0], h, w.U[0])).chunk(2, 1)
-    n = tanh(torch.addmm(x[1], r * h, w.U[1]))
+    r, z = sigmoid(heard(x[0], h, w.U[0])).chunk(2, 1)
+    n = tanh(heard(x[1], r * h, w.U[1]))
     return (n + z * (h - n),)
 
 
 def _peephole_lstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
     p_i, p_f, p_o = w.own
-    i, f, g, o = torch.addmm(x[0], h, w.U[0]).chunk(4, 1)
+    i, f, g, o = heard(x[0], h, w.U[0]).chunk(4, 1)
     c = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g)
     return sigmoid(o + p_o * c) * tanh(c), c
 
 
 def _article_peephole_lstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-    i, f = sigmoid(torch.addmm(x[0], c, w.U[0])).chunk(2, 1)
-    o = sigmoid(torch.addmm(x[2], c, w.U[2]))
+    i, f = sigmoid(heard(x[0], c, w.U[0])).chunk(2, 1)
+    o = sigmoid(heard(x[2], c, w.U[2]))
     c = f * c + i * sigmoid(x[1])
     return tanh(o * c), c
 
 
 def _slstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor, n: Tensor, m: Tensor) -> tuple[Tensor, ...]:
-    i, f, z, o = torch.addmm(x[0], h, w.U[0]).chunk(4, 1)
+    i, f, z, o = heard(x[0], h, w.U[0]).chunk(4, 1)
     kept = logsigmoid(f) + m
     m = torch.where(n == 0, i, torch.maximum(i, kept))
     i, f = torch.exp(i - m), torch.exp((kept - m).clamp(max=0))
@@ -110,19 +119,19 @@ def _slstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor, n: Tensor, m: 
 
 
 def _cifg_lstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
-    i, g, o = torch.addmm(x[0], h, w.U[0]).chunk(3, 1)
+    i, g, o = heard(x[0], h, w.U[0]).chunk(3, 1)
     c = c + sigmoid(i) * (tanh(g) - c)
     return sigmoid(o) * tanh(c), c
 
 
 def _minimal_gated_unit(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
-    f = sigmoid(torch.addmm(x[0], h, w.U[0]))
-    n = tanh(torch.addmm(x[1], f * h, w.U[1]))
+    f = sigmoid(heard(x[0], h, w.U[0]))
+    n = tanh(heard(x[1], f * h, w.U[1]))
     return (h + f * (n - h),)
 
 
 def _li_gru(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
-    z, n = torch.addmm(x[0], h, w.U[0]).chunk(2, 1)
+    z, n = heard(x[0], h, w.U[0]).chunk(2, 1)
     n = torch.relu(n)
     return (n + sigmoid(z) * (h - n),)
 
@@ -150,7 +159,7 @@ def _sru(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor,
 def _augru(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
     assert w.b_n is not None
     H = h.shape[1]
-    y_ur, y_n = torch.addmm(w.b_n, h, w.U[0]).split((2 * H, H), 1)
+    y_ur, y_n = heard(w.b_n, h, w.U[0]).split((2 * H, H), 1)
     u, r = sigmoid(x[0] + y_ur).chunk(2, 1)
     n = tanh(torch.addcmul(x[1], r, y_n))
     return (h + x[2] * u * (n - h),)
@@ -158,21 +167,21 @@ def _augru(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
 
 def _gru_d(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
     h = torch.exp(-torch.relu(x[2])) * h
-    z, r = sigmoid(torch.addmm(x[0], h, w.U[0])).chunk(2, 1)
-    n = tanh(torch.addmm(x[1], r * h, w.U[1]))
+    z, r = sigmoid(heard(x[0], h, w.U[0])).chunk(2, 1)
+    n = tanh(heard(x[1], r * h, w.U[1]))
     return (h + z * (n - h),)
 
 
 def _cfc(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
     H = h.shape[1]
-    f, gk = torch.addmm(x[0], h, w.U[0]).split((H, 2 * H), 1)
+    f, gk = heard(x[0], h, w.U[0]).split((H, 2 * H), 1)
     g, k = tanh(gk).chunk(2, 1)
     return (k + sigmoid(-f * x[1]) * (g - k),)
 
 
 def _layer_norm_lstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> tuple[Tensor, ...]:
     _, gain, bias, c_gain, c_bias = w.own
-    i, f, g, o = (x[0] + layer_norm(h @ w.U[0], gain.shape, gain, bias)).chunk(4, 1)
+    i, f, g, o = (x[0] + layer_norm(heard(0.0, h, w.U[0]), gain.shape, gain, bias)).chunk(4, 1)
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
     return sigmoid(o) * tanh(layer_norm(c, c_gain.shape, c_gain, c_bias)), c
 
@@ -180,7 +189,7 @@ def _layer_norm_lstm(x: Sequence[Tensor], w: Weights, h: Tensor, c: Tensor) -> t
 def _layer_norm_gru(x: Sequence[Tensor], w: Weights, h: Tensor) -> tuple[Tensor, ...]:
     _, gain, bias, _, _, n_gain, n_bias = w.own
     H = h.shape[1]
-    y_rz, y_n = (h @ w.U[0]).split((2 * H, H), 1)
+    y_rz, y_n = heard(0.0, h, w.U[0]).split((2 * H, H), 1)
     r, z = sigmoid(x[0] + layer_norm(y_rz, gain.shape, gain, bias)).chunk(2, 1)
     n = tanh(x[1] + r * layer_norm(y_n, n_gain.shape, n_gain, n_bias))
     return (h + z * (n - h),)

@@ -148,6 +148,6 @@ def _eager(inputs: Sequence, way: str, dtype: torch.dtype) -> Mapping[str, Tenso
         if way == "forward":
             return dict(zip(_RESULTS[way], (value.detach() for value in results), strict=True))
         given = make_upstream(inputs)
-        upstream = given.output.to(dtype), given.finals.to(dtype)
+        upstream = [d.to(dtype) for d in (given.output, given.finals) if d is not None]
         gradients = torch.autograd.grad(results, leaves, upstream, allow_unused=True, materialize_grads=True)
     return dict(zip(_RESULTS[way], gradients, strict=True))

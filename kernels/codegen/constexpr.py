@@ -7,6 +7,7 @@ from typing import NamedTuple
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.per_cell import per_cell
 from gatefuse.kernels.equations.program import computed, computed_products
+from gatefuse.kernels.tiling.tiles import many_values
 
 
 class CellShape(NamedTuple):
@@ -14,9 +15,10 @@ class CellShape(NamedTuple):
 
     X, R: for each slot its gate block of x and its column block of the products, -1 for none. SAVED: its block of the
     values saved for the backward, which is its column, -1 where x holds it. V: for each product the state it
-    multiplies, -1 where a vector is computed. MEAN: whether it multiplies nothing, but is the mean of the vector's
-    units; WEIGHED: for each column whether it has weights, which a mean's has not. S, G, COLUMNS, P: counts, of states
-    first. ADDITIVE: d_x serves as d_r too.
+    multiplies, -1 where a vector is computed. REDUCES: "" where it multiplies that, else what it is of the vector's
+    units, "mean" or "amax"; WEIGHED: for each column whether it has weights, which a reduction's has not. TIES: the
+    backward asks which units are the largest. S, G, COLUMNS, P: counts, of states first. MANY_VALUES: as tiles.py
+    has it. ADDITIVE: d_x serves as d_r too.
 
     For kernels that run all of a step, by product: FIRST, COUNT, PADDED: its first column, its columns, and these made
     a power of two; STAGE; PLACE: its place among its stage's computed vectors; FED: its block of fed; -1 for none. By
@@ -29,12 +31,14 @@ class CellShape(NamedTuple):
     R: tuple[int, ...]
     SAVED: tuple[int, ...]
     V: tuple[int, ...]
-    MEAN: tuple[bool, ...]
+    REDUCES: tuple[str, ...]
     WEIGHED: tuple[bool, ...]
+    TIES: bool
     S: int
     G: int
     COLUMNS: int
     P: int
+    MANY_VALUES: bool
     ADDITIVE: bool
     FIRST: tuple[int, ...]
     COUNT: tuple[int, ...]
@@ -63,12 +67,14 @@ def cell_shape(cell: Cell) -> CellShape:
         R=tuple(slot.column for slot in program.slots),
         SAVED=tuple(slot.column for slot in program.slots),
         V=tuple(p.state for p in program.products),
-        MEAN=tuple(p.reduces == "mean" for p in products),
+        REDUCES=tuple(p.reduces for p in products),
         WEIGHED=tuple(gate >= 0 for gate in program.columns),
+        TIES=any(p.reduces == "amax" for p in products),
         S=len(cell.states),
         G=len(cell.x_blocks),
         COLUMNS=len(program.columns),
         P=len(cell.parameters),
+        MANY_VALUES=many_values(program),
         ADDITIVE=program.additive,
         FIRST=tuple(p.first for p in products),
         COUNT=tuple(len(p.gates) for p in products),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cell import Cell, Version
 
 _T = TypeVar("_T")
 
@@ -16,7 +16,7 @@ def per_cell(function: Callable[..., _T]) -> Callable[..., _T]:
 
     @wraps(function)
     def cached(cell: Cell, *arguments: Any) -> _T:
-        version = cell.current()
+        version = cell if type(cell) is Version else cell.current()
         made, key = version.made, (function, arguments)
         if key not in made:
             made[key] = function(version, *arguments)

@@ -10,7 +10,7 @@ from torch import Tensor
 from gatefuse.kernels.drivers.blocks import blocks, both_blocks
 from gatefuse.kernels.drivers.padding import both_spared, spared
 from gatefuse.kernels.drivers.sixteens import both_in_sixteens, in_sixteens
-from gatefuse.kernels.equations.facts import key_of, takes_largest, untranslatable, widest_product
+from gatefuse.kernels.equations.facts import key_of, untranslatable, widest_product
 from gatefuse.kernels.loops.directions import join
 from gatefuse.kernels.loops.operator import FLOATS, sequence
 from gatefuse.kernels.runtime.requirement import interpreter_refusal
@@ -34,9 +34,7 @@ def refusal(request: Request) -> str:
         return f"its kernels compute in float32 for float32, float16 and bfloat16, not {request.dtype}"
     if request.dtype == torch.bfloat16 and interpreted():
         return "Triton's interpreter does not round bfloat16 as a GPU does"
-    if why := untranslatable(request.cell.serial):
-        return why
-    return "its kernels take no largest value over units, amax" if takes_largest(request.cell.serial) else ""
+    return untranslatable(request.cell.serial)
 
 
 def whole_refusal(request: Request) -> str:

@@ -35,12 +35,6 @@ def widest_product(serial: str) -> int:
 
 
 @constant
-def takes_largest(serial: str) -> bool:
-    """Whether the equations ask for the largest of a sample's units."""
-    return any(p.reduces == "amax" for p in Cell.by_serial(serial).program.products)
-
-
-@constant
 def file_key(serial: str) -> str:
     """What a file names the equations by.
 

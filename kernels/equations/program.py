@@ -2,7 +2,7 @@
 
 A *slot* is a value that a kernel loads for a gate: a_f = x_f + r_f where the equations only ever use that sum, else
 x_f and r_f apart. A *stage* is the products that can run at once; most cells have one, gru_reset_first two. A mean
-of the units is a product too, without weights: it is known when all of them are.
+of the units, or the largest, is a product too, without weights: it is known when all of them are.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Program:
-    """A step of a cell as pointwise expressions between products, of which some are means of the units.
+    """A step of a cell as pointwise expressions between products, of which some are reductions over the units.
 
     Inputs are named as the slots, the states, the parameters; in the backward also d_<state> for the gradients of the
     new states and d_v<k> for that of product k's vector.

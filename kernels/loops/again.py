@@ -18,9 +18,8 @@ Again = Callable[
 def needed(given: Sequence[Tensor | None]) -> bool:
     """Whether gradients are wanted that only torch's own operators give: such as have gradients, for which alone grad
     mode is on in a backward, or many at once, of autograd's own vmap."""
-    return torch.is_grad_enabled() or any(
-        d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in given
-    )
+    batched = torch._C._functorch.is_legacy_batchedtensor
+    return torch.is_grad_enabled() or any(map(batched, [d for d in given if d is not None]))
 
 
 def differentiable(

@@ -13,6 +13,7 @@ from gatefuse.kernels.codegen.torch_functions import torch_functions
 from gatefuse.kernels.loops.aten_backward import backward, by_step
 from gatefuse.kernels.loops.buffers import Forward, buffer_shapes, saved_layout
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.reductions import of_units
 
 __all__ = ["backward", "forward"]
 
@@ -43,8 +44,8 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
                 vector = computed[-1] if p.computed else states[p.state]
                 piece = pieces[k][t]
                 if p.reduces:
-                    of_units = vector.amax(1, True) if p.reduces == "amax" else vector.mean(1, keepdim=True)
-                    piece = piece.copy_(of_units) if save else of_units.expand_as(piece)
+                    found = of_units(p.reduces, vector)
+                    piece = piece.copy_(found) if save else found.expand_as(piece)
                 else:
                     piece = piece.addmm_(vector, weights[k]) if save else torch.addmm(piece, vector, weights[k])
                 for column, part in enumerate(piece.chunk(len(p.gates), 1), p.first):

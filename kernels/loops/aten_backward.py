@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.codegen.torch_functions import TorchFunctions, torch_functions
-from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients, Upstream
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.reductions import d_of_largest
 from gatefuse.kernels.loops.weight_gradients import finish, state_before
 
 # Numbers in a tensor of one turn: 64 KiB in float32, of which a turn has a dozen or two.
@@ -78,6 +78,7 @@ class _Steps:
         self._upstream = [upstream.output.unbind(0)]
         self._upstream += [] if upstream.rest is None else [d.unbind(0) for d in upstream.rest]
         self._begins, self._lives = by_step(loop.restarts, loop.T, False), by_step(loop.live, loop.T, True)
+        assert upstream.finals is not None
         self.d_states: Several[Tensor] = upstream.finals.unbind(0)
         self.d_fresh = [torch.zeros_like(s) for s in loop.states]
         self.d_parameters = torch.zeros_like(loop.parameters)
@@ -120,10 +121,9 @@ class _Steps:
         self.d_states = self._crossed(t, [torch.zeros_like(after[0]) if d is None else d for d in before], after)
 
     def _of_largest(self, k: int, t: int, rows: Tensor) -> Tensor:
-        """The gradient of what amax k is of: the largest units share it."""
-        vector = self._kept.fed[computed_products(self._loop.cell).index(k)][t]
-        largest = vector == self._kept.saved[self._loop.program.products[k].first][t]
-        return torch.where(largest, rows.sum(1, keepdim=True) / largest.sum(1, keepdim=True), 0.0)
+        """The gradient of what amax k is of."""
+        shape = self._loop.shape
+        return d_of_largest(rows, self._kept.fed[shape.FED[k]][t], self._kept.saved[shape.FIRST[k]][t])
 
     def _store(self, k: int, t: int, d_slots: dict[int, Tensor]) -> Tensor:
         """A product's columns' gradients side by side, zero where a sample is over, whatever its factors are there."""

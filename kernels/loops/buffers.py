@@ -49,15 +49,16 @@ class Forward(NamedTuple):
 
     def result(self) -> Forward:
         """With finals in the dtype of the output."""
-        return self._replace(finals=self.finals.to(self.output.dtype))
+        dtype = self.output.dtype
+        return self if self.finals.dtype == dtype else self._replace(finals=self.finals.to(dtype))
 
 
 class Upstream(NamedTuple):
-    """Gradients of a forward's output, rest (or None) and finals."""
+    """Gradients of a forward's output, rest and finals; None of those of which there is none."""
 
     output: Tensor
     rest: Tensor | None
-    finals: Tensor
+    finals: Tensor | None
 
 
 class Backward(NamedTuple):

@@ -54,8 +54,8 @@ def join(pairs: Sequence[tuple[Any, Any]], dims: Sequence[int], H: int) -> list[
 
 
 def dense(values: Iterable[Tensor | None]) -> list[Any]:
-    """Each value without gaps; None stays None."""
-    return [None if value is None else plain(value) for value in values]
+    """Each value without gaps, as plain has it; None stays None."""
+    return [v if v is None or (v.is_contiguous() and not v.is_neg()) else plain(v) for v in values]
 
 
 def plain(value: Tensor) -> Tensor:

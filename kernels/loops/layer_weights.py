@@ -35,7 +35,7 @@ def dense(
         if weight.dtype != x.dtype or (not weight.is_cpu if on_cpu else weight.device != x.device):
             what, here = f"{weight.dtype} on {weight.device}", f"{x.dtype} on {x.device}"
             raise RuntimeError(f"{_name(cell, form, k)} must be {here}, as x is. Got {what}.")
-        found.append(plain(weight))
+        found.append(weight if weight.is_contiguous() and not weight.is_neg() else plain(weight))
     return found
 
 

@@ -20,6 +20,7 @@ from gatefuse.kernels.loops.buffers import buffer_shapes, saved_layout
 from gatefuse.kernels.loops.directions import dense
 from gatefuse.kernels.loops.eager import loop_in_order
 from gatefuse.kernels.loops.registry import LOOPS, ON_CPU, run_loop
+from gatefuse.kernels.runtime.device import current
 
 # "both" is two directions side by side, the second in reverse.
 ORDERS = ("forward", "reverse", "both")
@@ -99,7 +100,7 @@ def forward(
     """
     inputs = x, states, weight, bias, parameters, restarts, fresh, live
     _check(Cell.by_key(cell), *inputs, loop, order, input_weight, input_bias)
-    with torch.cuda.device_of(x):
+    with current(x):
         kept = run_loop(loop, "forward", _sequence(cell, inputs, order, input_weight, input_bias), save, all_states)
     return kept.output, kept.rest, kept.finals, kept.saved, kept.fed
 
@@ -129,7 +130,7 @@ def backward(
     # as they lie in memory, whatever hooks of saved tensors have made of them
     output, rest, finals, fed = dense((output, rest, finals, fed))
     saved = saved if loop in ON_CPU and saved.stride(-1) == 1 else saved.contiguous()
-    with torch.cuda.device_of(x):
+    with current(x):
         found = run_loop(
             loop, "backward", _sequence(cell, inputs, order, input_weight, input_bias),
             Forward(output, rest, finals, saved, fed), Upstream(*dense((d_output, d_rest, d_finals))),
@@ -229,7 +230,7 @@ def _differentiable(ctx, inputs, input_weights, given):
 sequence_forward.register_autograd(_backward, setup_context=_setup_context)
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+PLAIN = (Tensor, torch.nn.Parameter)  # the very types: a tensor of another is told of operators
 
 
 def watched(*tensors: Tensor | None) -> bool:
@@ -239,7 +240,7 @@ def watched(*tensors: Tensor | None) -> bool:
         or torch.jit.is_tracing()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or any(t is not None and type(t) not in _PLAIN for t in tensors)
+        or any(t is not None and type(t) not in PLAIN for t in tensors)
     )
 
 

@@ -16,11 +16,12 @@ def finish(loop: Sequence, kept: Forward, d: Backward) -> Gradients:
     """The gradients after the steps: one large product for each product of a step, and sums over the batch."""
     dtype = loop.x.dtype
     d_weight, d_bias = _weight_gradients(loop, kept, d.r)
-    d_fresh = None if d.fresh is None else d.fresh.to(dtype)
-    d_parameters = (
-        d.parameters.sum(1).to(dtype) if d.parameters.shape[0] else d.parameters.new_empty(0, loop.W, dtype=dtype)
-    )
-    return Gradients(d.x, d.states.to(dtype), d_weight, d_bias, d_parameters, d_fresh)
+    d_parameters = d.parameters.sum(1) if d.parameters.shape[0] else d.parameters.new_empty(0, loop.W)
+    d_states, d_fresh = d.states, d.fresh
+    if d_states.dtype != dtype:
+        d_states, d_parameters = d_states.to(dtype), d_parameters.to(dtype)
+        d_fresh = None if d_fresh is None else d_fresh.to(dtype)
+    return Gradients(d.x, d_states, d_weight, d_bias, d_parameters, d_fresh)
 
 
 def _weight_gradients(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -70,12 +71,13 @@ def _bias_gradient(loop: Sequence, d_r: Tensor) -> Tensor:
 
 def state_before(loop: Sequence, kept: Forward, state: int, d: int) -> Tensor:
     """A state before each step of direction d, where it begins anew the fresh one, (T, B, H)."""
+    sequence, first = kept.output if state == 0 else kept.rest[state - 1], loop.states[state : state + 1]
     units = slice(d * loop.H, (d + 1) * loop.H)
-    sequence = (kept.output if state == 0 else kept.rest[state - 1])[..., units]
-    parts = [loop.states[state : state + 1, :, units], sequence[:-1]]
-    if loop.reverse or d == 1:
-        parts = [sequence[1:], parts[0]]
-    vectors = torch.cat(parts)[: loop.T]
+    if loop.directions == 2:
+        sequence, first = sequence[..., units], first[..., units]
+    if not loop.T:
+        return sequence
+    vectors = torch.cat([sequence[1:], first] if loop.reverse or d == 1 else [first, sequence[:-1]])
     if loop.restarts is None or loop.fresh is None:
         return vectors
     restarts = loop.restarts.view(loop.directions, loop.T, loop.B)[d]

@@ -42,11 +42,4 @@ def limit_polls() -> None:
 
 def empty(like: Tensor, *shape: int) -> Tensor:
     """An uninitialized tensor of like's dtype and device, full of NaN in debug mode."""
-    return like.new_full(shape, torch.nan) if on() else like.new_empty(shape)
-
-
-def empties(like: Tensor, *shapes: tuple[int, ...]) -> list[Tensor]:
-    """As empty, of each shape."""
-    if on():
-        return [like.new_full(shape, torch.nan) for shape in shapes]
-    return [like.new_empty(shape) for shape in shapes]
+    return like.new_full(shape, torch.nan) if on() else like.new_empty(*shape)

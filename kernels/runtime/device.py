@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from gatefuse.kernels.runtime.dynamo import constant
 from gatefuse.kernels.runtime.gpus import gpu
@@ -34,6 +36,17 @@ def limits(device: torch.device) -> Limits:
     return of_arch(assumed.get()) if device.type == "cpu" else _read(device)
 
 
+_HERE = nullcontext()
+
+
+def current(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which x's device is the current one, where kernels are launched."""
+    if x.is_cpu or (x.is_cuda and x.get_device() == torch.cuda.current_device()):
+        return _HERE
+    return torch.cuda.device_of(x)
+
+
+@cache
 def of_arch(arch: str) -> Limits:
     """The limits of a GPU that isn't there, by its architecture, ``sm_90``; of one that isn't listed, small ones."""
     return Limits(*gpu(arch)[:2], arch == "sm_90")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 
 from gatefuse.kernels.runtime.dynamo import constant
+
+# Asked for once: on the way to it torch takes longer than for the answer.
+_cudnn_rnn: Any = torch.backends.cudnn.rnn
 
 
 @constant
@@ -15,7 +19,7 @@ def tf32_allowed() -> bool:
 
     ``torch.backends.cudnn.allow_tf32`` sets this too, but raises when read after settings by fp32_precision.
     """
-    return bool(torch.backends.cudnn.rnn.fp32_precision == "tf32")  # type: ignore[attr-defined]
+    return bool(_cudnn_rnn.fp32_precision == "tf32")
 
 
 def precision(dtype: torch.dtype) -> str:

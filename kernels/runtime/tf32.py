@@ -15,5 +15,7 @@ def rounded(x: Tensor) -> Tensor:
     largest tf32 on it is infinity; not-a-number stays so, of whatever bits, also where cutting would leave infinity.
     """
     # The bits of a float are its sign and, as a number, its magnitude: half a unit is added whatever the sign.
-    bits = x.view(torch.int32).add(1 << (_DROPPED - 1)).bitwise_and_(-1 << _DROPPED)
-    return torch.where(x.isnan(), torch.nan, bits.view(torch.float32))
+    # Not-a-number becomes the one without any but the highest of the bits behind the point, which no carry leaves.
+    found = x.nan_to_num(torch.nan, torch.inf, -torch.inf)
+    found.view(torch.int32).add_(1 << (_DROPPED - 1)).bitwise_and_(-1 << _DROPPED)
+    return found

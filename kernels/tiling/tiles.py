@@ -17,15 +17,20 @@ class Tiles(NamedTuple):
     warps: int
 
 
-# From so many slots and parameters on, four warps have too few registers for a step: compiled for sm_90, a cell of 28
-# took 1136 bytes of stack backward at H 64, and with eight warps 64.
 _VALUES = 20
+
+
+def many_values(program: Program) -> bool:
+    """Whether a step has so many slots and parameters that registers are short: compiled for sm_90, a cell of 28 took
+    1136 bytes of stack backward at H 64, of which eight warps in place of four left 64, and addresses that are
+    found where they are used 24."""
+    return len(program.slots) + len(program.cell.parameters) >= _VALUES
 
 
 def block_tiles(H: int, way: str = "forward", program: Program | None = None) -> Tiles:
     """The block driver's tiles for a hidden size; the matrix unit takes 16 at least on every side."""
     HP = _power(H)
-    many = program is not None and len(program.slots) + len(program.cell.parameters) >= _VALUES
+    many = program is not None and many_values(program)
     return Tiles(HP, 16, 8 if HP >= 128 or (many and HP >= 64) else 4)._replace(**overrides.tiles("block", way))
 
 

@@ -4,14 +4,15 @@ import triton
 import triton.language as tl
 
 from gatefuse.kernels.triton.block_forward import RUNTIME
+from gatefuse.kernels.triton.reductions import mean_of_units, ties
 from gatefuse.kernels.triton.tile import (
     MANY,
+    anew,
     as_mask,
     at_step,
     load_carry,
     load_masks,
     load_per_unit,
-    mean_of_units,
     relaid,
     store_carry,
     time_of,
@@ -48,8 +49,8 @@ def _load_step(
 @triton.jit(do_not_specialize=RUNTIME)
 def block_backward_kernel(
     x_ptr, saved_ptr, weight_ptr, initial_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr, output_ptr, rest_ptr,
-    d_output_ptr, d_rest_ptr, d_x_ptr, d_r_ptr, d_carry_ptr, d_params_ptr, d_fresh_ptr, T, B, H: tl.constexpr,
-    W: tl.constexpr, BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
+    fed_ptr, d_output_ptr, d_rest_ptr, d_x_ptr, d_r_ptr, d_carry_ptr, d_params_ptr, d_fresh_ptr, T, B,
+    H: tl.constexpr, W: tl.constexpr, BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
     PRECISION: tl.constexpr, AHEAD: tl.constexpr, RELAID: tl.constexpr, HP: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
@@ -72,6 +73,8 @@ def block_backward_kernel(
         params_ptr += d * H
         output_ptr += d * H
         rest_ptr += d * H
+        if CELL.TIES:
+            fed_ptr += d * H
         d_output_ptr += d * H
         d_x_ptr += d * H
         d_r_ptr += d * H
@@ -112,6 +115,7 @@ def block_backward_kernel(
         last = time_of(T - 1, T, d, ORDER)
         d_given = load_d_sequences(d_output_ptr, d_rest_ptr, last, T, e, real, B, W, CELL, HAS_D_REST)
     for i in range(T):
+        B = anew(B, i, CELL)
         t = time_of(T - 1 - i, T, d, ORDER)
         if AHEAD:
             more = as_mask(real & (i + 1 < T))
@@ -151,11 +155,15 @@ def block_backward_kernel(
                 if CELL.STAGE[p] == CELL.PHASES[phase]:
                     for c in tl.static_range(COLUMNS):
                         if c >= CELL.FIRST[p] and c < CELL.FIRST[p] + CELL.COUNT[p]:
-                            if CELL.MEAN[p]:
+                            if CELL.REDUCES[p] == "mean":
                                 d_vector = mean_of_units(d_columns[c], H)
+                            elif CELL.REDUCES[p] == "amax":
+                                tied = ties(fed_ptr, saved_ptr, t, T, u, b, B, H, W, p, CELL)
+                                total = tl.sum(d_columns[c].to(tl.float32), 0)
+                                d_vector = tied * (total / tl.sum(tied, 0))[None, :]
                             else:
                                 d_vector = tl.dot(weights[c], d_columns[c], d_vector, input_precision=PRECISION)
-                    if RELAID and not CELL.MEAN[p]:
+                    if RELAID and CELL.REDUCES[p] == "":
                         d_vector = relaid(d_vector, HP, BB)
                 multiplied = multiplied + (d_vector,)
             d_vectors = multiplied

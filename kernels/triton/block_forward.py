@@ -11,6 +11,7 @@ other's forward.
 import triton
 import triton.language as tl
 
+from gatefuse.kernels.triton.reductions import of_units
 from gatefuse.kernels.triton.tile import (
     MANY,
     at_step,
@@ -20,7 +21,6 @@ from gatefuse.kernels.triton.tile import (
     load_per_unit,
     load_x,
     make_slots,
-    mean_of_units,
     split_gates,
     store_carry,
     store_kept,
@@ -70,7 +70,7 @@ def block_forward_kernel(
 
     weights = ()
     for p in tl.static_range(len(CELL.V)):
-        if CELL.MEAN[p]:
+        if CELL.REDUCES[p] != "":
             weights = weights + (u,)  # in its place, and read by nobody
         else:
             weights = weights + (weight_chunk(weight_ptr, 0, 0, p, H, W, CELL, ROWS, HP, HP),)
@@ -107,8 +107,8 @@ def block_forward_kernel(
                     if CELL.V[p] < 0 and SAVE:
                         here = fed_ptr + at_step(CELL.FED[p] * fed_steps + t, B * W)
                         tl.store(here + e, vector, mask=real)
-                    if CELL.MEAN[p]:
-                        r = r + (mean_of_units(vector, H),)
+                    if CELL.REDUCES[p] != "":
+                        r = r + (of_units(vector, real, H, CELL.REDUCES[p]),)
                     else:
                         rows = tl.dot(weights[p], vector, input_precision=PRECISION)
                         r = r + split_gates(rows, p, CELL, ROWS, HP, BB)

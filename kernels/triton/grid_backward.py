@@ -17,15 +17,16 @@ import triton.language as tl
 from gatefuse.kernels.triton.barrier import arrive, block_barrier, wait
 from gatefuse.kernels.triton.gate_sums import gate_weights, sum_of_gates
 from gatefuse.kernels.triton.grid_forward import RUNTIME
+from gatefuse.kernels.triton.reductions import mean_of_units, ties, ties_in_memory
 from gatefuse.kernels.triton.tile import (
     MANY,
+    anew,
     as_mask,
     at_step,
     load_carry,
     load_flag,
     load_masks,
     load_per_unit,
-    mean_of_units,
     store_carry,
     time_of,
 )
@@ -77,15 +78,15 @@ def _carried(
 
 @triton.jit
 def _products(
-    weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H: tl.constexpr, W: tl.constexpr, phase: tl.constexpr,
-    CELL: tl.constexpr, PRECISION: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr, BN: tl.constexpr,
-    SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
+    weights, d_r_ptr, fed_ptr, saved_ptr, partial_ptr, t, T, b, n, k0, slice, B, H: tl.constexpr, W: tl.constexpr,
+    phase: tl.constexpr, CELL: tl.constexpr, PRECISION: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr,
+    BN: tl.constexpr, SLICES: tl.constexpr, CHUNKS: tl.constexpr, KC: tl.constexpr, BB: tl.constexpr,
 ):  # fmt: skip
     """This program's part of what a phase's products multiplied: their columns' gradients times its weights."""
     COLUMNS: tl.constexpr = CELL.COLUMNS
     for p in tl.static_range(len(CELL.V)):
         if CELL.STAGE[p] == CELL.PHASES[phase]:
-            if SUMS == "gates" and not CELL.MEAN[p]:
+            if SUMS == "gates" and CELL.REDUCES[p] == "":
                 d = sum_of_gates(weights, d_r_ptr, t, b, k0, B, p, H, W, CELL, PRECISION, LOADS, BN, CHUNKS, KC, BB)
             else:
                 # All chunks are asked for before the first is multiplied.
@@ -102,10 +103,15 @@ def _products(
                             chunks = chunks + (tl.load(here + at, mask=there, other=0.0, cache_modifier=LOADS),)
                 d = tl.zeros((BN, BB), tl.float32)
                 for c in tl.static_range(len(chunks)):
-                    if CELL.MEAN[p]:
+                    if CELL.REDUCES[p] == "mean":
                         d += mean_of_units(chunks[c], H)
+                    elif CELL.REDUCES[p] == "amax":
+                        d += tl.sum(chunks[c].to(tl.float32), 0)[None, :]
                     else:
                         d = tl.dot(weights[CELL.FIRST[p] * CHUNKS + c], chunks[c], d, input_precision=PRECISION)
+            if CELL.REDUCES[p] == "amax":
+                count = ties_in_memory(fed_ptr, saved_ptr, t, T, b, B, H, W, BB, p, CELL)
+                d = ties(fed_ptr, saved_ptr, t, T, n, b, B, H, W, p, CELL) * (d / count)
             sums = partial_ptr + (p * SLICES + slice) * (B * W)
             tl.store(sums + (b * W + n), d, mask=(n < H) & (b < B))
 
@@ -123,8 +129,8 @@ def _meet(counter, target, CELL: tl.constexpr, FORM: tl.constexpr, POLLS: tl.con
 @triton.jit(do_not_specialize=RUNTIME)
 def grid_backward_kernel(
     x_ptr, saved_ptr, weight_ptr, initial_ptr, params_ptr, restarts_ptr, fresh_ptr, live_ptr, output_ptr, rest_ptr,
-    d_output_ptr, d_rest_ptr, d_x_ptr, d_r_ptr, d_carry_ptr, d_params_ptr, d_fresh_ptr, partial_ptr, counter_ptr,
-    i0, steps, tiles, T, B, H: tl.constexpr, W: tl.constexpr,
+    fed_ptr, d_output_ptr, d_rest_ptr, d_x_ptr, d_r_ptr, d_carry_ptr, d_params_ptr, d_fresh_ptr, partial_ptr,
+    counter_ptr, i0, steps, tiles, T, B, H: tl.constexpr, W: tl.constexpr,
     BACKWARD: tl.constexpr, CELL: tl.constexpr, ORDER: tl.constexpr,
     HAS_RESTARTS: tl.constexpr, HAS_LIVE: tl.constexpr, HAS_D_REST: tl.constexpr,
     PRECISION: tl.constexpr, FORM: tl.constexpr, POLLS: tl.constexpr, LOADS: tl.constexpr, SUMS: tl.constexpr,
@@ -149,6 +155,8 @@ def grid_backward_kernel(
         params_ptr += d * H
         output_ptr += d * H
         rest_ptr += d * H
+        if CELL.TIES:
+            fed_ptr += d * H
         d_output_ptr += d * H
         d_x_ptr += d * H
         d_r_ptr += d * H
@@ -173,7 +181,7 @@ def grid_backward_kernel(
     if SUMS == "gates":
         for p in tl.static_range(len(CELL.V)):
             for c in tl.static_range(CHUNKS):
-                if CELL.MEAN[p]:
+                if CELL.REDUCES[p] != "":
                     weights = weights + (n,)  # in its place, and read by nobody
                 else:
                     weights = weights + (gate_weights(weight_ptr, n, k0 + c * KC, p, H, W, CELL, KC),)
@@ -195,6 +203,7 @@ def grid_backward_kernel(
         for phase in tl.static_range(LAST + 1):
             if PART < 0 or 2 * phase == PART:
                 for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+                    B = anew(B, tile + i + phase, CELL)
                     b = (tile * BB + tl.arange(0, BB))[None, :]
                     real = (u < H) & (b < B)
                     e = b * W + u
@@ -238,11 +247,12 @@ def grid_backward_kernel(
             if CELL.PHASES[phase] > 0 and (PART < 0 or 2 * phase + 1 == PART):
                 met += 1
                 for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+                    B = anew(B, tile + i + phase, CELL)
                     b = (tile * BB + tl.arange(0, BB))[None, :]
                     wait(counter_ptr + tile, met * arrivals, FORM, POLLS)
                     _products(
-                        weights, d_r_ptr, partial_ptr, t, b, n, k0, slice, B, H, W, phase, CELL, PRECISION, LOADS,
-                        SUMS, BN, SLICES, CHUNKS, KC, BB,
+                        weights, d_r_ptr, fed_ptr, saved_ptr, partial_ptr, t, T, b, n, k0, slice, B, H, W, phase, CELL,
+                        PRECISION, LOADS, SUMS, BN, SLICES, CHUNKS, KC, BB,
                     )  # fmt: skip
                     if SLICES > 1:
                         arrive(counter_ptr + tile, FORM)

@@ -18,8 +18,10 @@ import triton.language as tl
 
 from gatefuse.kernels.triton.barrier import arrive, block_barrier, grid_barrier, wait
 from gatefuse.kernels.triton.exchange import load_present, store_shared
+from gatefuse.kernels.triton.reductions import of_memory
 from gatefuse.kernels.triton.tile import (
     MANY,
+    anew,
     at_step,
     begin,
     load_carry,
@@ -27,7 +29,6 @@ from gatefuse.kernels.triton.tile import (
     load_per_unit,
     load_x,
     make_slots,
-    mean_of_memory,
     split_gates,
     store_carry,
     store_kept,
@@ -98,7 +99,7 @@ def grid_forward_kernel(
     weights = ()
     for p in tl.static_range(len(CELL.V)):
         for c in tl.static_range(NK):
-            if CELL.MEAN[p]:
+            if CELL.REDUCES[p] != "":
                 weights = weights + (u,)  # in its place, and read by nobody
             else:
                 weights = weights + (weight_chunk(weight_ptr, u0, c * KC, p, H, W, CELL, ROWS, BU, KC),)
@@ -111,6 +112,7 @@ def grid_forward_kernel(
         t = time_of(i, T, d, ORDER)
         t_before = time_of(i - 1, T, d, ORDER)
         for tile in range(tl.program_id(1), tiles, tl.num_programs(1)):
+            B = anew(B, tile + i, CELL)
             b = (tile * BB + tl.arange(0, BB))[None, :]
             real = (u < H) & (b < B)
             e = b * W + u
@@ -151,8 +153,8 @@ def grid_forward_kernel(
                             else:
                                 row = rest_ptr + at_step((CELL.V[p] - 1) * T + t_before, B * W)
                                 here = tl.where(i == 0, initial_ptr + CELL.V[p] * B * W, row)
-                            if CELL.MEAN[p]:
-                                r = r + (mean_of_memory(here, b, B, H, W, LOADS, BB),)
+                            if CELL.REDUCES[p] != "":
+                                r = r + (of_memory(here, b, B, H, W, LOADS, BB, CELL.REDUCES[p]),)
                             # All chunks are asked for before the first is multiplied.
                             chunks = ()
                             row = tl.arange(0, KC)[:, None]
@@ -162,7 +164,7 @@ def grid_forward_kernel(
                             there = b
                             if BB <= 16 or HAND is not None:
                                 there = tl.minimum(b, B - 1)
-                            for c in tl.static_range(0 if CELL.MEAN[p] else NK):
+                            for c in tl.static_range(0 if CELL.REDUCES[p] != "" else NK):
                                 # The chunks differ by a number, not by a tile of addresses, which would take registers.
                                 inside = row < H - c * KC
                                 if BB > 16 and HAND is None:
@@ -180,7 +182,7 @@ def grid_forward_kernel(
                                     fresh = tl.load(other, mask=inside & restart, other=0.0)
                                     chunk = tl.where(restart, fresh, chunk)
                                 chunks = chunks + (chunk,)
-                            if not CELL.MEAN[p]:
+                            if CELL.REDUCES[p] == "":
                                 rows = _zero_rows(p, CELL, BU, BB)
                                 for c in tl.static_range(NK):
                                     rows = _product(weights[p * NK + c], chunks[c], rows, PRECISION, LEFT)

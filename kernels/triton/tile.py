@@ -38,6 +38,18 @@ def time_of(i, T, d, ORDER: tl.constexpr):
 
 
 @triton.jit
+def anew(B, turn, CELL: tl.constexpr):
+    """B, by what no compiler knows to be the same in each turn of a loop; turns count from 0.
+
+    Addresses follow from B. Those of a cell with many values would else all be found before the loop, and held in more
+    registers than there are."""
+    if CELL.MANY_VALUES:
+        return B + tl.where(turn == -B, 1, 0)
+    else:
+        return B
+
+
+@triton.jit
 def weight_chunk(
     weight_ptr, u0, k0, p: tl.constexpr, H: tl.constexpr, W: tl.constexpr, CELL: tl.constexpr, ROWS: tl.constexpr,
     BU: tl.constexpr, KC: tl.constexpr,
@@ -116,26 +128,6 @@ def gate_last(rows, N: tl.constexpr, ROWS: tl.constexpr, HP: tl.constexpr, BB: t
         return tl.permute(tl.reshape(rows, (HP, N, BB)), (0, 2, 1))
     else:
         return tl.permute(tl.reshape(rows, (N, HP, BB)), (1, 2, 0))
-
-
-@triton.jit
-def mean_of_units(tile, H: tl.constexpr):
-    """The mean of H units, of which a tile (units, samples) has all or some, the others zero: their part of it, in
-    float32, as (1, samples)."""
-    return tl.sum(tile.to(tl.float32), 0)[None, :] / H
-
-
-@triton.jit
-def mean_of_memory(ptr, b, B, H: tl.constexpr, W: tl.constexpr, LOADS: tl.constexpr, BB: tl.constexpr):
-    """The mean of H units that lie in memory, rows of W a sample, as (1, BB). A few rows at a time are added, so that a
-    sum takes no more registers than they do."""
-    ROWS: tl.constexpr = 64
-    row = tl.arange(0, ROWS)[:, None]
-    total = tl.zeros((ROWS, BB), tl.float32)
-    for k in tl.static_range(0, H, ROWS):
-        there = (row < H - k) & (b < B)
-        total += tl.load(ptr + k + (b * W + row), mask=there, other=0.0, cache_modifier=LOADS).to(tl.float32)
-    return mean_of_units(total, H)
 
 
 # More parameters than these are loaded anew where they are used.

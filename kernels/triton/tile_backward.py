@@ -15,7 +15,7 @@ def load_slots(x_ptr, saved_ptr, t, T, u, b, e, real, B, W: tl.constexpr, CELL: 
             here = saved_ptr + at_step(CELL.SAVED[j] * T + t, B * W)
             if CELL.WEIGHED[CELL.SAVED[j]]:
                 value = tl.load(here + e, mask=real, other=0.0)
-            else:  # a mean: unit 0 has what all have
+            else:  # a reduction: unit 0 has what all have
                 value = tl.load(here + b * W, mask=b < B, other=0.0)
         else:
             here = x_ptr + at_step(t, B * CELL.G * W)

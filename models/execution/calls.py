@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout as drop
 
-from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cell import Cell, Version
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.drivers.packing import moved
 from gatefuse.kernels.drivers.padding import beside_within, finals_given, inputs_within, states_within
@@ -156,9 +156,17 @@ def _compiled_layers(cell: Cell, call: Call, form: Form) -> Results | None:
     return (output,), finals
 
 
-def prepare(version: Cell, x: Tensor, call: Call, form: Form, needs_grad: bool) -> Any:
-    """The same for one form of x (T, B, I), of calls without lengths and resets; None where it can't be foreseen."""
+def prepare(driver_name: str, version: Version, x: Tensor, call: Call, form: Form, needs_grad: bool) -> Any:
+    """All layers by a driver that runs them at once, for one form of x (T, B, I), of calls without lengths and resets;
+    None where it can't be foreseen."""
     inputs, shape = call.inputs, call.states[0].shape
+    if driver_name in KERNELS:
+        if form.bidirectional or inputs:
+            return None
+        from gatefuse.kernels.loops.triton import layers as kernel_layers
+
+        again = _by_operators(version, form, without_tensors(call))
+        return kernel_layers.Prepared.of(version, driver_name, x, shape[2], form, again, needs_grad)
     if needs_grad:
         from gatefuse.kernels.loops.llvm import training as llvm_training
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gatefuse.kernels.drivers.vendor import torch_rnn
-from gatefuse.kernels.loops.operator import watched
+from gatefuse.kernels.loops.operator import PLAIN
 from gatefuse.kernels.loops.registry import KERNELS
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.runtime.threads import available
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
     from gatefuse.kernels.loops.llvm.layers import Prepared
     from gatefuse.kernels.loops.llvm.training import Prepared as Training
+    from gatefuse.kernels.loops.triton.layers import Prepared as Kernels
+    from gatefuse.kernels.task import Form
     from gatefuse.models.layers.base import Stack
 
 Answer = tuple[Tensor, Any]
@@ -37,7 +39,8 @@ class _Known(NamedTuple):
     Attributes:
         name: the driver's.
         needs_grad: whether gradients are wanted.
-        prepared: the layers' compiled code and its arguments, for results or with gradients, where they are known.
+        prepared: what runs the layers, for results or with gradients, where it is known.
+        in_time: whether it is given x time first, and not only told where it lies.
         shape: of the states that may be given, (L * D, B, H).
         first: those that a call begins with to which none are given, where nobody writes into them; else None.
         call: one of that form, without tensors.
@@ -45,7 +48,8 @@ class _Known(NamedTuple):
 
     name: str
     needs_grad: bool
-    prepared: Prepared | Training | None
+    prepared: Prepared | Training | Kernels | None
+    in_time: bool
     shape: tuple[int, ...]
     first: tuple[Tensor, ...] | None
     call: Call
@@ -58,25 +62,24 @@ def repeated(layer: Stack, x: Any, state: Any, inputs: Any = None) -> Answer | N
     cell = layer.cell.current()
     forms = cell.made.get(repeated)
     beside = () if inputs is None else _beside(cell, inputs, x, layer.batch_first)
-    known = None if forms is None or beside is None else forms.get(_key(layer, x, beside))
+    if forms is None or beside is None:
+        return None
+    form = layer._form(layer.batch_first)
+    known = forms.get(_key(layer, form, x, beside))
     # what a parametrization computes, it is to compute once a call
-    if known is None or beside is None or x.is_neg() or "parametrizations" in layer._modules:
+    if known is None or x.is_neg() or "parametrizations" in layer._modules:
         return None
     states = _states(state, known, cell, x)
     if states is None:
         return None
     weights = layer._flat()
-    if weights[0].dtype != x.dtype or weights[0].device != x.device:
+    if not _as_known(known, x, (*states, *beside), weights):
         return None
-    others = *states, *beside
-    if known.needs_grad != _needs_grad(x, others, weights) or watched(*others, *weights):
-        return None
-    form = layer._form(layer.batch_first)
     if known.name == "vendor":
         output, finals = torch_rnn.step(x, states, weights, form)
         return output, finals
     if known.prepared is not None:
-        in_time = x.transpose(0, 1) if known.needs_grad and form.batch_first else x
+        in_time = x.transpose(0, 1) if known.in_time and form.batch_first else x
         output, finals = known.prepared.run(in_time, states, weights, beside)
     else:
         in_time = x.transpose(0, 1) if form.batch_first else x
@@ -108,23 +111,26 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     if x.is_cpu:
         with torch.inference_mode(False):  # they outlive this call
             first = tuple([torch.full(shape, value, dtype=x.dtype) for value in cell.init])
-    if name == "llvm":
-        in_time = x.transpose(0, 1) if layer.batch_first else x
-        prepared = prepare(cell, in_time, call, form, needs_grad)
+    if name != "vendor":
+        turned = x.transpose(0, 1) if layer.batch_first else x
+        prepared = prepare(name, cell, turned, call, form, needs_grad)
     forms = cell.made.setdefault(repeated, {})
     if len(forms) >= _MOST:
         forms.clear()
-    known = _Known(name, needs_grad, prepared, tuple(shape), first, without_tensors(call))
-    forms[_key(layer, x, call.inputs)] = known
+    in_time = needs_grad or name in KERNELS
+    known = _Known(name, needs_grad, prepared, in_time, tuple(shape), first, without_tensors(call))
+    forms[_key(layer, form, x, call.inputs)] = known
 
 
-def _key(layer: Stack, x: Tensor, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
-    threads = (torch.get_num_threads(), available()) if x.is_cpu else tf32_allowed()
-    return (
-        x.shape, x.stride(), x.dtype, x.device, layer.input_size, layer.hidden_size, layer._form(layer.batch_first),
-        layer.driver, torch.is_grad_enabled(), threads, torch.are_deterministic_algorithms_enabled(),
-        *[a.shape for a in inputs],
+def _key(layer: Stack, form: Form, x: Tensor, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
+    # on a CPU kernels run in Triton's interpreter
+    compiled = x.is_cpu and layer.driver not in KERNELS
+    settings = (torch.get_num_threads(), available()) if compiled else tf32_allowed()
+    key = (
+        x.shape, x.stride(), x.dtype, x.device, layer.input_size, layer.hidden_size, form, layer.driver,
+        torch.is_grad_enabled(), settings, torch.are_deterministic_algorithms_enabled(),
     )  # fmt: skip
+    return (*key, *[a.shape for a in inputs]) if inputs else key
 
 
 def _something_around(x: Tensor) -> bool:
@@ -133,8 +139,23 @@ def _something_around(x: Tensor) -> bool:
         compiler_around() is not None
         or forward_ad._current_level >= 0
         or autocast_on(x.device)
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.jit.is_tracing()
     )
+
+
+def _as_known(known: _Known, x: Tensor, others: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """Whether the weights are for such an x, gradients are wanted as of that form, and no tensor is more than one."""
+    if weights[0].dtype != x.dtype or weights[0].device != x.device:
+        return False
+    wanted = x.requires_grad
+    for tensors in (weights, others):
+        for tensor in tensors:
+            if type(tensor) not in PLAIN:
+                return False
+            wanted = wanted or tensor.requires_grad
+    return (wanted and torch.is_grad_enabled()) == known.needs_grad
 
 
 def _beside(cell: Cell, inputs: Any, x: Tensor, batch_first: bool) -> tuple[Tensor, ...] | None:

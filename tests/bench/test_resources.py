@@ -142,3 +142,39 @@ def test_weights_stay_on_the_chip_at_every_size(tmp_path):
             assert row["step_barriers"] <= (10 if row["cell"] == "gru_reset_first" else 5), said
         assert row["batch_tile"] >= 16, said
         assert row["programs"] <= 132, said
+
+
+MANY_VALUES = """
+from gatefuse.bench.resources import cases
+from gatefuse.bench.__main__ import main
+import sys, torch
+
+block, grid, _ = cases.LOOPS
+block = block._replace(hidden=(64,), dtypes=(torch.bfloat16,))
+grid = grid._replace(hidden=(512,))
+cases.LOOPS = (
+    block._replace(cells=("layer_norm_lstm", "layer_norm_gru")),
+    grid._replace(cells=("layer_norm_lstm",), batches=(16,)),
+    grid._replace(cells=("layer_norm_gru",), batches=(16, 64)),
+)
+cases.others = list
+main(["resources", "--arch", "sm_90", "--reports", sys.argv[1]])
+"""
+
+
+@pytest.mark.slow
+def test_cells_of_many_values_take_little_stack(tmp_path):
+    """Where a compiler may find all addresses before the loop, they take up to 256 bytes."""
+    try:
+        compilation.cuobjdump()
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    compiling(MANY_VALUES, tmp_path / "cache", tmp_path, options=("-W", "error"))
+    rows = report.read(tmp_path / "resources" / "sm_90.csv")
+    assert set(rows["error"]) == {""}
+    # a tile of the batch more backward, of 64 samples
+    assert len(rows) == 2 * 2 + 2 * 2 + 1
+    for _, row in rows.iterrows():
+        said = f"{row['loop']} {row['cell']} tile {row['batch_tile']} {row['way']}"
+        assert row["resident"], said
+        assert row["stack_bytes"] <= 32, said

@@ -6,7 +6,8 @@ from torch import sigmoid, tanh
 from torch.testing import assert_close
 
 import gatefuse
-from gatefuse import Recurrent, cell, find_cell, layer_norm
+from gatefuse import Recurrent, cell, cell_names, find_cell, layer_norm
+from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.tiling.tiles import block_tiles
 
@@ -143,3 +144,8 @@ def test_many_values_have_more_warps():
     for name in ("lstm", "peephole_lstm", "slstm"):
         assert block_tiles(64, "backward", find_cell(name).program) == block_tiles(64)
     assert block_tiles(64).warps == 4
+
+
+def test_addresses_of_many_values_are_found_where_they_are_used():
+    many = {name for name in cell_names() if cell_shape(find_cell(name)).MANY_VALUES}
+    assert many == {"layer_norm_lstm", "layer_norm_gru"}

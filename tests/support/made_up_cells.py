@@ -72,6 +72,15 @@ def competing(x, R, h, c, *, p):
 
 
 @cell(gates="a b")
+def attending(x, R, h, c):
+    """A softmax over units, of which some tie, between two products, and the largest of its weights"""
+    a = (x.a + R.a(h)).clamp(-0.3, 0.3)
+    e = exp(a - a.amax(-1, keepdim=True))
+    s = e / e.sum(-1, keepdim=True)
+    return tanh(x.b + R.b(s * h) + 0.3 * (a * s).amax(-1, keepdim=True)), 0.5 * c + s * a.amax(-1, keepdim=True)
+
+
+@cell(gates="a b")
 def asking_again(x, R, h, c):
     """One gate's weights in three products, of two stages"""
     c = 0.5 * c + tanh(R.b(c) + R.b(h))
@@ -86,5 +95,5 @@ def without_weights(x, R, h):
 
 ALL = (
     *(indrnn, multiplicative_lstm, computed_first, three_stages, warm_start, two_vectors, mixed_stage),
-    *(centered, competing, asking_again, without_weights),
+    *(centered, competing, attending, asking_again, without_weights),
 )

@@ -63,8 +63,9 @@ def _row(
     floor = BARRIER * T
     return {
         "cell": cell, "contender": contender, "mode": mode, "dtype": dtype, "I": H, "H": H, "B": B, "T": T, "layers": 1,
-        "bidirectional": False, "shape_name": "", "fill": fill, "status": "ok", "note": "", "driver": driver,
-        "samples": 20, "p20": 0.99 * p50, "p50": p50, "p80": 1.01 * p50, "wall_p50": 1.05 * p50, "graph_p50": 0.9 * p50,
+        "bidirectional": False, "shape_name": "", "fill": fill, "heads": 1, "status": "ok", "note": "",
+        "driver": driver, "samples": 20, "p20": 0.99 * p50, "p50": p50, "p80": 1.01 * p50, "wall_p50": 1.05 * p50,
+        "graph_p50": 0.9 * p50,
         "us_per_step": p50 * 1e6 / T, "tokens_per_second": B * T * fill / p50, "baseline": "scratch 2 products",
         "speedup": base / p50, "peak_memory_bytes": 4.0 * B * T * H, "error": 1e-3, "first_call_seconds": 0.5,
         "compile_seconds": 0.4, "flop": 1e9, "bytes": 1e6, "matrix_rate": MATRIX, "copy_rate": COPY,

@@ -23,8 +23,9 @@ def depth(row: pd.Series | dict) -> str:
     """What isn't plain of a shape: ``3 layers, both directions, half full, kraken``."""
     layers = f"{row['layers']} layers" if row["layers"] > 1 else ""
     both = "both directions" if row["bidirectional"] == "True" else ""
+    heads = f"{row['heads']} heads" if row.get("heads", 1) > 1 else ""
     full = f"{percent(row['fill'])} full" if row.get("fill", 1.0) < 1 else ""
-    return ", ".join(part for part in (layers, both, full, row["shape_name"]) if part)
+    return ", ".join(part for part in (layers, both, heads, full, row["shape_name"]) if part)
 
 
 def counted(values: pd.Series) -> str:

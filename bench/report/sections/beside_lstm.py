@@ -11,7 +11,7 @@ from ..document.blocks import Block, Heading, Table
 from ..document.figures import geometric, mean
 
 _LSTM = "lstm"
-_SAME = ["H", "B", "T", "I", "layers", "bidirectional", "fill", "dtype", "mode"]
+_SAME = ["H", "B", "T", "I", "layers", "bidirectional", "heads", "fill", "dtype", "mode"]
 
 
 def beside_lstm(ok: pd.DataFrame) -> pd.DataFrame:

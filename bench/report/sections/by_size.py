@@ -39,5 +39,7 @@ def by_size(rows: pd.DataFrame, texts: list[str]) -> pd.DataFrame:
 
 
 def _lines(rows: pd.DataFrame) -> pd.DataFrame:
-    network = [depth(row) for row in rows[["layers", "bidirectional", "fill", "shape_name"]].to_dict("records")]
+    network = [
+        depth(row) for row in rows[["layers", "bidirectional", "heads", "fill", "shape_name"]].to_dict("records")
+    ]
     return rows[["H", "T", "I"]].assign(network=network)

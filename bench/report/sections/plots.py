@@ -126,8 +126,9 @@ def _middle(keys: list[tuple]) -> tuple:
 
 
 def _alike(rows: pd.DataFrame) -> pd.DataFrame:
-    """One layer, one direction, every sample full."""
-    return rows[(rows["layers"] == 1) & (rows["bidirectional"] != "True") & (rows["fill"] == 1)]
+    """One layer, one direction, one head, every sample full."""
+    plain = (rows["layers"] == 1) & (rows["bidirectional"] != "True") & (rows["heads"] == 1)
+    return rows[plain & (rows["fill"] == 1)]
 
 
 PLOTS = (

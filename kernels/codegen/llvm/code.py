@@ -52,6 +52,11 @@ class Number:
         other = Number(self._code, self._other(other))
         return self._code.choose(self.compare("<", other), self, other)
 
+    def most(self, other: Any) -> Number:
+        """The larger of the two."""
+        other = Number(self._code, self._other(other))
+        return self._code.choose(self.compare(">", other), self, other)
+
     @property
     def pointer(self) -> Any:
         """The place in memory of that number."""

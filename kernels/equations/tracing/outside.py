@@ -53,6 +53,14 @@ class Reference(NamedTuple):
         """As the equations write it."""
         return ".".join((self.name, *self.path))
 
+    @property
+    def at_once(self) -> tuple[dict[str, Any], str, Any]:
+        """A dict, a name and a value: where the dict has that very value by the name, the reference holds. Of most, a
+        module's globals; of those that a look-up can't answer, an empty one."""
+        if type(self.space) is not dict or self.path or self.found is None or isinstance(self.found, CHANGING):
+            return {}, "", self
+        return self.space, self.name, self.found
+
     def holds(self) -> bool:
         """Whether the same is found there now."""
         try:

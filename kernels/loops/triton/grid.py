@@ -15,17 +15,17 @@ from triton.runtime import driver
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.constexpr import cell_shape
-from gatefuse.kernels.codegen.device_functions import device_functions
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.equations.program import computed
 from gatefuse.kernels.loops.buffers import Forward, Gradients, Upstream
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.triton.constants import Call, call_of, constants
 from gatefuse.kernels.loops.triton.handing import fill, hand
 from gatefuse.kernels.loops.weight_gradients import finish
 from gatefuse.kernels.runtime import debug
 from gatefuse.kernels.runtime.device import Limits, limits
 from gatefuse.kernels.runtime.launcher import launch
-from gatefuse.kernels.runtime.settings import interpreted, precision
+from gatefuse.kernels.runtime.settings import interpreted
 from gatefuse.kernels.tiling import overrides
 from gatefuse.kernels.tiling import tiles as tiling
 from gatefuse.kernels.tiling.tiles import GridBackwardTiles, GridTiles, grid_backward_tiles, grid_tiles
@@ -56,25 +56,20 @@ class _Launch(NamedTuple):
 _CONSTANTS = {"forward": {"ROWS": "gates", "LEFT": "weights"}, "backward": {"SUMS": "one"}}
 
 
-def _launch_of(loop: Sequence, way: str) -> _Launch:
+def _launch_of(loop: Sequence, way: str, *flags: bool) -> _Launch:
     """Found once for all that it depends on, but where something is tried."""
-    x, order = loop.x, loop.order
-    masks = loop.restarts is not None, loop.live is not None
-    form = _form(x)
-    given = (
-        way, loop.B, loop.H, x.dtype, limits(x.device), order, masks, precision(x.dtype), form, _polls(form),
-        tiling._SPLIT,
-    )  # fmt: skip
+    x, form = loop.x, _form(loop.x, loop.debug)
     find = _made if overrides.nothing() else _made.__wrapped__  # type: ignore[attr-defined]
-    return find(loop.cell.current(), *given)
+    held = limits(x.device), form, _polls(form), tiling._SPLIT
+    return find(loop.cell.current(), way, loop.B, x.dtype, loop.directions, call_of(loop, *flags), *held)
 
 
 @per_call
 def _made(
-    cell: Cell, way: str, B: int, H: int, dtype: torch.dtype, held: Limits, order: str, masks: tuple[bool, bool],
-    precision: str, form: str, polls: int, *_: Any,
+    cell: Cell, way: str, B: int, dtype: torch.dtype, directions: int, call: Call, held: Limits, form: str,
+    polls: int, *_: Any,
 ) -> _Launch:  # fmt: skip
-    directions = 2 if order == "both" else 1
+    H = call[0]
     sizes = cell.program, H, B, dtype.itemsize, held, directions
     cut = grid_tiles(*sizes) if way == "forward" else grid_backward_tiles(*sizes)
     tiles = -(-B // cut.BB)
@@ -88,9 +83,8 @@ def _made(
     if _INTERPRETED:  # where there is no other form of the barrier
         tried.pop("FORM", None)
     options = {
-        "CELL": cell_shape(cell), "ORDER": order, "HAS_RESTARTS": masks[0], "HAS_LIVE": masks[1],
-        "PRECISION": precision, "FORM": form, "POLLS": polls, "LOADS": ".cg", "num_warps": cut.warps, "num_stages": 1,
-        **_CONSTANTS[way], **sized, **resident, **tried,
+        **constants(cell, way, call), "FORM": form, "POLLS": polls, "LOADS": ".cg", "num_warps": cut.warps,
+        "num_stages": 1, **_CONSTANTS[way], **sized, **resident, **tried,
     }  # fmt: skip
     if options["FORM"] == "flag":
         if form == "portable":
@@ -105,12 +99,12 @@ def _made(
     return _Launch((cut.units, min(tiles, room), directions), tiles, cut, parts, options)
 
 
-def _form(x: Tensor) -> str:
+def _form(x: Tensor, delayed: bool) -> str:
     if _INTERPRETED:
         return "launch"
     if torch.version.hip if x.is_cuda else driver.active.get_current_target().backend != "cuda":
         return "portable"
-    return "delayed" if debug.on() else "ptx"
+    return "delayed" if delayed else "ptx"
 
 
 def _polls(form: str) -> int:
@@ -129,7 +123,7 @@ def _turns(loop: Sequence, parts: tuple[int, ...], whole: int) -> Iterator[tuple
 
 
 def _counters(loop: Sequence, tiles: int) -> Tensor:
-    return torch.zeros(loop.directions, tiles, dtype=torch.int32, device=loop.x.device)
+    return loop.x.new_zeros(loop.directions, tiles, dtype=torch.int32)
 
 
 def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
@@ -137,22 +131,20 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
     kept = loop.buffers(save, all_states)
     # What programs exchange has a fresh address each step, also where no backward wants it.
-    exchanged = kept.fed if save or not kept.fed.shape[0] else debug.empty(x, kept.fed.shape[0], T, B, loop.W)
+    exchanged = kept.fed if save or not kept.fed.shape[0] else loop.empty(x, (kept.fed.shape[0], T, B, loop.W))[0]
     if T * B * H:
-        functions, found = device_functions(loop.cell, loop.H), _launch_of(loop, "forward")
-        states = loop.states
+        bias, states = loop.columns_bias(), loop.states
+        found = _launch_of(loop, "forward", bias is not None, kept.rest.shape[0] > 0, save)
         if found.options["FORM"] == "flag":
             fill((kept.output, kept.rest, exchanged))
             # Loaded as what is exchanged is, in whole vectors.
             states = states.clone() if states.data_ptr() % 16 else states
-        bias, weights, counters = loop.columns_bias(), loop.columns_weight(), _counters(loop, found.tiles)
+        weights, counters = loop.columns_weight, _counters(loop, found.tiles)
         for i, steps, until in _turns(loop, found.parts, 0):
             launch(
                 grid_forward_kernel, found.grid, x, weights, bias, states, loop.parameters, loop.restarts,
                 loop.fresh, loop.live, kept.output, kept.rest, kept.finals, kept.saved, exchanged, counters, i, steps,
-                found.tiles, T, B, H, loop.W,
-                UPDATE=functions.update, VECTORS=functions.any_vectors, HAS_BIAS=bias is not None,
-                KEEP=kept.rest.shape[0] > 0, SAVE=save, UNTIL=until, **found.options,
+                found.tiles, T, B, H, loop.W, UNTIL=until, **found.options,
             )  # fmt: skip
     return kept.result()
 
@@ -162,15 +154,15 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
     T, B, H, x = loop.T, loop.B, loop.H, loop.x
     d = loop.gradients(upstream.finals)
     if T * B * H:
-        functions, found = device_functions(loop.cell, loop.H), _launch_of(loop, "backward")
+        found = _launch_of(loop, "backward", upstream.rest is not None)
         assert isinstance(found.cut, GridBackwardTiles)
-        weights, counters = loop.columns_weight(), _counters(loop, found.tiles)
-        partial = debug.empty(d.states, len(loop.program.products), found.cut.SLICES, B, loop.W)
+        weights, counters = loop.columns_weight, _counters(loop, found.tiles)
+        (partial,) = loop.empty(d.states, (len(loop.program.products), found.cut.SLICES, B, loop.W))
         for i, steps, part in (*_turns(loop, found.parts, -1), *[(T, 0, 0)] * _INTERPRETED):
             launch(
                 grid_backward_kernel, found.grid, x, kept.saved, weights, loop.states, loop.parameters, loop.restarts,
-                loop.fresh, loop.live, kept.output, kept.rest, upstream.output, upstream.rest, *d, partial, counters,
-                i, steps, found.tiles, T, B, H, loop.W,
-                BACKWARD=functions.any_backward, HAS_D_REST=upstream.rest is not None, PART=part, **found.options,
+                loop.fresh, loop.live, kept.output, kept.rest, kept.fed if loop.shape.TIES else None, upstream.output,
+                upstream.rest, *d, partial, counters, i, steps, found.tiles, T, B, H, loop.W, PART=part,
+                **found.options,
             )  # fmt: skip
     return finish(loop, kept, d)

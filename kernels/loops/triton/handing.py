@@ -40,12 +40,12 @@ def hand(cell: Cell, dtype: torch.dtype, H: int, tile: int, threads: int, polls:
     """For tiles of so many exchanged elements; after ``polls`` polls, where that isn't 0, the kernel ends in a trap.
 
     Raises:
-        ValueError: there is no such exchange for the dtype, or the cell has means over units.
+        ValueError: there is no such exchange for the dtype, or the cell has reductions over units.
     """
     if dtype not in _QUIET:
         raise ValueError(f"FORM flag must be tried in float32, bfloat16 or float16. Got {dtype}.")
     if any(p.reduces for p in cell.program.products):
-        raise ValueError(f"FORM flag must be tried with a cell without means over its units. Got {cell.name}.")
+        raise ValueError(f"FORM flag must be tried with a cell that reduces nothing over its units. Got {cell.name}.")
     bits = dtype.itemsize * 8
     lanes = next(n for n in (4, 2, 1) if H % n == 0)
     words, pack = max(1, lanes * bits // 32), max(1, tile // (lanes * threads))

@@ -7,13 +7,13 @@ they fill, and backward the launches and the products over all steps: no operato
 from __future__ import annotations
 
 from collections.abc import Sequence as Several
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.cell import Cell, Version
 from gatefuse.kernels.codegen.constexpr import cell_shape
 from gatefuse.kernels.codegen.per_cell import per_call
 from gatefuse.kernels.loops.again import Again, differentiable, needed
@@ -24,6 +24,8 @@ from gatefuse.kernels.loops.inputs import Sequence
 from gatefuse.kernels.loops.layer_weights import dense, weight_shapes
 from gatefuse.kernels.loops.registry import run_loop
 from gatefuse.kernels.loops.triton.spare_units import padded, wider, wider_weights
+from gatefuse.kernels.runtime.device import current
+from gatefuse.kernels.runtime.settings import precision
 from gatefuse.kernels.task import Form
 
 
@@ -48,11 +50,46 @@ def layers(
         held = _wider_weights(version, form, x, weights, H, W)
         output, finals = layers(cell, loop, x, [wider(s, W) for s in states], held, form, again)
         return output[..., :H], tuple([s[..., :H] for s in finals])
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *states, *weights)):
-        output, *finals = _Layers.apply(version, loop, form, again, x, *states, *weights)
-        return output, tuple(finals)
-    ran = _run(version, loop, form, x, states, weights, False)
-    return ran[-1][1].output, _finals(version, x, ran)
+    needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *states, *weights))
+    shapes = _shapes(version, form, x.shape[2], H)
+    return Prepared(version, loop, form, again, shapes, needs_grad, precision(x.dtype)).run(x, states, weights)
+
+
+class Prepared(NamedTuple):
+    """Layers for one form of x, as ``layers`` runs them.
+
+    Attributes:
+        shapes: those that weights must have.
+        precision: how kernels multiply.
+    """
+
+    cell: Version
+    loop: str
+    form: Form
+    again: Again
+    shapes: tuple[tuple[int, ...], ...]
+    needs_grad: bool
+    precision: str
+
+    @staticmethod
+    def of(
+        version: Version, loop: str, x: Tensor, H: int, form: Form, again: Again, needs_grad: bool
+    ) -> Prepared | None:
+        """For an input like x (T, B, I), and H units; None where kernels are to have spare ones."""
+        if padded(version, H) != H:
+            return None
+        shapes = _shapes(version, form, x.shape[2], H)
+        return Prepared(version, loop, form, again, shapes, needs_grad, precision(x.dtype))
+
+    def run(
+        self, x: Tensor, states: Several[Tensor], weights: Several[Tensor], inputs: Several[Tensor] = ()
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As ``layers``; inputs beside the gates there are none."""
+        if self.needs_grad:
+            output, *finals = _Layers.apply(self, x, *states, *weights)
+            return output, tuple(finals)
+        ran = _run(self, x, states, weights, False)
+        return ran[-1][1].output, _finals(ran)
 
 
 _Ran = list[tuple[Sequence, Forward]]
@@ -60,37 +97,42 @@ _Ran = list[tuple[Sequence, Forward]]
 
 class _Layers(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, cell: Cell, loop: str, form: Form, again: Again, x: Tensor, *tensors: Tensor):
-        S = len(cell.states)
-        ran = _run(cell, loop, form, x, tensors[:S], tensors[S:], True)
+    def forward(ctx: Any, prepared: Prepared, x: Tensor, *tensors: Tensor):
+        S = len(prepared.cell.states)
+        ran = _run(prepared, x, tensors[:S], tensors[S:], True)
+        kept: list[Tensor | None] = []
+        for loop, (output, rest, _, saved, fed) in ran:
+            kept += loop.x, loop.states, output, rest, saved, fed, loop.multiplied
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *tensors, *[t for sequence, kept in ran for t in (sequence.x, sequence.states, *kept)])
-        ctx.cell, ctx.loop, ctx.form, ctx.again, ctx.given = cell, loop, form, again, 1 + len(tensors)
+        ctx.save_for_backward(x, *tensors, *kept)
+        ctx.prepared, ctx.cell, ctx.again = prepared, prepared.cell, prepared.again
         # What the caller gets shares no memory with what the backward reads, so that it may be changed in place.
-        return ran[-1][1].output.clone(), *_finals(cell, x, ran)
+        return ran[-1][1].output.clone(), *_finals(ran)
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor | None, *d_finals: Tensor | None):
         saved, given = ctx.saved_tensors, (d_output, *d_finals)
-        leaves = saved[: ctx.given]
+        end = 1 + len(ctx.cell.states) + len(ctx.prepared.shapes)
         if needed(given):
-            found = differentiable(ctx, list(leaves), 0, given)
+            found = differentiable(ctx, list(saved[:end]), 0, given)
         else:
-            found = _gradients(ctx, leaves, saved[ctx.given :], d_output, d_finals)
-        return None, None, None, None, *found
+            found = _gradients(ctx, saved[:end], saved[end:], d_output, d_finals)
+        return None, *found
 
 
-def _run(
-    cell: Cell, loop: str, form: Form, x: Tensor, states: Several[Tensor], weights: Several[Tensor], save: bool
-) -> _Ran:
+def _run(prepared: Prepared, x: Tensor, states: Several[Tensor], weights: Several[Tensor], save: bool) -> _Ran:
     """Each layer's sequence and what its loop filled."""
-    L, _, H = states[0].shape
-    held = dense(cell, form, weights, _shapes(cell, form, x.shape[2], H), x)
+    cell, loop, form, _, shapes, *_ = prepared
+    L, held = form.num_layers, dense(cell, form, weights, shapes, x)
     each, ran = len(held) // L, []
-    with torch.cuda.device_of(x):
+    with current(x):
         for k in range(L):
-            first = torch.cat(states) if L == 1 else torch.stack([s[k] for s in states])  # type: ignore[arg-type]
-            sequence = _sequence(cell, form, plain(x), plain(first), held[k * each : (k + 1) * each])
+            if L > 1:
+                first = torch.stack([s[k] for s in states])
+            else:
+                first = torch.cat(states) if len(states) > 1 else plain(states[0])  # type: ignore[arg-type]
+            sequence = _sequence(cell, form, x if k else plain(x), first, held[k * each : (k + 1) * each])
+            sequence.precision = prepared.precision
             kept = run_loop(loop, "forward", sequence, save, False)
             ran.append((sequence, kept))
             x = kept.output
@@ -125,12 +167,11 @@ def _again(cell: Cell, form: Form, product: Tensor, first: Tensor, weights: Seve
     return Sequence(cell, product, first, weights[1], bias, rows, None, None, None, "forward")
 
 
-def _finals(cell: Cell, x: Tensor, ran: _Ran) -> tuple[Tensor, ...]:
-    """The final states, each in memory of its own, so that they may be changed in place."""
+def _finals(ran: _Ran) -> tuple[Tensor, ...]:
+    """The final states, of which each may be changed in place: nothing else reads that memory."""
     if len(ran) == 1:
-        finals = ran[0][1].finals
-        return tuple([finals[s : s + 1].clone() for s in range(len(cell.states))])
-    return tuple([torch.stack([kept.finals[s] for _, kept in ran]) for s in range(len(cell.states))])
+        return tuple(ran[0][1].finals.unsafe_split(1))
+    return tuple([torch.stack(each) for each in zip(*[kept.finals.unbind() for _, kept in ran], strict=True)])
 
 
 def _gradients(
@@ -141,32 +182,35 @@ def _gradients(
     d_finals: tuple[Tensor | None, ...],
 ) -> list[Tensor | None]:
     """Of x, the states and the weights."""
-    cell, form, S, wanted = ctx.cell, ctx.form, len(ctx.cell.states), ctx.needs_input_grad[4:]
-    x, states, weights = leaves[0], leaves[1 : 1 + S], without_gaps(leaves[1 + S :])
-    (T, B, _), (L, _, H) = x.shape, states[0].shape
-    each, per_layer = len(weights) // L, len(saved) // L
-    d: Tensor | None = x.new_zeros(T, B, H) if d_output is None else plain(d_output)
+    cell, loop, form, *_ = ctx.prepared
+    S, L, wanted = len(cell.states), form.num_layers, ctx.needs_input_grad[1:]
+    x, weights, kept = leaves[0], without_gaps(leaves[1 + S :]), without_gaps(saved)
+    each, per_layer, (first, output) = len(weights) // L, len(kept) // L, kept[1:3]
+    d: Tensor | None = torch.zeros_like(output) if d_output is None else plain(d_output)
     d_states: list[Tensor] = []
     d_weights: list[Tensor | None] = []
-    with torch.cuda.device_of(x):
+    with current(x):
         for k in reversed(range(L)):
-            product, first, *kept = without_gaps(saved[k * per_layer : (k + 1) * per_layer])
+            product, first, output, rest, sums, fed, multiplied = kept[k * per_layer : (k + 1) * per_layer]
             own = weights[k * each : (k + 1) * each]
             sequence = _again(cell, form, product, first, own)
-            if d_finals.count(None) == S:
-                d_last = torch.zeros_like(first)
-            else:
+            if multiplied is not None and sequence.precision == ctx.prepared.precision:
+                sequence.columns_weight = multiplied
+            d_last = None
+            if d_finals.count(None) < S:
                 d_last = torch.stack([torch.zeros_like(first[0]) if v is None else v[k] for v in d_finals])
             assert d is not None
-            upstream = Upstream(d, None, d_last)
-            found = run_loop(ctx.loop, "backward", sequence, Forward(*kept), upstream)
-            given = plain(saved[(k - 1) * per_layer + 2] if k else x)
+            filled = Forward(output, rest, first, sums, fed)  # but for the finals, which no backward reads
+            found = run_loop(loop, "backward", sequence, filled, Upstream(d, None, d_last))
+            given = kept[(k - 1) * per_layer + 2] if k else plain(x)
             d_input = wanted[0] if k == 0 else True
             at = 1 + S + k * each
             d, own_gradients = _of_input(cell, form, found, own[0], given, d_input, wanted[at : at + each])
             d_weights = [*own_gradients, *d_weights]
             d_states.insert(0, found.states)
-    of_states = (d_states[0].unsqueeze(1) if L == 1 else torch.stack(d_states, 1)).unbind()
+    of_states: Several[Tensor | None] = [None] * S
+    if any(wanted[1 : 1 + S]):
+        of_states = (d_states[0].unsqueeze(1) if L == 1 else torch.stack(d_states, 1)).unbind()
     return [d, *of_states, *d_weights]
 
 
@@ -183,4 +227,4 @@ def _of_input(
         same = cell_shape(cell).ADDITIVE and found.bias is not None
         d_bias = (found.bias.clone() if same else rows.sum(0)) if wanted[2] else None  # type: ignore[union-attr]
         gradients += [d_bias, found.bias]
-    return d_x, [*gradients, *found.parameters.unbind()]
+    return d_x, [*gradients, *(found.parameters.unbind() if cell.parameters else ())]

@@ -32,8 +32,8 @@ def forward(loop: Sequence, save: bool, all_states: bool) -> Forward:
     if loop.order == "both":
         found = [forward(each, save, all_states) for each in _apart(loop)]
         return Forward(*join(list(zip(*found, strict=True)), FORWARD, loop.H))
-    key = _key(loop, "forward", save, all_states)
-    if not _wanted(loop, key, "forward"):
+    key = _wanted(loop, "forward", save, all_states)
+    if key is None:
         return step_launches.forward(loop, save, all_states).result()
 
     def run(*inputs: Any) -> Forward:
@@ -63,14 +63,14 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
             for d, part in enumerate(_apart(loop))
         ]
         return Gradients(*join(list(zip(*each, strict=True))[: len(GRADIENTS)], GRADIENTS, loop.H))
-    key = _key(loop, "backward", upstream.rest is not None)
-    if not _wanted(loop, key, "backward"):
+    key = _wanted(loop, "backward", upstream.rest is not None)
+    if key is None:
         return finish(loop, kept, step_launches.backward(loop, kept, upstream))
 
     def run(*tensors: Any) -> Backward:
-        *inputs, output, rest, saved, d_output, d_rest, d_finals = tensors
+        *inputs, output, rest, saved, fed, d_output, d_rest, d_finals = tensors
         piece = Sequence(loop.cell, *[*inputs, loop.order])
-        before = Forward(output, rest, piece.states, saved, fed=output[:0])
+        before = Forward(output, rest, piece.states, saved, output[:0] if fed is None else fed)
         return step_launches.backward(piece, before, Upstream(d_output, d_rest, d_finals))
 
     # Where every slot is saved, no kernel reads x.
@@ -80,9 +80,10 @@ def backward(loop: Sequence, kept: Forward, upstream: Upstream) -> Gradients:
         for part, replay in _replays(parts(loop.T, loop.reverse, "backward")[::-1], key, run, _SHARED | unread):
             steps = part.steps
             d_rest = None if upstream.rest is None else upstream.rest[:, steps]
+            fed = kept.fed[:, steps] if loop.shape.TIES else None
             found = replay((
-                *_inputs(loop, part, _before(loop, kept, part)),
-                kept.output[steps], kept.rest[:, steps], kept.saved[:, steps], upstream.output[steps], d_rest, d.states,
+                *_inputs(loop, part, _before(loop, kept, part)), kept.output[steps], kept.rest[:, steps],
+                kept.saved[:, steps], fed, upstream.output[steps], d_rest, d.states,
             ))  # fmt: skip
             d.x[steps] = found.x
             if d.r is not d.x:
@@ -103,15 +104,17 @@ def _apart(loop: Sequence) -> list[Sequence]:
     return found
 
 
-def _wanted(loop: Sequence, key: Hashable, way: str) -> bool:
-    """Whether this call is cut into recorded parts."""
-    worth = worth_recording(loop.T, loop.B, loop.H, way)
-    return worth and recording.possible(loop.x.device) and recording.again(key)
+def _wanted(loop: Sequence, way: str, *flags: bool) -> Hashable | None:
+    """Where this call is cut into recorded parts, their key; else None."""
+    if not worth_recording(loop.T, loop.B, loop.H, way) or not recording.possible(loop.x.device):
+        return None
+    key = _key(loop, way, *flags)
+    return key if recording.again(key) else None
 
 
 def _key(loop: Sequence, *flags: Any) -> Hashable:
     """All that a part's kernels depend on, but for its length."""
-    given = tuple(v is not None for v in (loop.bias, loop.restarts, loop.live))
+    given = loop.bias is not None, loop.restarts is not None, loop.live is not None
     return loop.cell.key, loop.x.dtype, loop.B, loop.H, loop.order, given, flags, _products()
 
 

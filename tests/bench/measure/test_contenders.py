@@ -53,6 +53,20 @@ def test_contenders_agree_where_lengths_are_given(cell, mode, both):
     assert "torch.nn padded" not in {c.name for c in who.contenders(Group(Shape("lstm", 5, 4, 9, 3), "float32", mode))}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("cell", "mode"), [("slstm", "training"), ("lstm", "forward")])
+def test_contenders_agree_where_r_is_of_heads(cell, mode):
+    group = Group(Shape(cell, 6, 4, 5, 3, heads=2), "float32", mode)
+    assert group.title == f"{cell} H6 B4 T5 I3 2 heads float32 {mode}"
+    found = {name: row for name, (row, _) in race.race(group, CpuClock(), CPU, 0.0).items()}
+    ok = {name for name, row in found.items() if row.status == "ok"}
+    assert {who.HAND_WRITTEN, "gatefuse eager", "gatefuse llvm", "gatefuse auto"} <= ok
+    assert all(found[name].error < 1e-5 for name in ok)
+    assert {row.columns()["heads"] for row in found.values()} == {2}
+    if cell == "lstm":
+        assert {found[name].note for name in ("torch.nn", "ONNX Runtime", "scratch 2 products")} == {"it has no heads"}
+
+
 def test_regimes_hold_both_sides_of_each_border():
     found = {(s.cell, s.H, s.B) for s in (g.shape for g in groups("regimes", "cuda"))}
     assert found >= {("lstm", 768, B) for B in (8, 9, 16)} | {("lstm", H, 16) for H in (128, 192, 256)}

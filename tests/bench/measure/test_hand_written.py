@@ -8,7 +8,8 @@ from gatefuse.bench.measure.clocks import CpuClock
 from gatefuse.bench.suite import contenders as who
 from gatefuse.bench.suite import hand_written, networks
 from gatefuse.bench.suite.sweeps import SWEEPS, Group, Shape, groups
-from gatefuse.kernels.cells import cell_names
+from gatefuse.kernels.cells import cell_names, find_cell
+from gatefuse.kernels.equations.facts import mixes_units
 
 CPU = torch.device("cpu")
 
@@ -23,10 +24,14 @@ def test_every_shipped_cell_has_one_and_every_group_is_measured_against_it():
                 assert (found.name, found.driver, found.refusal(group, CPU)) == (who.HAND_WRITTEN, "", "")
 
 
+FORMS = [(1, False, False, 1), (2, True, False, 1), (2, True, True, 1), (1, False, False, 2)]
+
+
 @pytest.mark.parametrize("cell", cell_names())
-@pytest.mark.parametrize(("layers", "both", "ragged"), [(1, False, False), (2, True, False), (2, True, True)])
-def test_they_compute_the_cell(cell, layers, both, ragged):
-    shape = Shape(cell, 5, 4, 7, 3, layers, both, fill=0.6 if ragged else 1.0, ragged=ragged)
+@pytest.mark.parametrize(("layers", "both", "ragged", "heads"), FORMS)
+def test_they_compute_the_cell(cell, layers, both, ragged, heads):
+    heads = 1 if mixes_units(find_cell(cell).serial) else heads
+    shape = Shape(cell, 6, 4, 7, 3, layers, both, fill=0.6 if ragged else 1.0, ragged=ragged, heads=heads)
     group = Group(shape, "float64", "training")
     source = networks.make_source(group, CPU)
     loop, oracle = hand_written.build(group, source), networks.make_oracle(group, source)

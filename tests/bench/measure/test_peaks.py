@@ -33,6 +33,7 @@ def test_operations_are_those_of_both_products_and_thrice_in_training():
     once = 2 * T * B * 4 * H * (I + H)
     assert traffic(LSTM).flop == once
     assert traffic(replace(LSTM, mode="training")).flop == 3 * once
+    assert of(LSTM, heads=2).flop == once - 2 * T * B * (4 * H) * (H // 2)
     assert of(LSTM, cell="gru").flop == once * 3 / 4
     # its candidate has no recurrent product
     assert of(LSTM, cell="article_peephole_lstm").flop == 2 * T * B * (4 * H * I + 3 * H * H)

@@ -55,6 +55,7 @@ def test_real_rows_are_named_and_bounded_on_a_cpu():
 
 def test_flop_counts_both_products_of_a_training_call():
     assert Shape("lstm", 8, 2, 3, 4).flop == 3 * 2 * 3 * 2 * 32 * (4 + 8)
+    assert Shape("lstm", 8, 2, 3, 4, heads=4).flop == 3 * 2 * 3 * 2 * 32 * (4 + 2)
     deep = Shape("gru", 8, 2, 3, 4, layers=2, bidirectional=True)
     assert deep.flop == 3 * 2 * 3 * 2 * 24 * 2 * ((4 + 8) + (16 + 8))
 

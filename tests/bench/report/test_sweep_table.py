@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -36,6 +37,13 @@ def path(tmp_path):
     table = Table(tmp_path / "a.csv", make_stamp())
     table.append([make_row("one"), make_row("two"), make_row("three")])
     return table.path
+
+
+def test_rows_of_files_that_know_no_heads_have_one(path):
+    rows = pd.read_csv(path)
+    assert rows["heads"].tolist() == [1, 1, 1]
+    rows.drop(columns="heads").to_csv(path, index=False)
+    assert read(path)["heads"].tolist() == [1, 1, 1]
 
 
 def test_half_a_line_at_the_end_is_skipped_and_named(path):

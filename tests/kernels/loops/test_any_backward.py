@@ -13,7 +13,7 @@ from tests.kernels.loops.test_operator import arguments
 from tests.support import made_up_cells
 
 SHIPPED = ("lstm", "gru", "gru_reset_first", "peephole_lstm")
-CELLS = (*map(find_cell, SHIPPED), made_up_cells.two_vectors, made_up_cells.warm_start)
+CELLS = (*map(find_cell, SHIPPED), made_up_cells.two_vectors, made_up_cells.warm_start, made_up_cells.attending)
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ def test_kernels_multiply_rounded_weights_where_they_multiply_in_tf32(monkeypatc
     given = []
     monkeypatch.setattr(loop, "launch", lambda kernel, grid, *arguments, **constants: given.append(arguments))
     if loop is grid:
-        monkeypatch.setattr(grid, "_form", lambda x: "ptx")
+        monkeypatch.setattr(grid, "_form", lambda *_: "ptx")
     cell, T, B, H = find_cell(cell), 2, 2, 5
     G, S = len(cell.gates), len(cell.states)
     weight = torch.randn(G * H, H)

@@ -19,6 +19,7 @@ from gatefuse.kernels.triton import (
     tile_backward,
 )
 from tests.kernels.loops.test_directions import Both
+from tests.support import made_up_cells
 from tests.support.kernels.guarded_memory import Watch, watching
 from tests.support.kernels.kernel_mutants import mutant, put_in
 from tests.support.oracle import cast, make_task, results
@@ -65,6 +66,13 @@ def test_odd_sizes(loop, T, B, H):
 def test_both_directions_of_odd_sizes(loop):
     task, other = (make("gru_reset_first", 2, 3, 17, seed=k, reverse=k == 1, **MASKS) for k in (0, 1))
     _, seen = watched(Both(loop, dataclasses.replace(other, x=task.x)), task)
+    assert seen.faults == set()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_reductions_over_odd_sizes(loop):
+    task = cast(make_task(made_up_cells.attending, 2, 3, 33, **MASKS), torch.float32)
+    _, seen = watched(ByLoop(loop), task)
     assert seen.faults == set()
 
 

@@ -46,7 +46,7 @@ def at_once(monkeypatch, task, schedule, form="ptx", driver=None):
     """The results of whole launches, by name, and what was seen of them."""
     with monkeypatch.context() as patch, watching(ResidentPrograms(schedule)) as seen:
         patch.setattr(grid, "_INTERPRETED", False)
-        patch.setattr(grid, "_form", lambda x: form)
+        patch.setattr(grid, "_form", lambda *_: form)
         found = results(driver or Grid(), task)
     assert seen.launches == ["grid_forward_kernel", "grid_backward_kernel"]
     return found, seen

@@ -76,12 +76,12 @@ class Memory:
         by = offset - near
         return f"{abs(by)} bytes {'beyond' if by > 0 else 'before'} {self.names[self._owners[near]]}"
 
-    def word(self, pointer: int) -> int:
-        """The 32-bit number at an address."""
-        return int(self._bytes[pointer - self.first :][:4].view(np.uint32)[0])
+    def word(self, pointer: int, size: int = 4) -> int:
+        """The number of so many bytes, 4 or 2, at an address."""
+        return int(self._bytes[pointer - self.first :][:size].view(f"u{size}")[0])
 
-    def put(self, pointer: int, value: int) -> None:
-        self._bytes[pointer - self.first :][:4].view(np.uint32)[0] = np.uint32(value)
+    def put(self, pointer: int, value: int, size: int = 4) -> None:
+        self._bytes[pointer - self.first :][:size].view(f"u{size}")[0] = value
 
     def add(self, pointer: int, value: int) -> None:
         self._bytes[pointer - self.first :][:4].view(np.uint32)[0] += np.uint32(value)

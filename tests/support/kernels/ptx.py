@@ -18,9 +18,9 @@ _STATEMENT = re.compile(r"(?:@(!?)(\w+)\s+)?([\w.]+)\s*(.*)")
 def run(text, operands, machine, thread, outputs=1):
     """The numbers that thread ``thread`` leaves in $0 and on, as many as ``outputs``; ``operands`` are those behind.
 
-    The machine has ``special(name)``, what a register such as %ctaid.x holds; ``load(address, acquires, thread,
-    into)``, where the last is a register's name, and ``add(address, value, releases, thread)`` of 32 bits, which order
-    others' accesses where they say so; ``store(address, value)`` of 32 bits, which orders none; ``pause()``.
+    The machine has ``special(name)``, what a register such as %ctaid.x holds; ``load(address, acquires, thread, into,
+    size)``, of 4 bytes or 2 into a register of that name, and ``add(address, value, releases, thread)`` of 32 bits,
+    which order others' accesses where they say so; ``store(address, value, size)``, which orders none; ``pause()``.
 
     Raises:
         NotImplementedError: an instruction isn't one of these.
@@ -66,13 +66,23 @@ def _execute(name, arguments, registers, machine, thread):
     match name:
         case ["red", *_, "add", "u32"]:
             machine.add(value(target), value(sources[0]), ordered and bool(orders & {"release", "acq_rel"}), thread)
-        case ["ld", *_, "u32" | "b32"]:
+        case ["ld", *_, "u32" | "b32" | "b16" as kind]:
+            size = int(kind[1:]) // 8
             for k, each in enumerate(arguments[:-1]):  # of a vector
                 registers[each] = machine.load(
-                    value(arguments[-1]) + 4 * k, ordered and "acquire" in orders, thread, each
+                    value(arguments[-1]) + size * k, ordered and "acquire" in orders, thread, each, size
                 )
-        case ["st", "relaxed", "gpu", "global", "b32"]:
-            machine.store(value(target), _wrapped(value(sources[0])))
+        case ["st", "relaxed", "gpu", "global", "b32" | "b16" as kind]:
+            machine.store(value(target), value(sources[0]) & 2 ** int(kind[1:]) - 1, int(kind[1:]) // 8)
+        case ["cvt", "u32", "u16"] | ["cvt", "u16", "u32"]:
+            registers[target] = value(sources[0]) & 0xFFFF
+        case ["mov", "b32"]:  # of two halves
+            low, high = map(value, sources)
+            registers[target] = low | high << 16
+        case ["and", "b32"]:
+            registers[target] = _wrapped(value(sources[0])) & _wrapped(value(sources[1]))
+        case ["or", "b32"]:
+            registers[target] = _wrapped(value(sources[0])) | _wrapped(value(sources[1]))
         case ["trap"]:
             raise TrapError
         case ["setp", how, "and" | "or" as joined, "u32"]:

@@ -18,7 +18,8 @@ from tests.support.kernels import ptx
 from tests.support.kernels.guarded_memory import BUILDER, Watch
 from tests.support.kernels.happened_before import LEADER, LOADS, STORES, Clocks
 
-MISSING = 2**32 - 1  # what an exchange without a barrier is filled with
+# What an exchange without a barrier is filled with, by bytes of an element.
+MISSING = {4: 2**32 - 1, 2: 2**16 - 1}
 PATIENCE = 60  # seconds that a launch may take
 
 
@@ -131,14 +132,14 @@ class ResidentPrograms(Watch):
         return not program.over and (not program.sleeps or self._changed(program.sleeps))
 
     def _changed(self, seen):
-        return any(self.memory.word(address) != value for address, value in seen.items())
+        return any(self.memory.word(*at) != value for at, value in seen.items())
 
     def _pass_on(self):
         """Let the schedule's choice run; whether it is another than the one that ran."""
         ready = [k for k, program in enumerate(self._programs) if self._ready(program)]
         if not ready:
             if asleep := [program for program in self._programs if not program.over]:
-                place, (address, seen) = asleep[0].place, next(iter(asleep[0].sleeps.items()))
+                place, ((address, _), seen) = asleep[0].place, next(iter(asleep[0].sleeps.items()))
                 where = self.memory.name(int(address) - self.memory.first)
                 raise RuntimeError(
                     f"some program must be able to go on. Got a deadlock: {len(asleep)} of {len(self._programs)} wait, "
@@ -178,37 +179,38 @@ class ResidentPrograms(Watch):
     def special(self, name):
         return BUILDER.grid_idx["xyz".index(name.removeprefix("%ctaid."))]
 
-    def load(self, address, acquires, thread, into=""):
-        """A word as one thread sees it; who finds all that it polls as it was, with nothing done in between, sleeps."""
+    def load(self, address, acquires, thread, into="", size=4):
+        """A number of so many bytes as one thread sees it; who finds all that it polls as it was, with nothing done in
+        between, sleeps."""
         self.pause()
         k, me = self._current, self._programs[self._current]
-        if (thread, into, address) in me.looked:
+        if (thread, into, (address, size)) in me.looked:
             seen = {at: value for (*_, at), value in me.looked.items()}
             if not self._changed(seen):
                 self.polls += 1
                 me.sleeps = seen
                 self.pause()
             me.looked, me.sleeps = {}, {}
-        me.looked[thread, into, address] = self.memory.word(address)
+        me.looked[thread, into, (address, size)] = self.memory.word(address, size)
         if acquires:
             for part in (LEADER,) if thread == 0 else (STORES, LOADS):
                 self._clocks.acquire(k, part, address)
-        return self.memory.word(address)
+        return self.memory.word(address, size)
 
-    def store(self, address, value):
+    def store(self, address, value, size=4):
         """A value that others may be waiting for: once, and never what they take for none."""
         self.pause()
-        if self.access_outside(address):
+        if self.access_outside(address, size):
             return
         where = f"{self.launches[-1]}: {self.memory.name(int(address - self.memory.first))}"
-        if self.memory.word(address) != MISSING:
+        if self.memory.word(address, size) != MISSING[size]:
             self.faults.add(f"{where}: what is waited for must be stored once. Got an address with a value.")
-        if value == MISSING:
+        if value == MISSING[size]:
             self.faults.add(f"{where}: what is stored must not be the pattern. Got it.")
-        self.memory.put(address, value)
+        self.memory.put(address, value, size)
 
-    def access_outside(self, address):
-        return not Watch.access(self, "store", np.array([address]), 4).all()
+    def access_outside(self, address, size):
+        return not Watch.access(self, "store", np.array([address]), size).all()
 
     def add(self, address, value, releases, thread):
         self.pause()
@@ -244,7 +246,7 @@ class ResidentPrograms(Watch):
         for operands in zip(*columns, strict=True):
             self._programs[self._current].looked = {}
             numbers = [int(number) & 2**64 - 1 for part in operands for number in part]
-            found.append([number & MISSING for number in ptx.run(text, numbers, self, 0, count)])
+            found.append([number & 2**32 - 1 for number in ptx.run(text, numbers, self, 0, count)])
         made = np.array(found, np.uint32).view(np.int32).reshape(-1, count // pack, pack)
         return _Results(*[
             interpreter.TensorHandle(np.ascontiguousarray(made[:, k]).reshape(shape), tl.int32)

@@ -12,6 +12,7 @@ from gatefuse.kernels.codegen.llvm.code import I64, Code, Number
 from gatefuse.kernels.codegen.llvm.fields import Fields
 from gatefuse.kernels.codegen.llvm.kept_values import forward_plan
 from gatefuse.kernels.codegen.llvm.loops.arguments import apart_slots, beside, forward_fields
+from gatefuse.kernels.codegen.llvm.loops.prefetch import Prefetch
 from gatefuse.kernels.codegen.llvm.loops.steps import MOST_ROWS, Tile, define_tiles
 from gatefuse.kernels.codegen.llvm.parts import OF_UNITS, Part
 from gatefuse.kernels.codegen.llvm.processor import Processor
@@ -122,6 +123,9 @@ class _Forward(Tile):
             base = self._computed(place)
             with code.loop("row", 0, self.count) as k:
                 code.store_number(base + self.row(k) * self.row_bytes, pointers + k * 8)
+        if not program.weighed:
+            step = code.choose(given["reverse"].compare("!=", 0), code.number(0) - given["x_step"], given["x_step"])
+            self._of_x = Prefetch(self, given["x_row"], step)
         first = self._parts.get("vectors_1" if program.stages else "update")
         if first is not None:
             self._pass(first, 0 if program.stages else 1)
@@ -201,7 +205,10 @@ class _Forward(Tile):
             if gate >= N:
                 return v.load(beside(given, gate - N, self._t, row) + at, mask)
             if gate >= 0:
-                x = v.load(self._ahead.row(place) + self.row_bytes * gate + at, mask)
+                there = self._ahead.row(place) + self.row_bytes * gate + at
+                x = v.load(there, mask)
+                if not program.weighed:
+                    self._of_x.ask(there, place)
             if column < 0:
                 return x
             assert sums is not None

@@ -6,12 +6,14 @@ from torch import sigmoid, tanh
 from torch.testing import assert_close
 
 from gatefuse import Recurrent, cell, source
-from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.task import Request
+from gatefuse.kernels.tiling import tiles
+from tests.kernels.drivers.test_drivers import check_here
 from tests.kernels.equations.agreement import B, H, I, agree
+from tests.kernels.loops.test_directions import check_both
 from tests.support import made_up_cells
-from tests.support.oracle import check, make_task
+from tests.support.oracle import make_task
 
 
 def of(equations, gates="a"):
@@ -46,36 +48,81 @@ def test_every_driver_agrees_with_the_plain_loop(equations):
     agree(unit)
 
 
-def softmaxed(x, R, h, c):
-    """A softmax over units, and ties among them"""
-    a = (x.a + R.a(h)).clamp(-0.3, 0.3)
-    e = torch.exp(a - a.amax(-1, keepdim=True))
-    s = e / e.sum(-1, keepdim=True)
-    return tanh(x.b + R.b(s * h) + 0.3 * (a * s).amax(-1, keepdim=True)), 0.5 * c + s * a.amax(-1, keepdim=True)
+DRIVERS = ("script", "aten", "llvm", "step", "block", "grid")
+MASKS = {"lengths": True, "resets": True, "fresh": True}
 
 
-@pytest.mark.parametrize("size", [6, 20, 130])
-@pytest.mark.parametrize("options", [{}, {"lengths": True, "resets": True, "fresh": True}, {"reverse": True}], ids=str)
-@pytest.mark.parametrize("name", ["script", "aten", "llvm"])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [(n, size) for n in DRIVERS for size in (6, 20, 130) if size < 130 or n in ("script", "aten", "llvm")],
+)
+@pytest.mark.parametrize("options", [{}, MASKS, {"reverse": True}], ids=str)
 def test_the_largest_unit(name, options, size):
-    unit = of(softmaxed, "a b")
+    unit = made_up_cells.attending
     assert [p.reduces for p in unit.program.products] == ["", "amax", "mean", "", "amax"]
-    check(driver(name), make_task(unit, 3, 2, size, **options), torch.float32)
+    check_here(name, make_task(unit, 3, 2, size, **options), torch.float32, "cpu")
 
 
-def test_the_largest_units_share_the_gradient():
-    unit = of(lambda x, R, h: x.a + h.amax(-1, keepdim=True), "a:x")
-    h = torch.tensor([[1.0, 3.0, 3.0, 2.0], [1.0, 3.0, 3.0, 3.0]])
-    for name in ("eager", "script", "aten", "llvm"):
-        layer, states = Recurrent(unit, I, 4, driver=name), h[None].clone().requires_grad_()
-        layer(torch.randn(1, 2, I), states)[0].sum().backward()
-        assert_close(states.grad[0], torch.tensor([[0, 2, 2, 0], [0, 4 / 3, 4 / 3, 4 / 3]]))
+@pytest.mark.parametrize("options", [{}, MASKS], ids=str)
+@pytest.mark.parametrize("name", ["step", "block", "grid"])
+def test_the_largest_unit_in_16_bits(name, options):
+    unit = of(lambda x, R, h: tanh(x.a + R.a(h) - 0.7 * h.amax(-1, keepdim=True)))
+    check_here(name, make_task(unit, 3, 2, 20, **options), torch.float16, "cpu")
 
 
-def test_gpu_kernels_take_no_largest_unit():
-    request = Request(of(softmaxed, "a b"), torch.device("cpu"), torch.float32, 3, B, H)
-    for name in ("step", "block", "grid"):
-        assert driver(name).refusal(request) == "its kernels take no largest value over units, amax"
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["block", "grid"])
+def test_the_largest_unit_in_both_directions(name):
+    check_both(name, made_up_cells.attending, (2, 2, 20), "cpu", **MASKS)
+
+
+@pytest.mark.parametrize("split", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_grid_s_programs_share_the_largest(monkeypatch, split):
+    """Programs with some units each, and tiles of the batch in turns; with slices of a sum, some of them empty."""
+    if split:
+        monkeypatch.setattr(tiles, "_SPLIT", 1)
+    unit = of(lambda x, R, h: tanh(x.a + R.a(h).clamp(-0.1, 0.1).amax(-1, keepdim=True) * h))
+    check_here("grid", make_task(unit, 2, 19, 70, **MASKS), torch.float32, "cpu")
+
+
+def largest(values, name, dtype, found=lambda h: h.amax(-1, keepdim=True)):
+    """x + the largest of a state's units, and the state's gradient."""
+    unit = of(lambda x, R, h: x.a + found(h), "a:x")
+    layer = Recurrent(unit, I, values.shape[1], bias=False, driver=name, dtype=dtype)
+    states = values.to(dtype)[None].clone().requires_grad_()
+    output, _ = layer(torch.zeros(1, len(values), I, dtype=dtype), states)
+    output.sum().backward()
+    return output[0], states.grad[0]
+
+
+@pytest.mark.parametrize("name", ["eager", *DRIVERS])
+def test_the_largest_units_share_the_gradient(name):
+    h = torch.tensor([[1.0, 3.0, 3.0, 2.0], [1.0, 3.0, 3.0, 3.0], [-2.0, -1.0, -3.0, -1.5]])
+    _, d = largest(h, name, torch.float32)
+    assert_close(d, torch.tensor([[0, 2, 2, 0], [0, 4 / 3, 4 / 3, 4 / 3], [0, 4, 0, 0]]))
+
+
+@pytest.mark.parametrize("name", ["eager", "step", "block", "grid"])
+def test_units_tie_as_they_were_compared_in_16_bits(name):
+    """1 + 2^-13 is 1 in float16, and 0.37 times most numbers is another one."""
+    small = torch.tensor([0.0, 2.0**-13, 0.0, -1.0], dtype=torch.float16)
+    _, d = largest(small[None], name, torch.float16, lambda h: (h + 1).amax(-1, keepdim=True))
+    assert_close(d, torch.tensor([[4 / 3, 4 / 3, 4 / 3, 0]], dtype=torch.float16))
+    torch.manual_seed(0)
+    h = torch.randn(9, 20)
+    _, d = largest(h, name, torch.float16, lambda h: (0.37 * h).amax(-1, keepdim=True))
+    _, expected = largest(h, "eager", torch.float16, lambda h: (0.37 * h).amax(-1, keepdim=True))
+    assert_close(d, expected)
+
+
+@pytest.mark.parametrize("name", ["script", "aten", "step", "block", "grid"])
+def test_what_is_not_a_number_is_the_largest(name):
+    h = torch.tensor([[1.0, torch.nan, 2.0], [1.0, 3.0, 2.0], [-torch.inf, -torch.inf, -torch.inf]])
+    found, expected = largest(h, name, torch.float32), largest(h, "eager", torch.float32)
+    assert expected[1][0].isnan().all()
+    assert torch.equal(expected[0].isnan().all(1), torch.tensor([True, False, False]))
+    assert_close(found[1], expected[1], equal_nan=True)
+    assert torch.equal(found[0].isnan(), expected[0].isnan())
 
 
 def test_no_gradient_goes_through_what_no_grad_reduces():

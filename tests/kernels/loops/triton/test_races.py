@@ -28,6 +28,8 @@ CASES = (
     (made_up_cells.mixed_stage, "grid", 512, 35, HALF, True, True, "every"),
     (made_up_cells.indrnn, "grid", 650, 64, HALF, True, True, ""),
     (made_up_cells.indrnn, "block", 64, 16, HALF, True, True, ""),
+    (made_up_cells.attending, "block", 64, 16, HALF, True, True, ""),
+    (made_up_cells.attending, "grid", 512, 35, HALF, True, True, "every"),
 )
 KERNEL = """
 tt.func public @kernel(%carry_ptr: !tt.ptr<f32> loc("a"), %T: i32) {

@@ -63,6 +63,7 @@ def test_parts_cover_every_step_once_in_the_order_of_running():
         (find_cell("gru_reset_first"), "reverse masks"),
         (find_cell("slstm"), "masks"),
         (made_up_cells.mixed_stage, "masks"),
+        (made_up_cells.attending, "reverse"),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
