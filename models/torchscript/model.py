@@ -33,7 +33,7 @@ from gatefuse.models.others import known
 
 _THEIRS = {ours: theirs for theirs, ours in PAIRS}
 # of a layer's attributes, gatefuse's own, and torch.nn's second lists of the weights, which would be saved once more
-_ADDED = ("cell", "driver", "_accelerated", "_names", "units")
+_ADDED = ("cell", "driver", "_accelerated", "_names", "_sized", "sizes")
 _LISTS = ("_all_weights", "_flat_weights", "_flat_weights_names", "_flat_weight_refs")
 _ADDITIONS = re.compile(r"Keyword argument (lengths|resets|reset_state|all_states) unknown")
 _numbers = count()
@@ -112,7 +112,7 @@ def _become_generated(layer: Any) -> None:
         given = ", ".join(cell.inputs)
         raise ValueError(f"a cell must have no inputs beside its gates to be scripted. Got {cell.name} with {given}.")
     names = layer._names if isinstance(layer, Recurrent) else [name for group in layer._all_weights for name in group]
-    units: Units | None = layer.units
+    units: Units | None = layer._sized
     sizes: tuple[int, ...] = ()
     if units is None:
         weights = _weights(cell, names, layer.bias, layer.heads)

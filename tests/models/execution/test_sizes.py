@@ -55,7 +55,7 @@ def test_scripted(name):
     }
     x, lengths, resets = torch.randn(B, T, I, **DOUBLE), torch.tensor([T, 0, 2, 5]), torch.rand(B, T) < 0.4
     states, fresh = (
-        tuple([torch.rand(4, B, layer.units.of(state), **DOUBLE) for state in layer.cell.states]) for _ in range(2)
+        tuple([torch.rand(4, B, layer._sized.of(state), **DOUBLE) for state in layer.cell.states]) for _ in range(2)
     )
     for options in ({}, {"lengths": lengths}, {"lengths": lengths, "resets": resets, "reset_state": fresh}):
         for state in (None, states):
