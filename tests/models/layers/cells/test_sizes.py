@@ -174,7 +174,7 @@ def test_one_unit_overflows(driver):
         found, expected = layer(x, form(states), all_states=True), by_hand(layer, x, states)
         assert not expected[0][0].isnan().any()
         assert_close(flat(found), flat(expected), equal_nan=True)
-        leaves = [x, states[0], layer.weight_ih_l0, layer.weight_hh_l0]
+        leaves = [x, *states, *layer.parameters()]
         ours, theirs = (gradients(result[0][0], leaves) for result in (found, expected))
         assert_close(ours, theirs, equal_nan=True)
 
