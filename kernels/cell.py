@@ -165,7 +165,8 @@ class Cell(Declared):
         return out
 
     def __repr__(self) -> str:
-        return f"<cell {self.name}: gates {' '.join(self.declared)}, states {' '.join(self.states)}>"
+        sizes = "".join([f", {size} {' '.join(names)}" for size, names in self.declaration.sizes])
+        return f"<cell {self.name}: gates {' '.join(self.declared)}, states {' '.join(self.states)}{sizes}>"
 
     def __reduce_ex__(self, protocol: Any) -> str | tuple[Any, ...]:
         return reduced(self, self._first or self, protocol, _unpickled)

@@ -1,9 +1,8 @@
 """Layers whose cell declares sizes: values of fewer units are run with as many as those that have the most.
 
-A spare unit computes what the last one does, from copies of all that the last one is given. What R multiplies is then
-that unit several times, so that each of these has an equal part of the column of R that is the last one's: products are
-those without spare units but for rounding, also where a unit is infinite, which zeros would make no number. Gradients
-of all copies add up to the last one's.
+A spare unit computes what the last one does, from copies of all that the last one is given (spare_units.py). Products
+are those without spare units but for rounding, also where a unit is infinite, which columns of zeros would make no
+number. Gradients of all copies add up to the last one's.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from gatefuse.kernels.equations.facts import vector_sizes
 from gatefuse.kernels.plan import Plan
 from gatefuse.kernels.task import Form
 from gatefuse.models.execution.calls import Call, Results
+from gatefuse.models.layers.spare_units import full_weight, shared_columns, sources, wide
 from gatefuse.models.layers.units import Units
 
 # Runs a call of layers of one size, x time first.
@@ -94,9 +94,12 @@ def within_layer(cell: Cell, call: Call, form: Form, units: Units, layer: int) -
 
 def full_weights(cell: Cell, parameters: Sequence[Tensor], form: Form, units: Units) -> list[Tensor]:
     """The weights, with as many units in all places, that a layer's parameters stand for, of each direction in turn."""
-    each = len(parameters) // form.directions
-    found = [_of_direction(cell, parameters[d * each :][:each], form.bias, units) for d in range(form.directions)]
-    return [weight for weights in found for weight in weights]
+    found, each = [], len(parameters) // form.directions
+    for first in range(0, len(parameters), each):
+        for of, rows, places, shared in sources(cell, form.bias, units):
+            given = [parameters[first + k] for k in of]
+            found.append(full_weight(given, rows, places, shared, units.most))
+    return found
 
 
 def stacked_weights(cell: Cell, parameters: Sequence[Tensor], form: Form, units: Units) -> list[Tensor]:
@@ -105,55 +108,8 @@ def stacked_weights(cell: Cell, parameters: Sequence[Tensor], form: Form, units:
     found, each = [], len(parameters) // form.num_layers
     for layer in range(form.num_layers):
         w_ih, *rest = full_weights(cell, parameters[layer * each :][:each], form, units)
-        found += [_shared(w_ih, units.of(cell.states[0]), units.most) if layer else w_ih, *rest]
+        found += [shared_columns(w_ih, units.most) if layer else w_ih, *rest]
     return found
-
-
-def _of_direction(cell: Cell, parameters: Sequence[Tensor], bias: bool, units: Units) -> list[Tensor]:
-    W, parts = units.most, units.recurrent
-    w_ih, *rest = parameters
-    found = [torch.cat([*_by_gate(w_ih, cell.input_gates, units).values(), w_ih[:0]])]
-    by_gate: dict[str, Tensor] = {}
-    for (size, gates), w_hh in zip(parts.items(), rest, strict=False):
-        by_gate |= _by_gate(_shared(w_hh, units.numbers[size], W), gates, units)
-    # without a gate R has no rows
-    none = w_ih.new_empty(0, W)
-    found.append(torch.cat([*[by_gate[gate] for gate in cell.recurrent_gates], none]))
-    rest = rest[len(parts) :]
-    if bias:
-        sides = (cell.input_gates, cell.input_biases), (cell.recurrent_gates, cell.recurrent_biases)
-        for (fed, own), parameter in zip(sides, rest, strict=False):
-            known = _by_gate(parameter, own, units)
-            zeros = parameter.new_zeros(W)
-            found.append(torch.cat([*[known.get(gate, zeros) for gate in fed], parameter[:0]]))
-        rest = rest[2:]
-    return [*found, *[wide(p, W) for p in rest]]
-
-
-def wide(values: Tensor, W: int) -> Tensor:
-    """Values by unit, (..., S), as (..., W): copies of the last follow."""
-    S = values.shape[-1]
-    if S == W:
-        return values
-    return torch.cat([values, values[..., -1:].expand(*values.shape[:-1], W - S)], -1)
-
-
-def _by_gate(rows: Tensor, gates: Sequence[str], units: Units) -> dict[str, Tensor]:
-    """Rows by gate, as many as there are units in all, of those of all gates, one after the other."""
-    parts = rows.split([units.of(gate) for gate in gates]) if gates else ()
-    W = units.most
-    return {
-        gate: torch.cat([part, part[-1:].expand(W - len(part), *part.shape[1:])]) if len(part) < W else part
-        for gate, part in zip(gates, parts, strict=True)
-    }
-
-
-def _shared(weight: Tensor, S: int, W: int) -> Tensor:
-    """Columns for W units, of which those from the last of S on are that unit, and have its column together."""
-    if S == W:
-        return weight
-    n = W - S + 1
-    return torch.cat([weight[:, :-1], (weight[:, -1:] / n).expand(-1, n)], 1)
 
 
 def _cut(values: Tensor, D: int, W: int, S: int) -> Tensor:

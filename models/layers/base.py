@@ -47,7 +47,7 @@ class Stack:
     bidirectional: bool
     heads: int = 1  # parts of R, each of its own units
     proj_size: int = 0  # of the output, where it is projected
-    units: Units | None = None  # of each value, where the cell declares sizes
+    _sized: Units | None = None  # of each value, where the cell declares sizes
     driver: str
     training: bool
     _modules: dict[str, Any]
@@ -59,8 +59,8 @@ class Stack:
     def _at_once(self) -> tuple[Cell, list[Tensor]]:
         """A cell and weights of one R, which compute what the layer does, if with spare units."""
         weights = self._flat()
-        if self.units is not None:
-            return self.cell, stacked_weights(self.cell, weights, self._form(False), self.units)
+        if self._sized is not None:
+            return self.cell, stacked_weights(self.cell, weights, self._form(False), self._sized)
         if self.heads == 1:
             return self.cell, weights
         check_cell(self.cell)
@@ -109,14 +109,14 @@ class Stack:
 
     def _units(self, name: str) -> int:
         """Units of a state or an input."""
-        return self.hidden_size if self.units is None else self.units.of(name)
+        return self.hidden_size if self._sized is None else self._sized.of(name)
 
     @property
     def _state_units(self) -> tuple[int, ...]:
         """Units of each state, where these aren't all hidden_size."""
         if self.proj_size:
             return self.proj_size, *[self.hidden_size] * (len(self.cell.states) - 1)
-        return () if self.units is None else tuple([self.units.of(state) for state in self.cell.states])
+        return () if self._sized is None else tuple([self._sized.of(state) for state in self.cell.states])
 
     def _first(self, x: Tensor, rows: int, B: int) -> tuple[Tensor, ...]:
         """The cell's own first states."""
@@ -176,8 +176,8 @@ class Stack:
         def without(call: Call) -> Plan:
             return explain(Request(*request_of(self._running, call)), self.driver)
 
-        if self.units is not None:
-            return explain_sized(self._running, call, self.units, without)
+        if self._sized is not None:
+            return explain_sized(self._running, call, self._sized, without)
         if self.proj_size:
             return explain_projected(self._running, call, self._form(False), without)
         if self.heads > 1:
@@ -193,14 +193,14 @@ class Stack:
             return found
         if isinstance(x, PackedSequence):
             packing, call = self._prepare_packed(x, state, lengths, resets, reset_state, all_states, inputs)
-            call = drawn(self.cell, call, self.weight_dropout, self.units) if draws else call
+            call = drawn(self.cell, call, self.weight_dropout, self._sized) if draws else call
             rows, finals = self._lower(call, partial(self._run_packed, packing))
             form = x.batch_sizes, x.sorted_indices, x.unsorted_indices
             sequences: tuple[Any, ...] = tuple([PackedSequence(data, *form) for data in rows])
             finals = reorder(finals, x.unsorted_indices)
         else:
             call = self._prepare(x, state, lengths, resets, reset_state, all_states, inputs)
-            call = drawn(self.cell, call, self.weight_dropout, self.units) if draws else call
+            call = drawn(self.cell, call, self.weight_dropout, self._sized) if draws else call
             sequences, finals = self._lower(call, partial(self._run_padded, x))
         return sequences if all_states else sequences[0], finals if len(finals) > 1 else finals[0]
 
@@ -240,11 +240,11 @@ class Stack:
     @property
     def parted(self) -> bool:
         """Whether R is of other weights than a product of all units has: of heads, a projection, or several sizes."""
-        return self.heads > 1 or self.proj_size > 0 or self.units is not None
+        return self.heads > 1 or self.proj_size > 0 or self._sized is not None
 
     def _run_parted(self, call: Call, form: Form) -> Results:
-        if self.units is not None:
-            return run_sized(self._running, call, form, self.units, self._run_whole)
+        if self._sized is not None:
+            return run_sized(self._running, call, form, self._sized, self._run_whole)
         if self.proj_size:
             return run_projected(self._running, call, form, self._run_whole)
         return run_heads(self._running, call, form, self.heads, self.driver, self._run_whole)

@@ -55,13 +55,17 @@ class Recurrent(Stack, nn.Module):
         proj_size: features P that the output, and so what R multiplies, is projected to, ``weight_hr_lk`` (P, H) behind
             the biases, as torch.nn.LSTM has it; for cells whose output is used in x + R(h) alone. None where 0.
         sizes: units of what the cell declares to have another size than hidden_size, by the sizes' names, all of them.
-            A gate has so many rows, a parameter so many numbers, and states and output have them in the place of H. R
-            has its rows of gates that multiply what has size k by themselves, as ``weight_hh_k_lk`` behind
-            ``weight_hh_lk``.
+            A gate has so many rows, a parameter so many numbers, and states and output have them in the place of H. The
+            rows of gates for which R multiplies values of size ``slow`` are ``weight_hh_slow_lk``, behind
+            ``weight_hh_lk``, which has those that multiply values of H.
+
+    Attributes:
+        output_size: features of a direction's output: hidden_size, proj_size, or the units of the cell's first state.
 
     Raises:
         TypeError: a size is no int, a flag no bool, weight_dropout no number, or the cell neither a name nor a cell.
-        ValueError: a size, dropout, weight_dropout, the cell's or the driver's name is out of its range.
+        ValueError: a size, dropout, weight_dropout, the cell's or the driver's name is out of its range; sizes are not
+            those of the cell, or its equations don't show what has them.
         RuntimeError: dtype is no floating type.
     """
 
@@ -90,7 +94,9 @@ class Recurrent(Stack, nn.Module):
         check_layer(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype)
         self.heads = check_heads(heads, hidden_size)
         self.proj_size = check_projection(proj_size, hidden_size, heads)
-        self.units = units_of(self.cell, hidden_size, sizes, heads, proj_size)
+        self._sized = units_of(self.cell, hidden_size, sizes, heads, proj_size)
+        self.sizes = dict(sizes or {})
+        self.output_size = proj_size or (hidden_size if self._sized is None else self._sized.of(self.cell.states[0]))
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
@@ -104,7 +110,7 @@ class Recurrent(Stack, nn.Module):
         self._names: list[str] = []
         for layer in range(num_layers):
             features = D * self.output_size if layer else input_size
-            shapes = parameter_shapes(self.cell, features, hidden_size, bias, heads, proj_size, self.units)
+            shapes = parameter_shapes(self.cell, features, hidden_size, bias, heads, proj_size, self._sized)
             for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:D]:
                 for name, shape in shapes.items():
                     parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -112,11 +118,6 @@ class Recurrent(Stack, nn.Module):
                     self._names.append(name + suffix)
         self.reset_parameters()
         self.flatten_parameters()
-
-    @property
-    def output_size(self) -> int:
-        """Features of the output of a direction: hidden_size, proj_size, or the units of the cell's first state."""
-        return (self._state_units or (self.hidden_size,))[0]
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, from U(-1/sqrt(H), 1/sqrt(H)), but for those that the cell gives first values.
@@ -217,7 +218,7 @@ class Recurrent(Stack, nn.Module):
         ):
             if (value := getattr(self, name)) != default:
                 text += f", {name}={value}"
-        return text if self.units is None else f"{text}, sizes={self.units.declared}"
+        return text if self._sized is None else f"{text}, sizes={self._sized.declared}"
 
     def _flat(self) -> list[Tensor]:
         parameters = self._parameters
@@ -225,7 +226,7 @@ class Recurrent(Stack, nn.Module):
             found: list[Tensor] = list(parameters.values())  # type: ignore[arg-type]
         else:  # weights were replaced by tensors, or are computed by a parametrization
             found = [getattr(self, name) for name in self._names]
-        if self.cell.plain or self.units is not None:
+        if self.cell.plain or self._sized is not None:
             return found
         return full_weights(self.cell, found, self.hidden_size, self.bias, bool(self.proj_size))
 
@@ -236,4 +237,5 @@ class Recurrent(Stack, nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.__dict__.setdefault("output_size", self.proj_size or self.hidden_size)  # of a layer saved before it was
         self.flatten_parameters()

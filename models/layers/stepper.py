@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.task import Form, Request
-from gatefuse.models.execution.sizes import wide
 from gatefuse.models.layers.arguments import check_state
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.beside import check_form, check_names
+from gatefuse.models.layers.spare_units import wide
 
 State = Tensor | tuple[Tensor, ...]
 
@@ -80,7 +80,7 @@ class Stepper:
     @property
     def _most(self) -> int:
         """Units that each state is held with."""
-        return self.layer.hidden_size if self.layer.units is None else self.layer.units.most
+        return self.layer.hidden_size if self.layer._sized is None else self.layer._sized.most
 
     def _held(self) -> list[Tensor]:
         """The states, in the layer's form, where they are held."""
@@ -123,7 +123,7 @@ class Stepper:
             inputs = {name: check_form(name, a, (self.batch_size,), units(name), x) for name, a in values}
         if self._steps is not None:
             beside = tuple(inputs.values()) if inputs else ()
-            if self.layer.units is None:
+            if self.layer._sized is None:
                 return self._steps.run(x, beside)
             beside = tuple([a if a.shape[-1] == 1 else wide(a, self._most) for a in beside])
             return self._steps.run(x, beside)[:, : self.layer._units(cell.states[0])]

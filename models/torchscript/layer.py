@@ -19,6 +19,7 @@ class ScriptedLayer(nn.Module):
     batch_first: bool
     dropout: float
     init: list[float]
+    state_units: list[int]  # of each state
 
     def weights(self) -> list[Tensor]:
         """The weights of each layer and direction in turn, in torch.nn's order; generated."""
@@ -84,14 +85,16 @@ class ScriptedLayer(nn.Module):
     def shaped(self, given: list[Tensor], x: Tensor, batched: bool) -> list[Tensor]:
         """States as (L * D, B, H) each; the cell's own first values where none are given."""
         rows = 2 * self.num_layers if self.bidirectional else self.num_layers
-        shape = [rows, x.size(1), self.hidden_size]
-        if len(given) == 0:
-            return [torch.full(shape, value, dtype=x.dtype, device=x.device) for value in self.init]
         found: list[Tensor] = []
-        for state in given:
+        for k, units in enumerate(self.state_units):
+            shape = [rows, x.size(1), units]
+            if len(given) == 0:
+                found.append(torch.full(shape, self.init[k], dtype=x.dtype, device=x.device))
+                continue
+            state = given[k]
             found.append(state.contiguous() if batched else state.unsqueeze(1).contiguous())
             if list(found[-1].shape) != shape:
-                shape = shape if batched else [rows, self.hidden_size]
+                shape = shape if batched else [rows, units]
                 raise RuntimeError(f"a state must have shape {shape}. Got {list(state.shape)}.")
         return found
 

@@ -23,14 +23,17 @@ from gatefuse.kernels.codegen.per_cell import per_cell
 from gatefuse.kernels.drivers import vendor
 from gatefuse.models.accelerate import PAIRS
 from gatefuse.models.execution.heads import check_cell
+from gatefuse.models.execution.sizes import check_vectors
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.layout import forms
 from gatefuse.models.layers.recurrent import Recurrent
+from gatefuse.models.layers.spare_units import sources
+from gatefuse.models.layers.units import Units
 from gatefuse.models.others import known
 
 _THEIRS = {ours: theirs for theirs, ours in PAIRS}
 # of a layer's attributes, gatefuse's own, and torch.nn's second lists of the weights, which would be saved once more
-_ADDED = ("cell", "driver", "_accelerated", "_names")
+_ADDED = ("cell", "driver", "_accelerated", "_names", "_sized", "sizes")
 _LISTS = ("_all_weights", "_flat_weights", "_flat_weights_names", "_flat_weight_refs")
 _ADDITIONS = re.compile(r"Keyword argument (lengths|resets|reset_state|all_states) unknown")
 _numbers = count()
@@ -96,11 +99,6 @@ def _become_generated(layer: Any) -> None:
     cell: Cell = layer.cell
     if getattr(layer, "proj_size", 0):
         raise ValueError("a model must not be a layer with a projection itself; put it into a module. Got one.")
-    if layer.units is not None:
-        raise ValueError(
-            f"a layer must have one size of states and gates to be scripted. Got {cell.name} with sizes "
-            f"{', '.join(layer.units.declared)}."
-        )
     if why := untranslatable(cell.serial):
         raise ValueError(f"a cell must be translatable to be scripted. Got {cell.name}: {why}.")
     if layer.training and layer.draws:
@@ -114,12 +112,21 @@ def _become_generated(layer: Any) -> None:
         given = ", ".join(cell.inputs)
         raise ValueError(f"a cell must have no inputs beside its gates to be scripted. Got {cell.name} with {given}.")
     names = layer._names if isinstance(layer, Recurrent) else [name for group in layer._all_weights for name in group]
-    weights = _weights(cell, names, layer.bias, layer.heads)
-    kind = _generated(cell, weights, layer.num_layers, layer.bidirectional, layer.bias, type(layer) is Recurrent)
+    units: Units | None = layer._sized
+    sizes: tuple[int, ...] = ()
+    if units is None:
+        weights = _weights(cell, names, layer.bias, layer.heads)
+    else:
+        check_vectors(cell, units)
+        weights = _weights_of_sizes(cell, names, layer.bias, units)
+        sizes = (*[units.of(state) for state in cell.states], units.most)
+    form = layer.num_layers, layer.bidirectional, layer.bias, type(layer) is Recurrent, sizes
+    kind = _generated(cell, weights, *form)
+    state_units = list(layer._state_units or [layer.hidden_size] * len(cell.states))
     for name in _ADDED + _LISTS:
         layer.__dict__.pop(name, None)
     layer.__class__ = kind
-    layer.init = list(cell.init)
+    layer.init, layer.state_units = list(cell.init), state_units
 
 
 def _weights(cell: Cell, names: Sequence[str], bias: bool, heads: int) -> tuple[str, ...]:
@@ -135,19 +142,43 @@ def _weights(cell: Cell, names: Sequence[str], bias: bool, heads: int) -> tuple[
     return tuple(found)
 
 
+def _weights_of_sizes(cell: Cell, names: Sequence[str], bias: bool, units: Units) -> tuple[str, ...]:
+    """The same where values have units of their own."""
+    of, found = sources(cell, bias, units), []
+    each = sum([len(source.parameters) for source in of])
+    for first in range(0, len(names), each):
+        for parameters, *rest in of:
+            given = ", ".join([f"self.{names[first + k]}" for k in parameters])
+            found.append(f"full_weight([{given}], {', '.join(map(repr, rest))}, {units.most})")
+    return tuple(found)
+
+
 @per_cell
 def _generated(
-    cell: Cell, weights: tuple[str, ...], num_layers: int, bidirectional: bool, bias: bool, recurrent: bool
+    cell: Cell,
+    weights: tuple[str, ...],
+    num_layers: int,
+    bidirectional: bool,
+    bias: bool,
+    recurrent: bool,
+    sizes: tuple[int, ...],
 ) -> type[nn.Module]:
-    """The class of a layer's twin, whose source TorchScript reads."""
-    text = _source(cell, weights, num_layers, bidirectional, bias, recurrent)
+    """The class of a layer's twin, whose source TorchScript reads. Sizes are the units of each state, and the most,
+    where these differ."""
+    text = _source(cell, weights, num_layers, bidirectional, bias, recurrent, sizes)
     name = cell.name if cell.name.isidentifier() else "cell"  # a lambda's is none
     namespace = {"__name__": f"gatefuse.scripted.{name}"}
     return defined(text, f"<gatefuse scripted {name} {next(_numbers)}>", namespace, cell)["Scripted"]
 
 
 def _source(
-    cell: Cell, weights: tuple[str, ...], num_layers: int, bidirectional: bool, bias: bool, recurrent: bool
+    cell: Cell,
+    weights: tuple[str, ...],
+    num_layers: int,
+    bidirectional: bool,
+    bias: bool,
+    recurrent: bool,
+    sizes: tuple[int, ...],
 ) -> str:
     from gatefuse.kernels.codegen.torchscript import torchscript_source
 
@@ -161,6 +192,12 @@ def _source(
     finals = ", ".join(f"finals[{k}]" for k in range(S))
     rest = "weights[2], weights[3], weights[4:]" if bias else "None, None, weights[2:]"
     arguments = f"x, states, weights[0], weights[1], {rest}, reverse, False"
+    widened = cut = ""
+    if sizes:
+        *own, most = sizes
+        widened = "".join([f"\n        {v} = [wide(s, {most}) for s in {v}]" for v in ("states", "fresh")])
+        cut = f"\n        sequences = [s[..., :{own[0]}] for s in sequences]"
+        cut += f"\n        finals = [{', '.join([f'finals[{k}][..., :{n}]' for k, n in enumerate(own)])}]"
     return f"""\
 from typing import List, Optional, Tuple
 
@@ -168,6 +205,7 @@ import torch
 from torch import Tensor
 
 from gatefuse.models.layers.layout import block_diagonal, for_all_gates, for_all_units
+from gatefuse.models.layers.spare_units import full_weight, wide
 from gatefuse.models.torchscript.layer import ScriptedLayer
 
 {torchscript_source(cell.program)}
@@ -188,11 +226,11 @@ class Scripted(ScriptedLayer):
         return [{", ".join(weights)}]
 
     def direction(self, x: Tensor, states: List[Tensor], weights: List[Tensor], restarts: Optional[Tensor],
-                  fresh: List[Tensor], live: Optional[Tensor], reverse: bool) -> Tuple[Tensor, List[Tensor]]:
+                  fresh: List[Tensor], live: Optional[Tensor], reverse: bool) -> Tuple[Tensor, List[Tensor]]:{widened}
         if restarts is None and live is None:
             sequences, finals = loop({arguments})
         else:
-            sequences, finals = masked_loop({arguments}, restarts, fresh, live)
+            sequences, finals = masked_loop({arguments}, restarts, fresh, live){cut}
         return sequences[0], finals
 {_by_torch(cell, num_layers, bidirectional, bias) if vendor.knows(cell) else ""}"""
 

@@ -9,7 +9,7 @@ import gatefuse
 
 @gatefuse.cell(gates="b:x a p:R", sizes={"slow": "s b"}, constants={"alpha": 0.95}, bias="a p")
 def scrn(x, R, h, s, *, alpha):
-    """Structurally constrained recurrent network, T. Mikolov et al. 2015, arXiv:1412.7753: a slow context beside h."""
+    """Structurally constrained recurrent network, T. Mikolov et al. 2014, arXiv:1412.7753: a slow context beside h."""
     s = (1 - alpha) * x.b + alpha * s
     return sigmoid(x.a + R.a(h) + R.p(s)), s
 

@@ -44,6 +44,29 @@ def test_traced_by_torchscript():
         assert_close(traced(longer), layer(longer))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["scrn", "projected_lstm", "legendre"])
+def test_scripted(name):
+    """A copy in TorchScript, with the layer's parameters, and states of their own sizes."""
+    layer = made(name, num_layers=2, bidirectional=True, batch_first=True, **DOUBLE)
+    script = gatefuse.scripted(layer)
+    assert {n: tuple(p.shape) for n, p in script.named_parameters()} == {
+        n: tuple(p.shape) for n, p in layer.named_parameters()
+    }
+    x, lengths, resets = torch.randn(B, T, I, **DOUBLE), torch.tensor([T, 0, 2, 5]), torch.rand(B, T) < 0.4
+    states, fresh = (
+        tuple([torch.rand(4, B, layer._sized.of(state), **DOUBLE) for state in layer.cell.states]) for _ in range(2)
+    )
+    for options in ({}, {"lengths": lengths}, {"lengths": lengths, "resets": resets, "reset_state": fresh}):
+        for state in (None, states):
+            found, expected = script(x, state, **options), layer(x, state, **options)
+            assert_close(found, expected)
+            ours = gradients(found, list(script.parameters()))
+            assert_close(ours, gradients(expected, list(layer.parameters())))
+    with pytest.raises(torch.jit.Error, match="a state must have shape"):
+        script(x, tuple([torch.zeros(4, B, 9, **DOUBLE)] * 2))
+
+
 @pytest.mark.parametrize("name", ["scrn", "projected_lstm"])
 def test_transforms(name):
     layer = made(name, **DOUBLE)

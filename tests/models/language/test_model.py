@@ -26,6 +26,7 @@ from gatefuse.models.language.text import Vocabulary
 from gatefuse.models.language.training import Point, Settings, Trainer
 from gatefuse.models.scratch import D2LLSTM, NaiveLSTM
 from tests.support.made_up_cells import ALL
+from tests.support.sized_cells import projected_lstm
 
 ABC = "abcdefgh"
 SMALL = {"hidden": 16, "batch": 4, "steps": 6}
@@ -56,6 +57,7 @@ def test_every_network_reads_tokens_and_goes_on(name):
         lambda: nn.GRU(9, 16, bidirectional=True),
         lambda: gatefuse.GRU(9, 16, 2),
         lambda: gatefuse.Recurrent("slstm", 9, 16, batch_first=True),
+        lambda: gatefuse.Recurrent(projected_lstm, 9, 16, bidirectional=True, sizes={"projected": 6}),
         lambda: make_network(ALL[0], 9, 16, 2),
         lambda: D2LLSTM(9, 16),
         lambda: NaiveLSTM(9, 16),

@@ -142,6 +142,7 @@ def test_parameters_have_no_spare_numbers():
         "bias_hh_l1": (2 * H,),
     }
     assert repr(layer) == "Recurrent(scrn, 3, 5, num_layers=2, bidirectional=True, sizes={'slow': 3})"
+    assert repr(layer.cell) == "<cell scrn: gates b:x a p:R, states h s, slow s b>"
     deep = Recurrent(CELLS["projected_lstm"], I, H, num_layers=2, sizes={"projected": 2})
     assert deep.output_size == 2
     assert tuple(deep.weight_ih_l1.shape) == (4 * H, 2)
@@ -173,7 +174,7 @@ def test_one_unit_overflows(driver):
         found, expected = layer(x, form(states), all_states=True), by_hand(layer, x, states)
         assert not expected[0][0].isnan().any()
         assert_close(flat(found), flat(expected), equal_nan=True)
-        leaves = [x, states[0], layer.weight_ih_l0, layer.weight_hh_l0]
+        leaves = [x, *states, *layer.parameters()]
         ours, theirs = (gradients(result[0][0], leaves) for result in (found, expected))
         assert_close(ours, theirs, equal_nan=True)
 
@@ -214,7 +215,7 @@ def test_copies(name):
             p.zero_()
     loaded.load_state_dict(layer.state_dict())
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded):
-        assert other.units == layer.units
+        assert other._sized == layer._sized
         assert_close(called(other, x, states, inputs), expected)
     single = copy.deepcopy(layer).float()
     found = called(single, x.float(), [s.float() for s in states], {n: a.float() for n, a in inputs.items()})

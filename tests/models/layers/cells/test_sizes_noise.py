@@ -26,7 +26,7 @@ def test_dropout_between_layers():
 
 @pytest.mark.parametrize("driver", ["eager", "aten", "llvm"])
 def test_noise_has_the_states_sizes(driver):
-    """With a probability that is almost 1 in training all states stay; in eval mode they move by what is left."""
+    """In training each unit of a state stays by numbers of that state's own; in eval mode it is what is expected."""
     cell = zoneout(CELLS["scrn"], h=0.3, s=0.6)
     layer = Recurrent(cell, I, H, sizes={"slow": 3}, driver=driver, **DOUBLE)
     x, states = torch.randn(T, B, I, **DOUBLE), (torch.rand(1, B, H, **DOUBLE), torch.rand(1, B, 3, **DOUBLE))

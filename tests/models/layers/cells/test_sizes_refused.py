@@ -43,7 +43,7 @@ def test_layers_that_are_not_made(options, error, text):
 def test_sizes_of_a_cell_without():
     with pytest.raises(ValueError, match=r"^sizes must be those of gru \(none\)\. Got slow\.$"):
         Recurrent("gru", I, H, sizes={"slow": 3})
-    assert Recurrent("gru", I, H, sizes={}).units is None
+    assert Recurrent("gru", I, H, sizes={})._sized is None
 
 
 def test_equations_that_no_code_can_be_made_of():
@@ -117,8 +117,6 @@ def test_drivers_and_files(tmp_path):
     with pytest.raises(ValueError, match=r"must have one size of states and gates\. Got scrn with sizes slow\.$"):
         gatefuse.export_object(layer.eval(), path)
     assert not path.exists()
-    with pytest.raises(ValueError, match=r"must have one size of states and gates to be scripted\. Got"):
-        gatefuse.scripted(layer)
 
 
 def test_equations_that_change_what_they_multiply():
