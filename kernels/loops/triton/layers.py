@@ -171,7 +171,7 @@ def _finals(ran: _Ran) -> tuple[Tensor, ...]:
     """The final states, each in memory of its own: it may be changed, resized or written into as an ``out=``."""
     if len(ran) == 1:
         finals = ran[0][1].finals
-        return tuple(torch.split_copy(finals, 1)) if finals.shape[0] > 1 else (finals,)  # type: ignore[attr-defined]
+        return tuple([s.clone() for s in finals.unsafe_split(1)]) if finals.shape[0] > 1 else (finals,)
     return tuple([torch.stack(each) for each in zip(*[kept.finals.unbind() for _, kept in ran], strict=True)])
 
 
