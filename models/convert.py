@@ -63,7 +63,7 @@ def load_layer_state(network: ScratchNetwork, state: Mapping[str, Tensor]) -> No
         if tuple(value.shape) != shapes[name]:
             raise ValueError(f"{name} must have shape {shapes[name]}. Got {tuple(value.shape)}.")
 
-    zeros = torch.zeros(G * H)
+    zeros = torch.zeros(G * H, device="cpu")
     columns = zip(
         parts,
         state["weight_ih_l0"].chunk(G),

@@ -17,9 +17,9 @@ Again = Callable[
 
 def needed(given: Sequence[Tensor | None]) -> bool:
     """Whether gradients are wanted that only torch's own operators give: such as have gradients, for which alone grad
-    mode is on in a backward, or many at once, of autograd's own vmap."""
-    batched = torch._C._functorch.is_legacy_batchedtensor
-    return torch.is_grad_enabled() or any(map(batched, [d for d in given if d is not None]))
+    mode is on in a backward, or many at once, of autograd's own vmap; or none, where nothing is given."""
+    there = [d for d in given if d is not None]
+    return torch.is_grad_enabled() or not there or any(map(torch._C._functorch.is_legacy_batchedtensor, there))
 
 
 def differentiable(
@@ -32,6 +32,8 @@ def differentiable(
         fresh, inputs: how many fresh states and inputs there are, the last of the leaves.
         given: gradients of the output and the final states.
     """
+    if given.count(None) == len(given):  # what follows has none to give
+        return [None] * len(leaves)
     create_graph, S = torch.is_grad_enabled(), len(ctx.cell.unchanged().states)
     x, *tensors = leaves
     end = len(tensors) - inputs

@@ -190,7 +190,9 @@ def _backward(ctx, d_output, d_rest, d_finals, _d_saved, _d_fed):
     given = d_output, d_rest, d_finals
     # many gradients at once, of autograd's own vmap, which no operator for all steps knows
     batched = any(d is not None and torch._C._functorch.is_legacy_batchedtensor(d) for d in given)
-    if torch.is_grad_enabled() or batched:  # grad mode is on only where the gradients' own gradients are wanted
+    if given.count(None) == len(given):  # what follows has none to give
+        found = [None] * 8
+    elif torch.is_grad_enabled() or batched:  # grad mode is on only where the gradients' own gradients are wanted
         found = _differentiable(ctx, inputs, input_weights, given)
     else:
         d_output = torch.zeros_like(kept[0]) if d_output is None else d_output

@@ -74,4 +74,4 @@ def _holders(block: Tensor) -> int:
     return torch._C._storage_Use_Count(storage._cdata) + sys.getrefcount(storage)
 
 
-_ALONE = _holders(torch.empty(0))
+_ALONE = _holders(torch.empty(0, device="cpu"))

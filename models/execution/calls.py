@@ -120,9 +120,10 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
             if D == 2:
                 sequences = tuple([torch.cat(pair, -1) for pair in zip(*[o.sequences for o in outcomes], strict=True)])
         x = sequences[0]
-    # What the caller gets shares no memory with what a driver keeps, so that it may be changed in place.
+    # What the caller gets shares no memory with what a driver keeps, nor with each other, so that it may be changed in
+    # place and resized.
     kept = getattr(driver(driver_name), "keeps", False) and lengths is None and (both or D == 1)
-    if kept and sequences[0].requires_grad:
+    if kept and (sequences[0].requires_grad or len(sequences) > 2):
         sequences = tuple([s.clone() for s in sequences])
     # stack copies
     last = tuple([torch.stack(column) for column in zip(*last_states, strict=True)])

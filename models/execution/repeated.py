@@ -110,7 +110,7 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     cell, shape, prepared, first = layer.cell.current(), call.states[0].shape, None, None
     if x.is_cpu:
         with torch.inference_mode(False):  # they outlive this call
-            first = tuple([torch.full(shape, value, dtype=x.dtype) for value in cell.init])
+            first = tuple([torch.full(shape, value, dtype=x.dtype, device=x.device) for value in cell.init])
     if name != "vendor":
         turned = x.transpose(0, 1) if layer.batch_first else x
         prepared = prepare(name, cell, turned, call, form, needs_grad)

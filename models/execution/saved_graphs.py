@@ -72,7 +72,7 @@ def _recording() -> bool:
     What runs there as if it did would have TorchScript compile a loop without gradients, for all calls to come.
     """
     with torch.enable_grad():
-        return torch.zeros(1, requires_grad=True).neg().requires_grad
+        return torch.zeros(1, requires_grad=True, device="cpu").neg().requires_grad
 
 
 @contextmanager

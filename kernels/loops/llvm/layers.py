@@ -224,7 +224,7 @@ class Steps:
         self._weights = [w.clone(memory_format=torch.contiguous_format) for w in weights]
         self._output = states[0].new_empty(shape[0], states[0].shape[2])
         with torch.inference_mode(False):  # within which they could not be set afterwards
-            self._inputs = [torch.empty(self._output.shape, dtype=states[0].dtype) for _ in range(inputs)]
+            self._inputs = [torch.empty_like(self._output) for _ in range(inputs)]
         self._begin()
 
     def _begin(self) -> None:

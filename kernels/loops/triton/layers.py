@@ -49,7 +49,7 @@ def layers(
     if (W := padded(version, H)) != H:
         held = _wider_weights(version, form, x, weights, H, W)
         output, finals = layers(cell, loop, x, [wider(s, W) for s in states], held, form, again)
-        return output[..., :H], tuple([s[..., :H] for s in finals])
+        return output[..., :H].contiguous(), tuple([s[..., :H].contiguous() for s in finals])
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *states, *weights))
     shapes = _shapes(version, form, x.shape[2], H)
     return Prepared(version, loop, form, again, shapes, needs_grad, precision(x.dtype)).run(x, states, weights)
@@ -168,9 +168,10 @@ def _again(cell: Cell, form: Form, product: Tensor, first: Tensor, weights: Seve
 
 
 def _finals(ran: _Ran) -> tuple[Tensor, ...]:
-    """The final states, of which each may be changed in place: nothing else reads that memory."""
+    """The final states, each in memory of its own: it may be changed, resized or written into as an ``out=``."""
     if len(ran) == 1:
-        return tuple(ran[0][1].finals.unsafe_split(1))
+        finals = ran[0][1].finals
+        return tuple([s.clone() for s in finals.unsafe_split(1)]) if finals.shape[0] > 1 else (finals,)
     return tuple([torch.stack(each) for each in zip(*[kept.finals.unbind() for _, kept in ran], strict=True)])
 
 

@@ -347,6 +347,15 @@ def test_dropout_between_layers_goes_the_whole_way(taken):
     assert len(taken) == 1
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_first_states_lie_where_x_does_whatever_the_default_device(taken, layer):
+    layer, x = LAYERS[layer](), torch.randn(2, 2, 3)
+    with torch.device("meta"):
+        for _ in range(3):
+            check(layer, x)
+    check(layer, x)
+
+
 def test_hooks_run():
     layer, x, seen = LSTM(3, 5, driver="llvm"), torch.randn(2, 2, 3), []
     layer.register_forward_hook(lambda *_: seen.append(1))

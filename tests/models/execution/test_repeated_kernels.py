@@ -123,6 +123,14 @@ def test_states_of_any_form_and_changes_in_place(prepared, driver):
         kept.sum().backward()
 
 
+def test_first_states_lie_where_x_does_whatever_the_default_device(driver):
+    layer, x = layer_of(driver), draw(2, 2, 3)
+    with torch.device("meta"):
+        for _ in range(2):
+            check(layer, x)
+    check(layer, x)
+
+
 def test_spare_units_in_each_call(driver):
     torch.manual_seed(0)
     layer, x = layer_of(driver, H=66), draw(2, 2, 3)

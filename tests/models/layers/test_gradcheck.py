@@ -1,4 +1,4 @@
-"""First and second derivatives of every shipped cell against finite differences, in float64."""
+"""Derivatives of every shipped cell against finite differences, first and second, in float64; none where none come."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call
 
 from gatefuse import Recurrent, cell_names
+from gatefuse.kernels.loops.registry import KERNELS
 from tests.support.layers import beside
 
 T, B, I, H = 2, 2, 1, 2
@@ -69,3 +70,28 @@ def test_gradients_of_gradients_on_a_cpu(cell, driver):
         leaves = [x, *(p for name, p in module.named_parameters() if "weight" in name)]
         found.append(torch.autograd.grad(slope.square().sum(), leaves))
     torch.testing.assert_close(*found)
+
+
+class Nothing(torch.autograd.Function):
+    """What follows a layer, and has no gradient for it."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return None
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("driver", ["vendor", "aten", "llvm", "eager", "step", "block", "grid"])
+def test_where_nothing_comes_back_no_gradient_does(driver, create_graph):
+    device = "cuda" if driver in KERNELS and torch.cuda.is_available() else "cpu"
+    layer = Recurrent("lstm", I, H, 2, driver=driver, device=device)
+    for lengths in (None, [2, 1]):
+        x = torch.randn(T, B, I, device=device, requires_grad=True)
+        output, _ = layer(x, lengths=lengths)
+        leaves = [x, *layer.parameters()]
+        found = torch.autograd.grad(Nothing.apply(output).sum(), leaves, create_graph=create_graph, allow_unused=True)
+        assert found == (None,) * len(leaves)

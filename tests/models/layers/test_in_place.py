@@ -95,6 +95,26 @@ def test_sequences_of_all_states(driver, bidirectional):
     assert_may_be_changed(layer, torch.randn(T, B, I), all_states=True, lengths=[T, 2])
 
 
+@pytest.mark.parametrize("all_states", [False, True])
+@pytest.mark.parametrize("units", [H, 66])
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_each_result_has_memory_of_its_own(driver, units, all_states):
+    """One that is resized, as ``out=`` does it, or saved, is nothing to another; and ``view`` takes each."""
+    skip_unless(driver, "slstm", 2, all_states=all_states)
+    for options in FORMS.values() if units == H else ({},):
+        layer, x = Recurrent("slstm", I, units, driver=driver, **options), torch.randn(2, 2, I)
+        for wanted in (True, False, False):
+            with torch.set_grad_enabled(wanted):
+                found = tensors(layer(x, all_states=all_states))
+            assert len({t.untyped_storage().data_ptr() for t in found}) == len(found)
+            if not layer.batch_first:
+                assert all(t.is_contiguous() for t in found)
+            copies = [t.detach().clone() for t in found]
+            for k, t in enumerate(found):
+                t.data.resize_(2 * t.numel()).fill_(7)
+                assert_close(found[k + 1 :], copies[k + 1 :], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_one_sequence(driver):
     skip_unless(driver, "gru_reset_first", 3)

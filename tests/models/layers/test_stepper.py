@@ -211,3 +211,12 @@ def test_refresh_takes_another_dtype():
     stepper.refresh()
     with torch.no_grad():
         assert_close(run(stepper, x), layer(x)[0])
+
+
+def test_another_default_device_is_nothing_to_a_stepper():
+    layer = gatefuse.Recurrent("augru", I, H)
+    x, score = torch.randn(T, B, I), torch.rand(T, B)
+    with torch.no_grad(), torch.device("meta"):
+        stepper = Stepper(layer, B)
+        found = [stepper.step(each, {"a": s}).clone() for each, s in zip(x, score, strict=True)]
+        assert_close(torch.stack(found), layer(x, inputs={"a": score})[0])
