@@ -27,7 +27,8 @@ keeps = True
 _FEW, _SMALL_STEP = 4, {"lstm": (256, 0), "gru": (320, 0), "elman": (1, 2048), "elman_relu": (1, 2048)}
 _MACHINES = ("x86_64", "aarch64")
 
-_HAS_LLVM = find_spec("llvmlite") is not None  # asked once, as torch.compile can't ask in torch 2.11
+# Asked once, as torch.compile can't ask in torch 2.11.
+_HAS_LLVM, _MACHINE = find_spec("llvmlite") is not None, platform.machine()
 
 
 def refusal(request: Request) -> str:
@@ -36,8 +37,8 @@ def refusal(request: Request) -> str:
         return f"its code runs on a CPU, not on {request.device.type}"
     if request.dtype not in (torch.float32, torch.float64):
         return f"its code computes in float32 and float64, not in {request.dtype}"
-    if sys.platform != "linux" or platform.machine() not in _MACHINES:
-        here = f"{sys.platform}, {platform.machine()}"
+    if sys.platform != "linux" or _MACHINE not in _MACHINES:
+        here = f"{sys.platform}, {_MACHINE}"
         return f"its code is made for Linux, on {' and '.join(_MACHINES)}, and not for {here}"
     if not _HAS_LLVM:
         return "llvmlite is not installed"
