@@ -129,7 +129,7 @@ def _made(cell: Cell, units: int) -> DeviceFunctions:
     from gatefuse.kernels.triton import mathlib
 
     program = cell.program
-    helpers = ("sigmoid", "tanh", "log1p", "expm1", "log_sigmoid", "relu", "maximum", "minimum")
+    helpers = ("sigmoid", "tanh", "log1p", "expm1", "log_sigmoid", "relu", "maximum", "minimum", "remainder")
     namespace: dict[str, Any] = {"__name__": __name__, "triton": triton, "tl": tl}
     namespace |= {helper: getattr(mathlib, helper) for helper in helpers}
     file = f"<gatefuse {cell.key}, H {units}>" if units else f"<gatefuse {cell.key}>"

@@ -65,6 +65,7 @@ PRIMITIVES: dict[str, Primitive] = {
     "abs": _call("abs", triton="tl.abs"),
     "relu": _call("relu"),
     "floor": _call("floor", triton="tl.floor"),
+    "remainder": _call("remainder", 2),
     "exp": _call("exp", triton="tl.exp", transcendental=True),
     "log": _call("log", triton="tl.log", transcendental=True),
     "log1p": _call("log1p", transcendental=True),
@@ -131,9 +132,18 @@ def _sub(make: Make, a, b, alpha=1):
 
 
 def _div(make: Make, a, b, rounding_mode=None):
-    if rounding_mode is not None:
-        raise TranslationError(f"div must have rounding_mode None. Got {rounding_mode!r}")
-    return make("div", a, b)
+    if rounding_mode not in (None, "floor"):
+        raise TranslationError(f"div must have rounding_mode None or 'floor'. Got {rounding_mode!r}")
+    quotient = make("div", a, b)
+    if rounding_mode is None:
+        return quotient
+    # A quotient that is rounded may be the next whole number; this one is nearly whole.
+    whole = make("div", make("sub", a, make("remainder", a, b)), b)
+    rounded = make("floor", make("add", whole, 0.5))
+    number = b.number if isinstance(b, Expr) else b
+    if number is None:
+        return make("where", make("eq", b, 0.0), quotient, rounded)
+    return rounded if number else quotient
 
 
 def _pow(make: Make, base, exponent):
@@ -197,6 +207,7 @@ _ATEN: dict[str, Callable[..., Any]] = {
     "sub": _sub,
     "rsub": lambda make, a, b, alpha=1: _sub(make, b, a, alpha),
     "div": _div,
+    "floor_divide": lambda make, a, b: _div(make, a, b, "floor"),
     "pow": _pow,
     "square": lambda make, x: make("mul", x, x),
     "reciprocal": lambda make, x: make("div", 1.0, x),
@@ -229,6 +240,7 @@ _ATEN: dict[str, Callable[..., Any]] = {
         for op in (
             *("mul", "neg", "abs", "maximum", "minimum", "where", "eq", "ne", "lt", "le", "gt", "ge", "relu"),
             *("exp", "log", "log1p", "expm1", "erf", "sin", "cos", "sqrt", "sigmoid", "tanh", "floor"),
+            "remainder",
         )
     },
     **ACTIVATIONS,

@@ -125,6 +125,12 @@ class Mathematics(Vectors):
         u = self._b.fadd(self.number(1.0), x)
         return self.intrinsic("copysign", self._log(u, self._b.fsub(x, self._b.fsub(u, self.number(1.0)))), x)
 
+    def remainder(self, a: Any, c: Any) -> Any:
+        """What a division leaves whose quotient is rounded down, so that it has the divisor's sign; exact."""
+        zero, left = self.number(0.0), self.lanewise("fmod", a, c)
+        other = self._b.xor(self.compare("<", left, zero), self.compare("<", c, zero))
+        return self.select(self.both(other, self.compare("!=", left, zero)), self.add(left, c), left)
+
     def _log(self, x: Any, rest: Any = None) -> Any:
         """log(x + rest), where the sum can't be told from x."""
         kind, one = self.kind, self.number(1.0)

@@ -143,13 +143,13 @@ class Vectors:
     def as_number(self, bits: Any) -> Any:
         return self._b.bitcast(bits, self.kind.vector)
 
-    def lanewise(self, name: str, a: Any) -> Any:
+    def lanewise(self, name: str, *vectors: Any) -> Any:
         """A function of the C library, lane by lane."""
         name += "f" if self.kind.size == 4 else ""
-        found = a
+        found = vectors[0]
         for k in range(self.kind.lanes):
-            value = self._b.extract_element(a, I32(k))
-            found = self._b.insert_element(found, self.code.call(name, self.kind.scalar, value), I32(k))
+            values = [self._b.extract_element(each, I32(k)) for each in vectors]
+            found = self._b.insert_element(found, self.code.call(name, self.kind.scalar, *values), I32(k))
         return found
 
     def spread(self, value: Any) -> Any:

@@ -34,6 +34,11 @@ FUNCTIONS = {
     "softsign": F.softsign,
     "tanhshrink": F.tanhshrink,
     "floor": lambda v: torch.floor(3 * v) + v,
+    "remainder": lambda v: v % 0.7,
+    "remainder, negative": lambda v: torch.remainder(v, -2.5),
+    "remainder of a value": lambda v: torch.remainder(0.3 - v, 1.5 + v * v),
+    "division, rounded": lambda v: v * torch.div(v, 0.7, rounding_mode="floor"),
+    "division of two, rounded": lambda v: v + torch.div(0.3 - v, 1.5 + v * v, rounding_mode="floor"),
 }
 # Borders of the functions among them.
 VALUES = [0.0, -0.0, 1.0, -1.0, 3.0, -3.0, 6.0, -6.0, 0.4, -0.2, 2 / 3, 20.0, 50.0, -50.0, 800.0, -800.0]
@@ -82,6 +87,28 @@ def test_they_are_on_the_list():
     )
 
 
-def test_remainder_is_refused_by_name():
-    refused = cell(gates="a")(lambda x, R, h: torch.remainder(x.a + R.a(h), 2.0)).refusal
-    assert "Got remainder, which can't be translated" in refused
+def test_an_operator_that_is_none_is_refused_by_name():
+    refused = cell(gates="a")(lambda x, R, h: torch.fmod(x.a + R.a(h), 2.0)).refusal
+    assert "Got fmod, which can't be translated" in refused
+
+
+@pytest.mark.parametrize("name", ["llvm", "step", "block", "grid"])
+@pytest.mark.parametrize("divisor", [0.7, -3.0, 1e-3, 1e30, math.inf, -math.inf, 0.0])
+def test_remainders_are_exact(name, divisor):
+    unit = cell(gates="a")(lambda x, R, h: torch.remainder(h, divisor) + 0 * x.a)
+    if why := driver(name).refusal(Request(unit, torch.device("cpu"), torch.float32, 1, 1, 16)):
+        pytest.skip(why)
+    near = [divisor * k for k in (1.0, 2.0, 3.0, -7.0)] if 0 < abs(divisor) < 1e20 else [5.0, -5.0, 0.5, -0.5]
+    values = torch.tensor([0.0, -0.0, 0.1, -0.1, 2.5, -2.5, 1e3, -1e3, 12345.678, 1e-20, *near, math.inf, math.nan])
+    layer = Recurrent(unit, 1, len(values), driver=name)
+    with torch.no_grad():
+        output, _ = layer(torch.zeros(1, 1, 1), values.view(1, 1, -1))
+    found, expected = output[0, 0], torch.remainder(values, divisor)
+    assert torch.equal(found.isnan(), expected.isnan())
+    if name == "llvm":
+        assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    # Triton's interpreter fuses nothing: a product of the divisor is rounded, and what is left may be a whole one.
+    off = (found - expected).abs()[:-2]
+    allowed = torch.finfo(torch.float32).eps * values.abs()[:-2]
+    assert ((off <= allowed) | ((off - abs(divisor)).abs() <= allowed) | ~off.isfinite()).all()
+    assert torch.equal(found.isinf(), expected.isinf())
