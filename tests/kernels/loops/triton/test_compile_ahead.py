@@ -42,42 +42,42 @@ def compile_cell(cell, target, dtype, masks, loop, H=64, order="forward", B=16, 
     return kernels
 
 
-def main() -> None:
-    """Compile everything and say so; run by the test below."""
+def main(name: str) -> None:
+    """Compile everything for a target and say so; run by the test below."""
     from triton.backends.compiler import GPUTarget
 
     from gatefuse.kernels.loops.triton import block, grid, step
 
-    for backend, arch, warp in TARGETS.values():
-        for cell in (*map(find_cell, cell_names()), *made_up_cells.ALL):
-            for dtype, masks in ((torch.bfloat16, False), (torch.float32, True)):
-                target = GPUTarget(backend, arch, warp)
-                kernels = compile_cell(cell, target, dtype, masks, step)
-                assert {"update_kernel", "backward_kernel"} <= {name.split()[0] for name in kernels}
-                # Whole-sequence kernels take long to compile: each cell for one target, two for all, these in both
-                # directions at once.
-                if (arch == 90 and not masks) or (cell.name in ("gru", "gru_reset_first") and masks):
-                    order = "both" if masks else "forward"
-                    kernels |= compile_cell(cell, target, torch.bfloat16, masks, block, order=order)
-                    if backend == "cuda" or version("triton") >= "3.7":  # which grid's driver refuses there
-                        kernels |= compile_cell(cell, target, torch.bfloat16, masks, grid, order=order)
-                if arch == 90 and not masks:  # the product's sum split among programs
-                    split = compile_cell(cell, target, torch.bfloat16, masks, grid, H=512)
-                    kernels |= {f"{name} split": kernel for name, kernel in split.items()}
-                for name, kernel in kernels.items():
-                    assert len(kernel.asm[BINARY[backend]]) > 0, name
-                    # Loads of what others computed must not be moved ahead of the barrier by pipelining.
-                    assert "grid" not in name or "async_copy" not in kernel.asm["ttgir"], name
-                    print(arch, cell.name, dtype, name)
+    backend, arch, warp = TARGETS[name]
+    for cell in (*map(find_cell, cell_names()), *made_up_cells.ALL):
+        for dtype, masks in ((torch.bfloat16, False), (torch.float32, True)):
+            target = GPUTarget(backend, arch, warp)
+            kernels = compile_cell(cell, target, dtype, masks, step)
+            assert {"update_kernel", "backward_kernel"} <= {name.split()[0] for name in kernels}
+            # Whole-sequence kernels take long to compile: each cell for one target, two for all, these in both
+            # directions at once.
+            if (arch == 90 and not masks) or (cell.name in ("gru", "gru_reset_first") and masks):
+                order = "both" if masks else "forward"
+                kernels |= compile_cell(cell, target, torch.bfloat16, masks, block, order=order)
+                if backend == "cuda" or version("triton") >= "3.7":  # which grid's driver refuses there
+                    kernels |= compile_cell(cell, target, torch.bfloat16, masks, grid, order=order)
+            if arch == 90 and not masks:  # the product's sum split among programs
+                split = compile_cell(cell, target, torch.bfloat16, masks, grid, H=512)
+                kernels |= {f"{name} split": kernel for name, kernel in split.items()}
+            for name, kernel in kernels.items():
+                assert len(kernel.asm[BINARY[backend]]) > 0, name
+                # Loads of what others computed must not be moved ahead of the barrier by pipelining.
+                assert "grid" not in name or "async_copy" not in kernel.asm["ttgir"], name
+                print(arch, cell.name, dtype, name)
 
 
 @pytest.mark.slow
-def test_every_cell_compiles_for_every_target(tmp_path):
-    program = "from tests.kernels.loops.triton.test_compile_ahead import main; main()"
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_cell_compiles_for_every_target(tmp_path, target):
+    program = f"from tests.kernels.loops.triton.test_compile_ahead import main; main({target!r})"
     lines = compiling(program, tmp_path, timeout=900, TRITON_DEFAULT_FP_FUSION="1")
-    for target in ("80", "90", "gfx942"):
-        for cell in cell_names():
-            assert sum(line.startswith(f"{target} {cell} ") for line in lines) >= 4
+    for cell in cell_names():
+        assert sum(line.startswith(f"{TARGETS[target][1]} {cell} ") for line in lines) >= 4
 
 
 @pytest.mark.skipif(not interpreted(), reason="Triton's interpreter is off")
