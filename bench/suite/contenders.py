@@ -75,6 +75,7 @@ CONTENDERS = (
     _optional("FlashRNN", third_party.flashrnn, third_party.FLASHRNN, third_party.FLOATS, third_party.flashrnn_refusal),
     _optional("Haste", third_party.haste, ("lstm", "gru"), ("float32",), third_party.missing("haste_pytorch")),
     _optional("TorchRL", third_party.torchrl, ("lstm", "gru"), ("float32",), third_party.missing("torchrl")),
+    _optional("FlagGems", third_party.flaggems, ("lstm", "gru"), third_party.FLOATS, third_party.flaggems_refusal),
     Contender("torch.nn", torch_layer, tuple(TORCH)),
     Contender(
         "ONNX Runtime",

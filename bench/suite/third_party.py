@@ -1,9 +1,10 @@
-"""Other people's recurrent kernels, measured where they are installed: FlashRNN, Haste, TorchRL's Triton kernels.
+"""Other people's recurrent kernels, measured where they are installed: FlashRNN, Haste, TorchRL's and FlagGems' Triton
+kernels.
 
 Each takes its weights from the source, in its own layout; each has one layer and one direction. The layouts were read
 off flashrnn/flashrnn/vanilla (FlashRNN 1.0.5), frameworks/pytorch (Haste 0.5) and
-modules/tensordict_module/_rnn_triton.py (TorchRL 0.13). The kernels themselves have not run here yet; one that computes
-something else than the oracle gets a row that says so.
+modules/tensordict_module/_rnn_triton.py (TorchRL 0.13); FlagGems' operators have the arguments of ATen's. The kernels
+themselves have not run here yet; one that computes something else than the oracle gets a row that says so.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ def missing(module: str) -> Callable[[Group, torch.device], str]:
 def flashrnn_refusal(group: Group, device: torch.device) -> str:
     """FlashRNN's: as missing; it compiles for each H, B, dtype and mode, for which a short sweep has no time."""
     return missing("flashrnn")(group, device) or compiled_step.no_time(group, device)
+
+
+def flaggems_refusal(group: Group, device: torch.device) -> str:
+    """FlagGems': as missing; not every version of it has the cell's operator."""
+    if why := missing("flag_gems")(group, device):
+        return why
+    cell = group.shape.cell
+    return "" if hasattr(import_module("flag_gems.ops"), cell) else f"the flag_gems that is installed has no {cell}"
 
 
 def _leaves(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -93,3 +102,15 @@ def torchrl(group: Group, source: nn.Module) -> Network:
     run = module.lstm_triton if s.cell == "lstm" else module.gru_triton
     precision = "tf32" if tf32_allowed() else "ieee"
     return Network(lambda x: run(x, *states, *weights, resets, input_precision=precision)[0], weights, BATCH_FIRST)
+
+
+def flaggems(group: Group, source: nn.Module) -> Network:
+    """A network of FlagGems' operator of ATen's name and arguments: input, first states, weights as torch.nn has them,
+    whether there are biases, layers, dropout, training, both directions, batch first."""
+    cell, shape = group.shape.cell, group.shape
+    run = getattr(import_module("flag_gems.ops"), cell)
+    weights = _leaves(*source.parameters())
+    h = weights[0].new_zeros(1, shape.B, shape.H)
+    first = [h, h.clone()] if cell == "lstm" else h
+    training = group.mode == "training"
+    return Network(lambda x: run(x, first, list(weights), True, 1, 0.0, training, False, False)[0], weights)

@@ -98,11 +98,13 @@ def fake_torchrl(kind):
 
 @pytest.fixture
 def installed(monkeypatch):
-    flashrnn, haste, torchrl = (ModuleType(name) for name in ("flashrnn", "haste_pytorch", third_party._TRITON))
+    names = ("flashrnn", "haste_pytorch", third_party._TRITON, "flag_gems.ops")
+    flashrnn, haste, torchrl, gems = (ModuleType(name) for name in names)
     flashrnn.flashrnn = fake_flashrnn
     haste.LSTM, haste.GRU = FakeHasteLSTM, FakeHasteGRU
     torchrl.lstm_triton, torchrl.gru_triton = fake_torchrl(torch.nn.LSTM), fake_torchrl(torch.nn.GRU)
-    for module in (flashrnn, haste, torchrl):
+    gems.lstm, gems.gru = torch._VF.lstm, torch._VF.gru  # whose arguments they have
+    for module in (flashrnn, haste, torchrl, gems):
         monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
@@ -110,17 +112,25 @@ def installed(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "cell"),
     [("FlashRNN", c) for c in ("lstm", "gru", "elman", "slstm")]
-    + [(n, c) for n in ("Haste", "TorchRL") for c in ("lstm", "gru")],
+    + [(n, c) for n in ("Haste", "TorchRL", "FlagGems") for c in ("lstm", "gru")],
 )
 def test_other_people_s_weights_are_laid_out_as_they_say(installed, name, cell, mode):
     check(name, Group(Shape(cell, 5, 3, 4, 2), "float32", mode))
 
 
 def test_what_is_not_installed_is_left_out_with_a_word():
-    for name in ("FlashRNN", "Haste", "TorchRL"):
+    for name in ("FlashRNN", "Haste", "TorchRL", "FlagGems"):
         said = named(name).refusal(Group(Shape("lstm", 5, 3, 4, 2), "float32", "forward"), CPU)
         assert said.endswith(("is not installed", "need a GPU"))
     assert named("Haste").refusal(Group(Shape("lstm", 5, 3, 4, 2), "float16", "forward"), CPU) == "it has no float16"
+
+
+def test_a_flaggems_without_the_operator_is_left_out(installed, monkeypatch):
+    monkeypatch.setattr(third_party, "find_spec", lambda name: name)
+    group = Group(Shape("gru", 5, 3, 4, 2), "float32", "forward")
+    assert named("FlagGems").refusal(group, CUDA) == ""
+    monkeypatch.delattr(sys.modules["flag_gems.ops"], "gru")
+    assert named("FlagGems").refusal(group, CUDA) == "the flag_gems that is installed has no gru"
 
 
 def test_what_compiles_for_each_shape_is_left_to_the_long_sweeps(monkeypatch):

@@ -39,8 +39,9 @@ def check_here(name: str, task, dtype: torch.dtype, device: str) -> None:
     check(driver(name), task, dtype, device)
 
 
-# Of two cells alike that take longest, one is for the slow tests.
-CELLS = [pytest.param(name, marks=pytest.mark.slow) if name == "layer_norm_gru" else name for name in cell_names()]
+# Those that take longest are for the slow tests; test_layer_norm_cells.py has them too.
+LONG = ("layer_norm_lstm", "layer_norm_gru")
+CELLS = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in cell_names()]
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
@@ -58,7 +59,10 @@ def test_dtypes(device, name, cell, dtype):
     check_here(name, make_task(find_cell(cell), 3, 2, 8, all_states=True), dtype, device)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 20), (2, 1, 63), (3, 3, 7), (2, 5, 200)], ids=str)
+LARGE = pytest.param((2, 5, 200), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 3, 20), (2, 1, 63), (3, 3, 7), LARGE], ids=str)
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_first", "peephole_lstm"])
 @everywhere
 def test_odd_sizes(device, name, cell, shape):
