@@ -1,4 +1,4 @@
-"""Tasks for kernels, which run hidden units in sixteens: spare units fill an H that is none (spare_units.py)."""
+"""Tasks for kernels, which run hidden units in sixteens: spare units fill an H that is none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from functools import wraps
 from torch import Tensor
 
 from gatefuse.kernels.loops.registry import KERNELS
-from gatefuse.kernels.loops.triton.spare_units import padded, wider, wider_weights
+from gatefuse.kernels.loops.triton.spare_units import padded, wider_weights
+from gatefuse.kernels.spare_units import wide
 from gatefuse.kernels.task import Outcome, Task, Weights
 
 
@@ -22,9 +23,9 @@ def _wider(task: Task, W: int) -> Task:
     found = wider_weights(task.cell, [*linear, *given.parameters], bool(biases), W)
     two = found[2:4] if biases else [None, None]
     weights = Weights(found[0], found[1], two[0], two[1], tuple(found[len(linear) :]))
-    fresh = None if task.fresh is None else tuple([wider(s, W) for s in task.fresh])
-    inputs = tuple([wider(a, W) if a.shape[-1] > 1 else a for a in task.inputs])
-    states = tuple([wider(s, W) for s in task.states])
+    fresh = None if task.fresh is None else tuple([wide(s, W) for s in task.fresh])
+    inputs = tuple([wide(a, W) if a.shape[-1] > 1 else a for a in task.inputs])
+    states = tuple([wide(s, W) for s in task.states])
     return replace(task, states=states, weights=weights, fresh=fresh, inputs=inputs)
 
 

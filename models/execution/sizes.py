@@ -1,8 +1,6 @@
 """Layers whose cell declares sizes: values of fewer units are run with as many as those that have the most.
 
-A spare unit computes what the last one does, from copies of all that the last one is given (spare_units.py). Products
-are those without spare units but for rounding, also where a unit is infinite, which columns of zeros would make no
-number. Gradients of all copies add up to the last one's.
+Spare units copy the last one (kernels/spare_units.py), and are cut off what comes back.
 """
 
 from __future__ import annotations
@@ -17,9 +15,10 @@ from torch.nn.functional import dropout as drop
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.equations.facts import vector_sizes
 from gatefuse.kernels.plan import Plan
+from gatefuse.kernels.spare_units import shared_columns, wide
 from gatefuse.kernels.task import Form
 from gatefuse.models.execution.calls import Call, Results
-from gatefuse.models.layers.spare_units import full_weight, shared_columns, sources, wide
+from gatefuse.models.layers.spare_units import full_weight, sources
 from gatefuse.models.layers.units import Units
 
 # Runs a call of layers of one size, x time first.

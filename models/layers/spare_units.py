@@ -1,7 +1,6 @@
 """Spare units: a layer's parameters with as many units in all places as its largest size has.
 
-A spare unit has copies of all that the last one has. What multiplies that unit and its copies is then the column of the
-last one in equal parts. Annotations aren't postponed here, since TorchScript reads some of these functions.
+Annotations aren't postponed here, since TorchScript reads one of these functions.
 """
 
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.spare_units import shared_columns, wide_rows
 from gatefuse.models.layers.layout import for_all_gates
 from gatefuse.models.layers.units import Units
 
@@ -60,31 +60,3 @@ def full_weight(parameters: list[Tensor], rows: list[list[int]], places: list[in
         parameter = shared_columns(parameters[k], W) if shared else parameters[k]
         found.append(wide_rows(parameter, rows[k], W))
     return for_all_gates(torch.cat(found), places, W)
-
-
-def wide_rows(rows: Tensor, units: list[int], W: int) -> Tensor:
-    """Rows by gate, of so many units each, with W rows a gate: copies of its last follow."""
-    found, first = [rows[:0]], 0
-    for n in units:
-        part = rows[first : first + n]
-        found.append(part)
-        if n < W:
-            found.append(part[-1:].repeat_interleave(W - n, 0))
-        first += n
-    return torch.cat(found)
-
-
-def shared_columns(weight: Tensor, W: int) -> Tensor:
-    """Columns for W units, of which those from the weight's last on are that unit, and have its column together."""
-    n = W - weight.size(1) + 1
-    if n == 1:
-        return weight
-    return torch.cat([weight[:, :-1], (weight[:, -1:] / n).repeat_interleave(n, 1)], 1)
-
-
-def wide(values: Tensor, W: int) -> Tensor:
-    """Values by unit, (..., S), as (..., W): copies of the last follow."""
-    S = values.size(-1)
-    if S == W:
-        return values
-    return torch.cat([values, values[..., -1:].repeat_interleave(W - S, -1)], -1)

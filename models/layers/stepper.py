@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from gatefuse.kernels.drivers import driver
+from gatefuse.kernels.spare_units import wide
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.layers.arguments import check_state
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.beside import check_form, check_names
-from gatefuse.models.layers.spare_units import wide
 
 State = Tensor | tuple[Tensor, ...]
 

@@ -204,8 +204,9 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from gatefuse.kernels.spare_units import wide
 from gatefuse.models.layers.layout import block_diagonal, for_all_gates, for_all_units
-from gatefuse.models.layers.spare_units import full_weight, wide
+from gatefuse.models.layers.spare_units import full_weight
 from gatefuse.models.torchscript.layer import ScriptedLayer
 
 {torchscript_source(cell.program)}

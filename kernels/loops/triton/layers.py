@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad
+from torch.nn.functional import linear
 
 from gatefuse.kernels.cell import Cell, Version
 from gatefuse.kernels.codegen.constexpr import cell_shape
@@ -23,9 +23,10 @@ from gatefuse.kernels.loops.directions import plain
 from gatefuse.kernels.loops.inputs import Sequence
 from gatefuse.kernels.loops.layer_weights import dense, weight_shapes
 from gatefuse.kernels.loops.registry import run_loop
-from gatefuse.kernels.loops.triton.spare_units import padded, wider, wider_weights
+from gatefuse.kernels.loops.triton.spare_units import padded, wider_weights
 from gatefuse.kernels.runtime.device import current
 from gatefuse.kernels.runtime.settings import precision
+from gatefuse.kernels.spare_units import shared_columns, wide
 from gatefuse.kernels.task import Form
 
 
@@ -48,7 +49,7 @@ def layers(
     version, H = cell.current(), states[0].shape[2]
     if (W := padded(version, H)) != H:
         held = _wider_weights(version, form, x, weights, H, W)
-        output, finals = layers(cell, loop, x, [wider(s, W) for s in states], held, form, again)
+        output, finals = layers(cell, loop, x, [wide(s, W) for s in states], held, form, again)
         return output[..., :H].contiguous(), tuple([s[..., :H].contiguous() for s in finals])
     needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *states, *weights))
     shapes = _shapes(version, form, x.shape[2], H)
@@ -145,7 +146,7 @@ def _wider_weights(cell: Cell, form: Form, x: Tensor, weights: Several[Tensor], 
     each, found = len(held) // form.num_layers, []
     for k in range(form.num_layers):
         own = wider_weights(cell, held[k * each : (k + 1) * each], form.bias, W)
-        found += [pad(own[0], (0, W - H)) if k else own[0], *own[1:]]
+        found += [shared_columns(own[0], W) if k else own[0], *own[1:]]
     return found
 
 

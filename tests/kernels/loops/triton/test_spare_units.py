@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from gatefuse import Recurrent, cell
 from gatefuse.kernels.cells import cell_names, find_cell
-from gatefuse.kernels.loops.triton.spare_units import padded, wider_rows
+from gatefuse.kernels.loops.triton.spare_units import padded
 from tests.support.layers import beside
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,9 +57,20 @@ def test_a_mean_has_no_spare_units():
         check(centered, driver)
 
 
-def test_spare_rows_are_copies_of_the_last_of_their_gate():
-    rows = torch.arange(6.0).view(6, 1)
-    assert wider_rows(rows, 2, 5).flatten().tolist() == [0, 1, 2, 2, 2, 3, 4, 5, 5, 5]
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_last_unit_may_be_infinite(driver):
+    """A column of zeros would make no number of it for all units."""
+    fast, slow = (Recurrent("gru_reset_first", 5, H, driver=d, device=DEVICE) for d in (driver, "eager"))
+    slow.load_state_dict(fast.state_dict())
+    with torch.no_grad():
+        for layer in (fast, slow):
+            layer.weight_hh_l0[:, -1] = layer.weight_hh_l0[:, -1].abs()
+    h = torch.randn(1, B, H, device=DEVICE)
+    h[..., -1] = torch.inf
+    x = torch.randn(1, B, 5, device=DEVICE)
+    found, expected = fast(x, h)[0], slow(x, h)[0]
+    assert expected[..., :-1].isfinite().all()
+    assert_close(found, expected, atol=2e-5, rtol=2e-4, equal_nan=True)
 
 
 @pytest.mark.slow
