@@ -158,6 +158,13 @@ def _hidden(state: Any) -> Tensor:
     return state if isinstance(state, Tensor) else state[0]
 
 
+def _drawn(task: Task, B: int, generator: torch.Generator, model: nn.Module) -> Example:
+    """Samples on the model's device."""
+    inputs, target = task(B, generator)
+    device = next(model.parameters()).device
+    return Example(tuple([given.to(device) for given in inputs]), target.to(device))
+
+
 def fit(model: nn.Module, task: Task, steps: int, B: int = 64, lr: float = 1e-2, seed: int = 0) -> list[float]:
     """Train a model on examples drawn anew at each step, by Adam with clipped gradients.
 
@@ -178,12 +185,12 @@ def fit(model: nn.Module, task: Task, steps: int, B: int = 64, lr: float = 1e-2,
     for name, size in (("steps", steps), ("B", B)):
         if size < 1:
             raise ValueError(f"{name} must be at least 1. Got {size}.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     losses = []
     model.train()
     for _ in range(steps):
-        inputs, target = task(B, generator)
+        inputs, target = _drawn(task, B, generator, model)
         loss = cross_entropy(model(*inputs).flatten(0, -2), target.flatten(), ignore_index=IGNORED)
         optimizer.zero_grad()
         loss.backward()
@@ -205,7 +212,7 @@ def accuracy(model: nn.Module, task: Task, B: int = 1000, seed: int = 1) -> floa
         B: samples.
         seed: of the samples.
     """
-    inputs, target = task(B, torch.Generator().manual_seed(seed))
+    inputs, target = _drawn(task, B, torch.Generator("cpu").manual_seed(seed), model)
     training = model.training
     model.eval()
     found = model.answer(*inputs) if isinstance(model, EncoderDecoder) else model(*inputs).argmax(-1)

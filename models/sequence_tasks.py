@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -10,19 +14,36 @@ from gatefuse.models.sequence import END, IGNORED, Example
 
 DIGITS = 8
 
+Sizes = ParamSpec("Sizes")
+Draw = Callable[Concatenate[int, torch.Generator, Sizes], Example]
 
+
+def _where_drawn(task: Draw[Sizes]) -> Draw[Sizes]:
+    """The task on its generator's device, whatever the default device is."""
+
+    @wraps(task)
+    def on_device(B: int, generator: torch.Generator, *sizes: Sizes.args, **more: Sizes.kwargs) -> Example:
+        with generator.device:
+            return task(B, generator, *sizes, **more)
+
+    return on_device
+
+
+@_where_drawn
 def same_sign(B: int, generator: torch.Generator) -> Example:
     """One to one: whether two numbers have the same sign, which no linear layer can say. (B, 2) -> 2 classes."""
     x = torch.rand(B, 2, generator=generator) * 2 - 1
     return Example((x,), (x.prod(1) > 0).long())
 
 
+@_where_drawn
 def counting(B: int, generator: torch.Generator, T: int = 6) -> Example:
     """One to many: from a digit on, count up, and from the last digit to zero. (B, DIGITS) -> (T, B) digits."""
     first = torch.randint(DIGITS, (B,), generator=generator)
     return Example((one_hot(first, DIGITS).float(),), (first + torch.arange(T)[:, None]) % DIGITS)
 
 
+@_where_drawn
 def majority(B: int, generator: torch.Generator, T: int = 15) -> Example:
     """Many to one: whether a text has more good words (1) than bad ones (2); others say nothing. (T, B) -> 2 classes.
 
@@ -35,6 +56,7 @@ def majority(B: int, generator: torch.Generator, T: int = 15) -> Example:
     return Example((words, lengths), (good > bad).long())
 
 
+@_where_drawn
 def peaks(B: int, generator: torch.Generator, T: int = 12) -> Example:
     """Many to many in step: which numbers are above the one before and the one after. (T, B, 1) -> (T, B), 2 classes.
 
@@ -49,6 +71,7 @@ def peaks(B: int, generator: torch.Generator, T: int = 12) -> Example:
     return Example((x,), target)
 
 
+@_where_drawn
 def spelling(B: int, generator: torch.Generator, T: int = 3) -> Example:
     """Many to many of another length: spell each digit as two letters, its high and its low part, then end.
 

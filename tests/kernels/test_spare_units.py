@@ -29,8 +29,6 @@ def test_columns_make_up_the_last_one_exactly(spare, dtype):
     assert found.shape == (50, 3 + spare)
     assert_close(found[:, :2], weight[:, :2], atol=0, rtol=0)
     assert_close(found[:, 2:].double().sum(1), weight[:, 2].double(), atol=0, rtol=0)
-    assert (
-        found[:, 2:].sign() == weight[:, 2:].sign()
-    ).all()  # a zero would make no number of infinity
+    assert (found[:, 2:].sign() == weight[:, 2:].sign()).all()  # a zero would make no number of infinity
     (gradient,) = torch.autograd.grad(found.sum(), weight)
     assert_close(gradient, torch.ones_like(gradient), atol=0, rtol=0)

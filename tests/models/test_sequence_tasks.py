@@ -48,6 +48,23 @@ def test_shapes(kind):
     assert all(torch.equal(a, b) for a, b in zip(inputs, again, strict=True))
 
 
+def test_the_default_device_changes_nothing():
+    """Examples are drawn on their generator's device, and a model learns on its own."""
+    before = torch.get_default_device()
+    torch.set_default_device("meta")
+    try:
+        for make, task, _, _ in KINDS.values():
+            inputs, target = task(5, torch.Generator("cpu").manual_seed(0))
+            assert {given.device.type for given in (*inputs, target)} == {"cpu"}
+            model = make().to_empty(device="cpu")
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, generator=torch.Generator("cpu").manual_seed(0))
+            assert len(fit(model, task, 2, B=3)) == 2
+            accuracy(model, task, B=3)
+    finally:
+        torch.set_default_device(before)
+
+
 def test_answers_of_the_tasks():
     draw = torch.Generator().manual_seed(0)
     (x,), target = tasks.same_sign(4, draw)
