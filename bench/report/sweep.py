@@ -104,14 +104,12 @@ def render(results: Results, earlier: Results | None = None) -> Iterator[Block]:
 
 
 def summary(results: Results) -> Iterator[Block]:
-    """What a first page shows: whether it is whole, where it was measured, every contender's mean, how often auto
-    loses."""
+    """What a first page shows: whether it is whole, where it was measured, means by cell, how often auto loses."""
     if results.lacks:
         yield partial(results)
     yield opening(results)
     yield from caution(results)
-    _, *means = contenders.contenders(results)
-    yield from means
+    yield from contenders.beside_others(results)
     yield from speedups.verdict(results)
     last = results.last
     yield f"Measured {last['date']} with torch {last['torch']}, at commit {last['commit'][:10]} ({last['tree']})."

@@ -15,8 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("kernels", "models", "bench")
-# Seconds that importing gatefuse may add to importing torch; it is 0.02 where nothing else runs.
-IMPORT_BUDGET = 0.3
+# What importing gatefuse may take of the time that importing torch takes: it is 0.22, with a garbage collection.
+IMPORT_BUDGET = 0.35
 
 both_ways = pytest.mark.parametrize("checkout", ["links", "no links"], indirect=True)
 
@@ -184,13 +184,14 @@ def test_import_brings_no_compiler_and_scripts_nothing():
 def test_import_is_quick():
     program = """
         import time
+        begin = time.process_time()
         import torch
-        begin = time.perf_counter()
+        between = time.process_time()
         import gatefuse
-        print(time.perf_counter() - begin)
+        print((time.process_time() - between) / (between - begin))
     """
     # The least of a few: other work on the machine makes a run slower, never quicker.
-    seconds = []
-    while len(seconds) < 5 and min(seconds, default=IMPORT_BUDGET) >= IMPORT_BUDGET:
-        seconds.append(float(run(program)))
-    assert min(seconds) < IMPORT_BUDGET
+    shares = []
+    while len(shares) < 5 and min(shares, default=IMPORT_BUDGET) >= IMPORT_BUDGET:
+        shares.append(float(run(program)))
+    assert min(shares) < IMPORT_BUDGET

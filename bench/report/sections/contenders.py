@@ -53,10 +53,35 @@ def contenders(results: Results) -> Iterator[Block]:
     yield Items(tuple(_terms(results.ok["contender"].unique())))
 
 
+def beside_others(results: Results) -> Iterator[Block]:
+    """Mean speed-ups of auto and of what somebody could use in its place, a line a cell: for a first page."""
+    if results.ok.empty:
+        yield "Nothing could be measured."
+        return
+    own = [name for name in results.ok["contender"].unique() if name not in (AUTO, TORCH) and _what(name)]
+    shown = results.ok[~results.ok["contender"].isin([*own, *results.ok["baseline"].unique()])]
+    if shown.empty:
+        yield "Nothing but the plain loop was measured that somebody could use."
+        return
+    keys = ["cell"] if results.ok["dtype"].nunique() == 1 else ["cell", "dtype"]
+    shapes = results.ok.groupby([*keys, "mode"], sort=False)["group"].nunique().groupby(keys, sort=False).max()
+    means = shown.groupby([*keys, "contender", "mode"], sort=False)["speedup"].agg(mean).unstack(["contender", "mode"])
+    order = {AUTO: 0, TORCH: 1}
+    columns = sorted(means, key=lambda both: order.get(both[0], 2))
+    table = pd.DataFrame({"shapes": shapes.astype(str)} | {", ".join(both): means[both] for both in columns})
+    yield "Times as fast as the plain PyTorch loop over the same equations, as geometric mean over a cell's shapes."
+    yield Table(table.loc[shapes.index].fillna("").reset_index())
+
+
+def _what(name: str) -> str | None:
+    """What a contender is; None for a package of its own."""
+    return _WHAT.get(name) or WHAT.get(name.removeprefix("gatefuse "))
+
+
 def _terms(names: Iterable[str]) -> Iterator[str]:
     """A line for each contender that isn't a package of its own."""
     for name in names:
-        if what := _WHAT.get(name) or WHAT.get(name.removeprefix("gatefuse ")):
+        if what := _what(name):
             yield f"*{name}*: {what}"
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 
+import pandas as pd
 import pytest
 import torch
 
@@ -168,7 +169,26 @@ def test_every_contender_has_its_mean_over_the_baseline(tmp_path):
     text = sweep.write(table.path).read_text()
     assert "| cell | dtype | mode | shapes | scratch 2 products | gatefuse auto | torch.nn |" in text
     assert "| lstm | float32 | forward | 1 | * | 4.00x | 2.00x |" in text
-    assert "| lstm | float32 | forward | 1 | * | 4.00x | 2.00x |" in document(sweep.summary(sweep.load(table.path)))
+
+
+def test_the_first_page_has_a_line_a_cell_of_what_somebody_could_use(tmp_path):
+    rows = make_rows(cells=("lstm", "slstm"))
+    rows = rows[(rows["cell"] == "lstm") | (rows["contender"] != "torch.nn")]
+    package = rows[(rows["contender"] == "torch.nn") & (rows["mode"] == "forward")].assign(contender="Some Package")
+
+    def first_page(rows):
+        return document(sweep.summary(sweep.load(write(rows, tmp_path / "a.csv"))))
+
+    text = first_page(pd.concat([rows, package]))
+    head = "torch.nn, forward | torch.nn, training | Some Package, forward |"
+    assert f"| cell | shapes | gatefuse auto, forward | gatefuse auto, training | {head}" in text
+    assert "| lstm | 6 | 8.15x | 8.15x | 8.15x | 8.15x | 8.15x |" in text
+    assert "| slstm | 6 | 8.15x | 8.15x |  |  |  |" in text
+    two = first_page(make_rows(dtypes=("float32", "bfloat16")))
+    assert "| cell | dtype | shapes | gatefuse auto, forward |" in two
+    assert "| lstm | bfloat16 | 6 | 8.15x |" in two
+    alone = first_page(rows[rows["contender"].isin(["scratch 2 products", "gatefuse eager"])])
+    assert "Nothing but the plain loop was measured that somebody could use." in alone
 
 
 def test_drivers_are_laid_out_by_size_where_shapes_make_a_grid(tmp_path):

@@ -62,7 +62,7 @@ def test_the_readme_gets_the_summary_of_a_csv(tmp_path, monkeypatch, capsys):
     assert "; **1.00 times as fast as torch.nn, for those that it has**, in the geometric mean over 12 groups" in figure
     assert figure.endswith("Measured on Some GPU, torch 2.13.0, 2026-11-21, in bfloat16, forward and training.\n")
     assert report.startswith("**GPU report**: sweep quick")
-    assert "- *gatefuse auto*: the driver that gatefuse picks by itself" in report
+    assert "| cell | shapes | gatefuse auto, forward | gatefuse auto, training | torch.nn, forward |" in report
     assert "[reports/some-gpu/quick.md](reports/some-gpu/quick.md)" in text
     assert "\nold\n" not in text
     assert capsys.readouterr().out == "README.md\n"
