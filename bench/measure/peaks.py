@@ -120,7 +120,8 @@ class Limits:
         out = torch.empty_like(a)
         with _tf32_as_cudnn():
             seconds = self._best(lambda: torch.mm(a, b, out=out))
-        if self.device.type == "cpu" and not driver("llvm").refusal(_any_call(self.device, a.dtype)):
+        compiled = a.dtype in (torch.float32, torch.float64) and self.device.type == "cpu"
+        if compiled and not driver("llvm").refusal(_any_call(self.device, a.dtype)):
             from gatefuse.kernels.loops.llvm.products import input_gradient
 
             rows = a.unsqueeze(1)

@@ -1,7 +1,8 @@
 """A Python loop of torch operators generated from the equations, with a backward derived from them.
 
-Runs wherever torch does, in float32 and float64, without a compiler. Beside the eager loop, whose gradients autograd
-puts together step by step, all of the backward that doesn't depend on later steps is computed for many steps at once.
+Runs wherever torch does, without a compiler, in float64 and float32, and 16 bits by way of float32. Beside the eager
+loop, whose gradients autograd puts together step by step, all of the backward that doesn't depend on later steps is
+computed for many steps at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from gatefuse.kernels.drivers import common
+from gatefuse.kernels.drivers.half_precision import HALVES, widened
 from gatefuse.kernels.equations.facts import untranslatable
 from gatefuse.kernels.task import Outcome, Request, Task
 
@@ -21,9 +23,9 @@ _FEW, _LARGE = 16, 2048
 
 
 def refusal(request: Request) -> str:
-    """Refuses 16 bits and cells that can't be translated."""
-    if request.dtype not in (torch.float32, torch.float64):
-        return f"its states would be rounded to {request.dtype} at each step"
+    """Refuses rare dtypes and cells that can't be translated."""
+    if request.dtype not in (torch.float32, torch.float64, *HALVES):
+        return f"it computes in float32 and float64, not in {request.dtype}"
     return untranslatable(request.cell.serial)
 
 
@@ -38,6 +40,7 @@ def unwise(request: Request) -> str:
     return ""
 
 
+@widened
 def run(task: Task) -> Outcome:
     """Run the loop; see Task and Outcome for shapes."""
     return common.run(task, "aten")

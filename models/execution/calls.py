@@ -12,15 +12,17 @@ from torch.nn.functional import dropout as drop
 
 from gatefuse.kernels.cell import Cell, Version
 from gatefuse.kernels.drivers import driver
+from gatefuse.kernels.drivers.half_precision import HALVES
 from gatefuse.kernels.drivers.packing import moved
 from gatefuse.kernels.drivers.padding import beside_within, finals_given, inputs_within, states_within
 from gatefuse.kernels.drivers.vendor import torch_rnn
 from gatefuse.kernels.loops.operator import watched
-from gatefuse.kernels.loops.registry import KERNELS
+from gatefuse.kernels.loops.registry import KERNELS, ON_CPU
 from gatefuse.kernels.plan import Plan, choose
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.task import Form, Request, Task, Weights
-from gatefuse.models.execution.context import PLAN, autocast_on, transforming
+from gatefuse.models.execution.context import PLAN, transforming
+from gatefuse.models.execution.precision import in_float32, running_dtype
 
 # Sequences, of which the first is the output, and final states.
 Results = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
@@ -56,15 +58,6 @@ def first_states(cell: Cell, x: Tensor, *shape: int) -> tuple[Tensor, ...]:
     return tuple([x.new_full(shape, value) for value in cell.init])
 
 
-def lowered(call: Call, run: Callable[[Call], Results]) -> Results:
-    """Run a call: under autocast with all tensors cast first, as torch.lstm and its like do, and autocast off."""
-    if not autocast_on(call.x.device):
-        return run(call)
-    lower = cast(call, running_dtype(call.x))
-    with torch.autocast(call.x.device.type, enabled=False):
-        return run(lower)
-
-
 def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     """One driver call for each layer, and for each direction where the driver doesn't run both at once.
 
@@ -75,6 +68,8 @@ def loop(cell: Cell, driver_name: str, call: Call, form: Form) -> Results:
     Returns:
         Sequences of the last layer, (T, B, D * H), the output's first, the others' if asked for; finals (L * D, B, H).
     """
+    if driver_name in ON_CPU and call.x.dtype in HALVES:
+        return in_float32(call, lambda wide: loop(cell, driver_name, wide, form))
     if driver_name in AT_ONCE and runs_at_once(call, form) and (found := AT_ONCE[driver_name](cell, call, form)):
         return found
     x, states, lengths, beside, empty = call.x, call.states, call.lengths, call.inputs, False
@@ -227,14 +222,6 @@ def _may_be_empty(lengths: Tensor) -> bool:
     return not lengths.all()
 
 
-def cast(call: Call, dtype: torch.dtype) -> Call:
-    """The call with all that is computed with in that dtype."""
-    states, weights = tuple([s.to(dtype) for s in call.states]), [w.to(dtype) for w in call.weights]
-    fresh = None if call.fresh is None else tuple([s.to(dtype) for s in call.fresh])
-    beside = tuple([a.to(dtype) for a in call.inputs])
-    return call._replace(x=call.x.to(dtype), states=states, weights=weights, fresh=fresh, inputs=beside)
-
-
 def both_at_once(cell: Cell, driver_name: str, call: Call) -> bool:
     """Whether both directions of a layer run in one launch."""
     refusal = getattr(driver(driver_name), "both_refusal", None)
@@ -248,13 +235,6 @@ def bundle(tensors: Sequence[Tensor], bias: bool) -> Weights:
     return Weights(w_ih, w_hh, b_ih, b_hh, tuple([p for p in parameters if p is not None]))
 
 
-def running_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of the computation: autocast's where it is on, as torch.lstm and its like have it."""
-    if autocast_on(x.device) and x.dtype != torch.float64:
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype
-
-
 def request_of(cell: Cell, call: Call) -> tuple[Any, ...]:
     """The arguments of a Request, which hash faster than one."""
     x, states, weights, lengths, resets, fresh, all_states, T, B, _, _, beside = call
@@ -262,7 +242,7 @@ def request_of(cell: Cell, call: Call) -> tuple[Any, ...]:
         weights[0].requires_grad or any(t.requires_grad for t in (*weights, x, *beside, *states, *(fresh or ())))
     )
     H = states[0].shape[-1]
-    dtype = running_dtype(x)
+    dtype = running_dtype(cell, x)
     return cell, x.device, dtype, T, B, H, needs_grad, lengths is not None, resets is not None, all_states
 
 

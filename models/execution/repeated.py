@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from gatefuse.kernels.drivers.half_precision import HALVES
 from gatefuse.kernels.drivers.vendor import torch_rnn
 from gatefuse.kernels.loops.operator import PLAIN
-from gatefuse.kernels.loops.registry import KERNELS
+from gatefuse.kernels.loops.registry import KERNELS, ON_CPU
 from gatefuse.kernels.runtime.settings import tf32_allowed
 from gatefuse.kernels.runtime.threads import available
 from gatefuse.models.execution.breaks import compiler_around
@@ -105,7 +106,7 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     needs_grad = _needs_grad(x, (*call.states, *call.inputs), call.weights)
     if name == "vendor" and not (needs_grad and torch_rnn.is_step(layer.cell, x, layer.batch_first, call.B)):
         return
-    if name in KERNELS and form.bidirectional:
+    if (name in KERNELS and form.bidirectional) or (name in ON_CPU and x.dtype in HALVES):
         return
     cell, shape, prepared, first = layer.cell.current(), call.states[0].shape, None, None
     if x.is_cpu:

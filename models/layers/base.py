@@ -12,13 +12,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import vendor
+from gatefuse.kernels.drivers.half_precision import HALVES
 from gatefuse.kernels.drivers.packing import Packing, reorder
+from gatefuse.kernels.loops.registry import ON_CPU
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.execution.breaks import compiler_around
-from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
+from gatefuse.models.execution.calls import Call, Results, first_states, loop, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
 from gatefuse.models.execution.heads import at_once, check_cell, explain_heads, run_heads
+from gatefuse.models.execution.precision import in_float32, lowered
 from gatefuse.models.execution.projection import explain_projected, run_projected
 from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.execution.sizes import explain_sized, run_sized, stacked_weights
@@ -206,7 +209,7 @@ class Stack:
 
     def _lower(self, call: Call, run: Callable[[Call], Results]) -> Results:
         """In autocast's dtype where there are lengths: it knows torch's loops, not what lengths need around them."""
-        return run(call) if call.lengths is None else lowered(call, run)
+        return run(call) if call.lengths is None else lowered(self._running, call, run)
 
     def _run_padded(self, x: Tensor, call: Call) -> Results:
         """Time first or batch first, as the layer is; ``x`` is as it was given."""
@@ -243,6 +246,11 @@ class Stack:
         return self.heads > 1 or self.proj_size > 0 or self._sized is not None
 
     def _run_parted(self, call: Call, form: Form) -> Results:
+        return lowered(self._running, call, lambda lower: self._run_parts(lower, form))
+
+    def _run_parts(self, call: Call, form: Form) -> Results:
+        if call.x.is_cpu and call.x.dtype in HALVES and self.driver in ("auto", *ON_CPU):
+            return in_float32(call, lambda wide: self._run_parts(wide, form))
         if self._sized is not None:
             return run_sized(self._running, call, form, self._sized, self._run_whole)
         if self.proj_size:
@@ -271,12 +279,12 @@ class Stack:
             if torch.jit.is_tracing() and name in ("eager", "aten"):
                 name = by_trace(name, Request(*request_of(cell, call)))
             run = lowered if compiler_around() is None else torch.compiler.disable(lowered)
-            return run(call, lambda lower: loop(cell, name, lower, form))
+            return run(cell, call, lambda lower: loop(cell, name, lower, form))
         # no transform can look into an operator for all steps
         if not transforming():
             from gatefuse.models.execution import compiled  # which in turn needs this module
 
             if compiled.stands_for(name, call.x.device):
                 by = self.driver if call.x.device.type == "cpu" else name  # there, auto may choose for each T
-                return lowered(call, lambda lower: compiled.run(cell, by, lower, form))
-        return lowered(call, lambda lower: loop(cell, name, lower, form))
+                return lowered(cell, call, lambda lower: compiled.run(cell, by, lower, form))
+        return lowered(cell, call, lambda lower: loop(cell, name, lower, form))

@@ -22,7 +22,8 @@ from gatefuse.kernels.drivers.vendor import double_backward, torch_rnn
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import plan_of
-from gatefuse.models.execution.context import transforming
+from gatefuse.models.execution.context import autocast_on, transforming
+from gatefuse.models.execution.precision import running_dtype
 from gatefuse.models.execution.repeated import repeated
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import REFUSALS, check_driver, check_input, check_packed, check_state, in_words
@@ -183,25 +184,37 @@ class _Layer(FlatWeights, Stack):
         T, B = self._steps(input)
         data = input.data if isinstance(input, PackedSequence) else input
         grad = torch.is_grad_enabled()
-        request = (self.cell, data.device, data.dtype, T, B, self.hidden_size, grad, False, False, False)
+        request = (
+            self.cell,
+            data.device,
+            running_dtype(self.cell, data),
+            T,
+            B,
+            self.hidden_size,
+            grad,
+            False,
+            False,
+            False,
+        )
         return plan_of(request, "auto")
 
     def _gains(self, input: Tensor | PackedSequence, hx: Any) -> bool:
         """Whether, on a CPU, another of torch's functions than torch.nn's forward takes does the same faster.
 
-        A trace keeps one function for whatever comes; autocast knows only those of torch.nn's forward. What torch.nn
-        refuses, it refuses itself.
+        A trace keeps one function for whatever comes; of torch's own, autocast knows only those of torch.nn's forward.
+        What torch.nn refuses, it refuses itself.
         """
-        if torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+        if torch.jit.is_tracing() or not self._formed(input, hx):
             return False
-        if not self._formed(input, hx):
-            return False
-        packed = isinstance(input, PackedSequence)
-        # between layers torch drops packed elements, and the same ones for a seed
-        if packed and self.dropout and self.training and self.num_layers > 1:
-            return False
+        if isinstance(input, PackedSequence):
+            # between layers torch drops packed elements, and the same for a seed; an LSTM autocast leaves in float32
+            drops = self.dropout and self.training and self.num_layers > 1
+            if drops or (self.cell is lstm and autocast_on(input.data.device)):
+                return False
         if self._compiled(input):
             return True
+        if torch.is_autocast_enabled("cpu"):
+            return False
         if isinstance(input, PackedSequence):
             return vendor.unpacks(self.cell, *input[:2], self.hidden_size)
         if self.cell is not lstm or not self._is_tensor(input):
@@ -224,9 +237,10 @@ class _Layer(FlatWeights, Stack):
         """Whether auto has code compiled of the equations."""
         data = input.data if isinstance(input, PackedSequence) else input
         weight: Any = self._flat_weights[0]
-        if not isinstance(data, Tensor) or data.dim() not in (2, 3) or data.dtype != weight.dtype:
+        if not isinstance(data, Tensor) or data.dim() not in (2, 3):
             return False
-        return self._plan_for(input).driver == "llvm"
+        fits = data.dtype == weight.dtype or autocast_on(data.device)
+        return fits and self._plan_for(input).driver == "llvm"
 
     def extra_repr(self) -> str:
         text = super().extra_repr()

@@ -18,8 +18,9 @@ from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.plan import Plan, explain
 from gatefuse.kernels.task import Form, Request
-from gatefuse.models.execution.calls import Call, Results, first_states, loop, lowered, plan_of, request_of
+from gatefuse.models.execution.calls import Call, Results, first_states, loop, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
+from gatefuse.models.execution.precision import lowered
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import REFUSALS, check_driver, check_input, check_state, in_words
 
@@ -71,7 +72,7 @@ class _Step(nn.RNNCellBase):
                 raise in_words(error, lambda: self._prepare(input, hx)) from None
         call = self._prepare(input, hx)
         how = plan_of(request_of(self.cell, call), self.driver)
-        _, finals = lowered(call, lambda lower: self._one_step(how.driver, lower))
+        _, finals = lowered(self.cell, call, lambda lower: self._one_step(how.driver, lower))
         finals = tuple([(s.squeeze(0) if call.batched else s.squeeze((0, 1))).clone() for s in finals])
         return finals if len(finals) > 1 else finals[0]
 

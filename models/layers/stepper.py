@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gatefuse.kernels.drivers import driver
+from gatefuse.kernels.drivers.half_precision import HALVES
 from gatefuse.kernels.spare_units import wide
 from gatefuse.kernels.task import Form, Request
 from gatefuse.models.layers.arguments import check_state
@@ -21,7 +22,7 @@ State = Tensor | tuple[Tensor, ...]
 class Stepper:
     """A layer's steps one by one, with its states held from one to the next: for audio frames, acting, decoding.
 
-    On a CPU, in float32 and float64, a step is one call of compiled code a layer, on weights that were laid out once
+    On a CPU a step is one call of compiled code a layer, on weights that were laid out once
     and in memory that is held; elsewhere the layer itself runs a sequence of one step. Nothing is differentiated, and
     nothing dropped out. It is for one thread at a time.
 
@@ -59,7 +60,7 @@ class Stepper:
         self._dtype, self._device = weight.dtype, weight.device
         with torch.inference_mode(False):  # within which they could not be set afterwards
             self._states = [
-                torch.full(shape, first, dtype=self._dtype, device=self._device) for first in layer.cell.init
+                torch.full(shape, first, dtype=self._held_dtype, device=self._device) for first in layer.cell.init
             ]
         if state is not None:
             self.state = state
@@ -69,7 +70,7 @@ class Stepper:
     def state(self) -> State:
         """The states after the last step, in the layer's form: (L, B, H) each. They are copies; set it to go on from
         others."""
-        found = tuple([s.clone() for s in self._held()])
+        found = tuple([s.to(self._dtype, copy=True) for s in self._held()])
         return found if len(found) > 1 else found[0]
 
     @state.setter
@@ -89,8 +90,9 @@ class Stepper:
 
     def _checked(self, state: Any) -> list[Tensor]:
         """Given states as they are held."""
-        like, layer = self._states[0], self.layer
-        found = check_state(layer.cell, state, tuple(like.shape), like, "state", layer._state_units)
+        shape, layer = tuple(self._states[0].shape), self.layer
+        like = torch.empty(0, dtype=self._dtype, device=self._device)
+        found = check_state(layer.cell, state, shape, like, "state", layer._state_units)
         return [wide(s, self._most) for s in found]
 
     def step(self, x: Tensor, inputs: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -123,10 +125,9 @@ class Stepper:
             inputs = {name: check_form(name, a, (self.batch_size,), units(name), x) for name, a in values}
         if self._steps is not None:
             beside = tuple(inputs.values()) if inputs else ()
-            if self.layer._sized is None:
-                return self._steps.run(x, beside)
-            beside = tuple([a if a.shape[-1] == 1 else wide(a, self._most) for a in beside])
-            return self._steps.run(x, beside)[:, : self.layer._units(cell.states[0])]
+            if self._dtype in HALVES:
+                return self._run_code(x.float(), tuple([a.float() for a in beside])).to(self._dtype)
+            return self._run_code(x, beside)
         return self._run_layer(x, inputs)
 
     __call__ = step
@@ -165,21 +166,36 @@ class Stepper:
         weight = self.layer._flat()[0]
         self._dtype, self._device = weight.dtype, weight.device
         with torch.inference_mode(False), torch.no_grad():
-            self._states = [s.to(device=self._device, dtype=self._dtype) for s in self._states]
+            self._states = [s.to(device=self._device, dtype=self._held_dtype) for s in self._states]
         self._steps = self._compiled()
+
+    def _runs_code(self) -> bool:
+        """Whether compiled code can run the layer's steps."""
+        request = Request(self.layer.cell, self._device, self._dtype, 1, self.batch_size, self._most)
+        return self.layer.driver in ("auto", "llvm") and not driver("llvm").refusal(request)
+
+    @property
+    def _held_dtype(self) -> torch.dtype:
+        """The dtype in which states are held: compiled code has no 16 bits, and rounds nothing from step to step."""
+        return torch.float32 if self._dtype in HALVES and self._runs_code() else self._dtype
 
     def _compiled(self) -> Any:
         """The layer's steps in compiled code; None where it can't run them."""
-        layer = self.layer
-        request = Request(layer.cell, self._device, self._dtype, 1, self.batch_size, self._most)
-        if layer.driver not in ("auto", "llvm") or driver("llvm").refusal(request):
+        if not self._runs_code():
             return None
         from gatefuse.kernels.loops.llvm.layers import Steps
 
+        layer = self.layer
         form = Form(layer.bias, layer.num_layers)
         cell, weights = layer._at_once()
-        held = [w.detach() for w in weights]
+        held = [w.detach().to(self._held_dtype) for w in weights]
         return Steps(cell, self._input_shape, self._states, held, form, len(cell.inputs))
+
+    def _run_code(self, x: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
+        if self.layer._sized is None:
+            return self._steps.run(x, inputs)
+        inputs = tuple([a if a.shape[-1] == 1 else wide(a, self._most) for a in inputs])
+        return self._steps.run(x, inputs)[:, : self.layer._units(self.layer.cell.states[0])]
 
     @torch.no_grad()
     def _run_layer(self, x: Tensor, inputs: Mapping[str, Tensor] | None) -> Tensor:

@@ -133,10 +133,30 @@ def cpu_request(cell="lstm", T=100, B=32, H=64, dtype=torch.float32, **flags):
 def test_on_a_cpu_llvm_runs_what_it_can_and_others_the_rest(cpu):
     assert choose(cpu_request("peephole_lstm", needs_grad=True)).driver == "llvm"
     assert choose(cpu_request(dtype=torch.float64, resets=True, all_states=True)).driver == "llvm"
+    for dtype in (torch.bfloat16, torch.float16):
+        assert choose(cpu_request("slstm", dtype=dtype)).driver == "llvm"
+        assert choose(cpu_request("gru", dtype=dtype, needs_grad=True)).driver == "llvm"
+    plan = choose(cpu_request(dtype=torch.complex64))
+    assert plan.driver == "eager"
+    assert plan.refused["llvm"] == "its code computes in float32 and float64, not in torch.complex64"
+
+
+def test_an_lstm_in_bfloat16_is_left_to_instructions_for_it(cpu, monkeypatch):
+    monkeypatch.setattr(llvm, "onednn_has", lambda dtype: True)
     plan = choose(cpu_request(dtype=torch.bfloat16))
     assert plan.driver == "vendor"
-    assert plan.refused == {"llvm": "its code computes in float32 and float64, not in torch.bfloat16"}
-    assert choose(cpu_request("slstm", dtype=torch.bfloat16)).driver == "eager"
+    assert plan.refused == {"llvm": "this processor multiplies bfloat16 itself, which torch's own loop has it do"}
+    for other in (
+        cpu_request(dtype=torch.bfloat16, B=1),
+        cpu_request(dtype=torch.bfloat16, H=1024, needs_grad=True),
+        cpu_request(dtype=torch.bfloat16, lengths=True),
+        cpu_request(dtype=torch.bfloat16, resets=True),
+        cpu_request(dtype=torch.float16),
+        cpu_request("gru", dtype=torch.bfloat16),
+    ):
+        assert choose(other).driver == "llvm"
+    monkeypatch.setattr(llvm, "onednn_has", lambda dtype: False)
+    assert choose(cpu_request(dtype=torch.bfloat16)).driver == "llvm"
 
 
 def test_llvm_says_where_its_code_can_t_run(monkeypatch):

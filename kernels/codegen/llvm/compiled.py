@@ -49,8 +49,19 @@ class Compiled(NamedTuple):
         return -(-N // self.inputs) * self.inputs
 
 
+def _check(dtype: torch.dtype) -> None:
+    """Code for a wrong size would write beyond its tensors."""
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"compiled code is for float32 and float64. Got {dtype}.")
+
+
 def forward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str = "") -> Compiled:
-    """For so many rows at once, on a processor of that level."""
+    """For so many rows at once, on a processor of that level.
+
+    Raises:
+        TypeError: the dtype is neither float32 nor float64.
+    """
+    _check(dtype)
     program, processor = cell.program, this_processor(level)
     columns = max([1, *(len(stage_columns(program, s + 1)) for s in range(program.stages))])
     blocks = blocking(columns, rows, H, processor.lanes(dtype.itemsize), processor)
@@ -59,6 +70,7 @@ def forward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str =
 
 def backward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str = "") -> Compiled:
     """As forward_loop."""
+    _check(dtype)
     processor = this_processor(level)
     return _once(
         cell, "backward", dtype.itemsize, blocking(1, rows, H, processor.lanes(dtype.itemsize), processor), level
@@ -68,6 +80,7 @@ def backward_loop(cell: Cell, dtype: torch.dtype, rows: int, H: int, level: str 
 @cache
 def products_loop(what: str, dtype: torch.dtype, level: str = "") -> Compiled:
     """That of all rows at once, for the gradients of "weights" or of the "input"."""
+    _check(dtype)
     processor = this_processor(level)
     kind = Float.of(dtype.itemsize, processor)
     make, fields = (weights_module, WEIGHTS_FIELDS) if what == "weights" else (input_module, INPUT_FIELDS)

@@ -7,6 +7,7 @@ such a one runs a step, and its results are replaced by what the contract says: 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -112,14 +113,15 @@ def _pad(cell: Cell, dtype: torch.dtype, full: float, size: int) -> bool:
         size: B * H.
     """
     training = torch.is_grad_enabled()
-    if cell is lstm and torch.backends.mkldnn.enabled and _onednn_has(dtype):
+    if cell is lstm and torch.backends.mkldnn.enabled and onednn_has(dtype):
         if training:
             return full >= min(_TRAINING_MOST, size * _TRAINING_RISE)
         return full >= min(_FORWARD_MOST, _FORWARD + size * _FORWARD_RISE)
     return training and full >= _FULLER and size <= _SMALL
 
 
-def _onednn_has(dtype: torch.dtype) -> bool:
+@cache
+def onednn_has(dtype: torch.dtype) -> bool:
     """Whether, here, oneDNN runs LSTMs in that dtype."""
     if not torch.backends.mkldnn.is_available():
         return False

@@ -81,7 +81,7 @@ def test_what_lies_in_the_padding_reaches_nothing(way, cell):
     ],
 )  # fmt: skip
 def test_padding_is_picked_where_it_pays(monkeypatch, cell, full, size, grad, pads):
-    monkeypatch.setattr(dispatch, "_onednn_has", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(dispatch, "onednn_has", lambda dtype: dtype == torch.float32)
     with torch.set_grad_enabled(grad):
         assert dispatch._pad(find_cell(cell), torch.float32, full, size) is pads
 
@@ -103,7 +103,7 @@ def test_an_lstm_that_onednn_does_not_run_pads_as_other_cells_do(why):
     ],
 )  # fmt: skip
 def test_packed_rows_are_unpacked_where_it_pays(monkeypatch, steps, H, full, grad, unpacks):
-    monkeypatch.setattr(dispatch, "_onednn_has", lambda dtype: True)
+    monkeypatch.setattr(dispatch, "onednn_has", lambda dtype: True)
     sizes = torch.full((steps,), 8)
     with torch.set_grad_enabled(grad):
         assert vendor.unpacks(find_cell("lstm"), torch.zeros(int(full * 8 * steps), 1), sizes, H) is unpacks
