@@ -183,19 +183,8 @@ class _Layer(FlatWeights, Stack):
     def _plan_for(self, input: Tensor | PackedSequence) -> Plan:
         T, B = self._steps(input)
         data = input.data if isinstance(input, PackedSequence) else input
-        grad = torch.is_grad_enabled()
-        request = (
-            self.cell,
-            data.device,
-            running_dtype(self.cell, data),
-            T,
-            B,
-            self.hidden_size,
-            grad,
-            False,
-            False,
-            False,
-        )
+        grad, dtype = torch.is_grad_enabled(), running_dtype(self.cell, data)
+        request = (self.cell, data.device, dtype, T, B, self.hidden_size, grad, False, False, False)
         return plan_of(request, "auto")
 
     def _gains(self, input: Tensor | PackedSequence, hx: Any) -> bool:
