@@ -127,9 +127,15 @@ def test_without_bias_and_by_keywords(name, driver):
 def test_dtypes(name, dtype, driver):
     theirs, ours = pair(name, driver, dtype=dtype)
     x = sequence(ours).to(dtype)
-    compiled = driver == "auto" and name in LAYERS and dtype == torch.float32
-    for a, b in zip(flat(ours(x)), flat(theirs(x)), strict=True):
-        assert_close(a, b, **({} if compiled else EXACT))
+    compiled = driver == "auto" and name in LAYERS
+    truth = flat(copy.deepcopy(theirs).double()(x.double()))
+    for a, b, exact in zip(flat(ours(x)), flat(theirs(x)), truth, strict=True):
+        if compiled:  # in float32, which is rounded once: no farther from float64 than torch.nn is, but by that rounding
+            error, allowed = ((value - exact).abs().max() for value in (a, b))
+            assert a.dtype == b.dtype
+            assert error <= allowed + torch.finfo(dtype).eps * exact.abs().max()
+        else:
+            assert_close(a, b, **EXACT)
     assert {p.dtype for p in ours.parameters()} == {dtype}
     assert {p.dtype for p in ours.double().parameters()} == {torch.float64}
 
