@@ -13,7 +13,9 @@ ROOT = Path(__file__).parent
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gatefuse", "gatefuse's benchmark")
     group.addoption("--benchmark", action="store_true", help="run the benchmark and write its report; no tests")
-    group.addoption("--sweep", default="quick", help="smoke, quick, regimes, real, lengths or full (default: quick)")
+    group.addoption(
+        "--sweep", default="quick", help="smoke, quick, half, regimes, real, lengths or full (default: quick)"
+    )
     # Without '=' pytest takes an existing folder for the root of the tests, before it reads this file.
     help = "write --reports=DIR, with the sign between (default: reports/)"
     group.addoption("--reports", default=str(ROOT / "reports"), metavar="DIR", help=help)

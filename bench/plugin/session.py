@@ -31,7 +31,9 @@ from gatefuse.bench.suite.contenders import CONTENDERS, GRID, contenders
 from gatefuse.bench.suite.sweeps import Group, groups
 
 # Seconds for the samples of one group: what a sweep may take divided by its groups, or what slow contenders need.
-BUDGETS = {"quick": 1.5, "full": 4.0, "real": 4.0, "lengths": 3.0, "regimes": 2.0, "first": 1.0, "smoke": 0.1}
+BUDGETS = {
+    "quick": 1.5, "full": 4.0, "real": 4.0, "lengths": 3.0, "regimes": 2.0, "half": 1.0, "first": 1.0, "smoke": 0.1,
+}  # fmt: skip
 
 
 class Session:

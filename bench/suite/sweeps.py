@@ -12,15 +12,16 @@ from gatefuse.bench.suite import shapes as data
 from gatefuse.bench.suite.shapes import Shape
 
 MODES = ("forward", "training")
-SWEEPS = ("quick", "full", "real", "lengths", "regimes", "first", "smoke")
+SWEEPS = ("quick", "full", "real", "lengths", "regimes", "half", "first", "smoke")
 
-# On a GPU, the most telling first; a CPU measures float32 alone.
+# On a GPU, the most telling first; a CPU measures float32 alone, but for the sweep in 16 bits.
 DTYPES = {
     "quick": ("bfloat16", "float32"),
     "full": ("bfloat16", "float32"),
     "real": ("bfloat16", "float16", "float32"),
     "lengths": ("bfloat16", "float32"),
     "regimes": ("float16", "bfloat16", "float32"),
+    "half": ("bfloat16", "float16"),
     "first": ("bfloat16",),
     "smoke": ("float32",),
 }
@@ -63,7 +64,7 @@ def groups(sweep: str, device: str) -> list[Group]:
     """
     if sweep not in SWEEPS:
         raise ValueError(f"sweep must be one of {', '.join(SWEEPS)}. Got {sweep!r}.")
-    dtypes = DTYPES[sweep] if device == "cuda" else ("float32",)
+    dtypes = DTYPES[sweep] if device == "cuda" or sweep == "half" else ("float32",)
     return [Group(shape, dtype, mode, sweep) for shape in shapes(sweep, device) for dtype in dtypes for mode in MODES]
 
 
@@ -79,6 +80,7 @@ def shapes(sweep: str, device: str) -> list[Shape]:
         "real": (s for s in data.REAL if not on_cpu or s.flop <= REAL_CPU_FLOP),
         "lengths": data.LENGTHS_CPU if on_cpu else data.LENGTHS,
         "regimes": data.REGIMES_CPU if on_cpu else data.REGIMES,
+        "half": data.HALF,
         "first": data.FIRST,
         "smoke": data.SMOKE,
     }

@@ -68,7 +68,7 @@ def test_titles_tell_groups_apart(sweep):
 
 def test_an_unknown_sweep_is_refused():
     with pytest.raises(
-        ValueError, match=r"sweep must be one of quick, full, real, lengths, regimes, first, smoke. Got 'slow'"
+        ValueError, match=r"sweep must be one of quick, full, real, lengths, regimes, half, first, smoke. Got 'slow'"
     ):
         groups("slow", "cpu")
 
@@ -187,7 +187,7 @@ def test_a_sweep_that_does_not_exist_is_a_usage_error(tmp_path):
     command = [sys.executable, "-m", "pytest", "--benchmark", "--sweep=slow", f"--reports={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "sweep must be one of quick, full, real, lengths, regimes, first, smoke. Got 'slow'." in done.stderr
+    assert "sweep must be one of quick, full, real, lengths, regimes, half, first, smoke. Got 'slow'." in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -130,7 +130,7 @@ def test_dtypes(name, dtype, driver):
     compiled = driver == "auto" and name in LAYERS
     truth = flat(copy.deepcopy(theirs).double()(x.double()))
     for a, b, exact in zip(flat(ours(x)), flat(theirs(x)), truth, strict=True):
-        if compiled:  # in float32, which is rounded once: no farther from float64 than torch.nn is, but by that rounding
+        if compiled:  # in float32, and rounded once: no farther from float64 than torch.nn, but by that rounding
             error, allowed = ((value - exact).abs().max() for value in (a, b))
             assert a.dtype == b.dtype
             assert error <= allowed + torch.finfo(dtype).eps * exact.abs().max()
