@@ -98,14 +98,19 @@ def _output(*command: str) -> str:
     return done.stdout.strip()
 
 
+# Not counted, as a run changes them: reports, and the folder that docs/gpu.md has results put into.
+_RESULTS = ":(exclude,top)reports", ":(exclude,top)found"
+
+
 def _commit() -> tuple[str, str]:
-    """The commit and clean, dirty or unknown. Reports aren't counted: a run changes them."""
+    """The commit and clean, dirty or unknown, where there is no git as the environment says."""
     root = Path(__file__).resolve().parents[2]
     # An installed copy may lie inside a repository that isn't gatefuse's.
     if (top := _output("git", "rev-parse", "--show-toplevel")) and Path(top).resolve() == root:
-        changes = _output("git", "--no-optional-locks", "status", "--porcelain", "--", ":/", ":(exclude,top)reports")
+        changes = _output("git", "--no-optional-locks", "status", "--porcelain", "--", ":/", *_RESULTS)
         return _output("git", "rev-parse", "HEAD"), "dirty" if changes else "clean"
-    return os.environ.get("GATEFUSE_COMMIT", "unknown"), "unknown"
+    tree = os.environ.get("GATEFUSE_TREE", "unknown")
+    return os.environ.get("GATEFUSE_COMMIT", "unknown"), tree if tree in ("clean", "dirty") else "unknown"
 
 
 def _ask_gpu(what: str) -> str:

@@ -8,6 +8,7 @@ for tests.
 from __future__ import annotations
 
 from gatefuse.kernels.drivers import common
+from gatefuse.kernels.equations.facts import values_of_a_unit
 from gatefuse.kernels.runtime.device import limits
 from gatefuse.kernels.task import Outcome, Request, Task
 from gatefuse.kernels.tiling.tiles import block_shared_bytes
@@ -33,8 +34,8 @@ def refusal(request: Request) -> str:
 
 
 def both_refusal(request: Request) -> str:
-    """Never refuses: directions are programs of their own, which never meet."""
-    return ""
+    """Refuses more values a step of both than can be counted; their programs never meet."""
+    return common.uncountable(request, 2 * values_of_a_unit(request.cell.serial))
 
 
 def run(task: Task) -> Outcome:

@@ -10,18 +10,21 @@ from torch import Tensor
 from gatefuse.kernels.drivers.blocks import blocks, both_blocks
 from gatefuse.kernels.drivers.padding import both_spared, spared
 from gatefuse.kernels.drivers.sixteens import both_in_sixteens, in_sixteens
-from gatefuse.kernels.equations.facts import key_of, untranslatable, widest_product
+from gatefuse.kernels.equations.facts import key_of, untranslatable, values_of_a_unit, widest_product
 from gatefuse.kernels.loops.directions import join
 from gatefuse.kernels.loops.operator import FLOATS, sequence
+from gatefuse.kernels.loops.triton.spare_units import padded
 from gatefuse.kernels.runtime.requirement import interpreter_refusal
 from gatefuse.kernels.runtime.settings import interpreted, tf32_allowed
 from gatefuse.kernels.task import Outcome, Request, Task
 
+_COUNTED = 2**31
 _HAS_TRITON = find_spec("triton") is not None  # asked once, as torch.compile can't ask in torch 2.11
 
 
 def refusal(request: Request) -> str:
-    """Refuses CPUs without an interpreter that runs, missing Triton, float64, and cells that can't be translated."""
+    """Refuses CPUs without an interpreter that runs, missing Triton, float64, cells that can't be translated, and more
+    values a step than kernels can count."""
     if not _HAS_TRITON:
         return "Triton is not installed"
     if request.device.type not in ("cuda", "cpu"):
@@ -34,7 +37,22 @@ def refusal(request: Request) -> str:
         return f"its kernels compute in float32 for float32, float16 and bfloat16, not {request.dtype}"
     if request.dtype == torch.bfloat16 and interpreted():
         return "Triton's interpreter does not round bfloat16 as a GPU does"
-    return untranslatable(request.cell.serial)
+    if why := untranslatable(request.cell.serial):
+        return why
+    return uncountable(request, values_of_a_unit(request.cell.serial))
+
+
+def uncountable(request: Request, values: int) -> str:
+    """Refuses so many values of a unit where those of a step are more than 32 bits can tell apart; a compiled program's
+    batch may be any."""
+    if torch.compiler.is_compiling():
+        return ""
+    count = request.B * padded(request.cell, request.H) * values
+    if count < _COUNTED:
+        return ""
+    return (
+        f"its kernels number the values of a step in 31 bits, so there must be at most {_COUNTED - 1:,}, not {count:,}"
+    )
 
 
 def whole_refusal(request: Request) -> str:

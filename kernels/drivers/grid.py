@@ -11,12 +11,13 @@ import torch
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.drivers import common
+from gatefuse.kernels.equations.facts import products_of_a_step, values_of_a_unit
 from gatefuse.kernels.loops.triton.spare_units import padded
 from gatefuse.kernels.runtime.device import limits
 from gatefuse.kernels.runtime.dynamo import constant
 from gatefuse.kernels.runtime.requirement import triton_version
 from gatefuse.kernels.task import Outcome, Request, Task
-from gatefuse.kernels.tiling.tiles import grid_backward_tiles, grid_shared_bytes, grid_tiles
+from gatefuse.kernels.tiling.tiles import MOST_SLICES, grid_backward_tiles, grid_shared_bytes, grid_tiles
 
 name = "grid"
 keeps = True
@@ -24,7 +25,7 @@ keeps = True
 
 def refusal(request: Request) -> str:
     """Refuses what common.whole_refusal refuses, weights that shared memory can't hold, more programs than can run."""
-    if why := common.whole_refusal(request):
+    if why := common.whole_refusal(request) or _uncountable(request, 1):
         return why
     if request.device.type == "cpu":
         return ""
@@ -34,8 +35,13 @@ def refusal(request: Request) -> str:
 
 
 def both_refusal(request: Request) -> str:
-    """Refuses more programs of both directions than can run at once."""
-    return "" if request.device.type == "cpu" else _refusal(request, 2)
+    """Refuses more programs of both directions than can run at once, and more values of both than can be counted."""
+    return _uncountable(request, 2) or ("" if request.device.type == "cpu" else _refusal(request, 2))
+
+
+def _uncountable(request: Request, directions: int) -> str:
+    sums = MOST_SLICES * products_of_a_step(request.cell.serial) if request.needs_grad else 0
+    return common.uncountable(request, directions * max(sums, values_of_a_unit(request.cell.serial)))
 
 
 @constant  # torch.compile can't look into Triton

@@ -35,6 +35,20 @@ def widest_product(serial: str) -> int:
 
 
 @constant
+def values_of_a_unit(serial: str) -> int:
+    """How many values of a unit and step kernels address from one place: gates of x, columns, states or parameters."""
+    program = Cell.by_serial(serial).program
+    cell = program.cell
+    return max(len(cell.x_blocks), len(program.columns), len(cell.states), len(cell.parameters), 2)
+
+
+@constant
+def products_of_a_step(serial: str) -> int:
+    """How many products with R a step has, reductions included."""
+    return len(Cell.by_serial(serial).program.products)
+
+
+@constant
 def file_key(serial: str) -> str:
     """What a file names the equations by.
 

@@ -11,6 +11,8 @@ the device reports an error in place of hanging for good. A poll takes about 0.3
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -21,6 +23,20 @@ POLLS = 2**23
 def on() -> bool:
     """Whether buffers start as NaN and programs pause."""
     return os.environ.get("GATEFUSE_DEBUG", "") not in ("", "0")
+
+
+@contextmanager
+def switched(on: bool) -> Iterator[None]:
+    """A context in which GATEFUSE_DEBUG is on or off, for the process as a whole."""
+    before = os.environ.get("GATEFUSE_DEBUG")
+    os.environ["GATEFUSE_DEBUG"] = str(int(on))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GATEFUSE_DEBUG"]
+        else:
+            os.environ["GATEFUSE_DEBUG"] = before
 
 
 def polls() -> int:

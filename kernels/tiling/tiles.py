@@ -91,6 +91,7 @@ def grid_tiles(program: Program, H: int, B: int, itemsize: int, held: Limits, di
 
 # From here on a step backward is expected to gain more by sharing a product's sum than a second barrier costs.
 _SPLIT = 512
+MOST_SLICES = 8  # of a sum
 # Chunks that a program asks for before it multiplies the first; of more than 16 samples, more were seen to spill when
 # compiled for sm_90.
 _ASKED = 8
@@ -118,7 +119,7 @@ def grid_backward_tiles(
     gates = max((len(p.gates) for p in program.products), default=0)
     weighed = program.weighed
 
-    cuts = [(64, slices) for slices in range(8, 1, -1)] if H >= _SPLIT else [(16, 1)]
+    cuts = [(64, slices) for slices in range(MOST_SLICES, 1, -1)] if H >= _SPLIT else [(16, 1)]
     found = [[cut(*how, BB) for BB in _batches(B)] for how in cuts]
     best = _choose([[row[0], *(c for c in row[1:] if gates * c.CHUNKS <= _ASKED)] for row in found], B, held)
     tried = overrides.tiles("grid", "backward")

@@ -108,7 +108,7 @@ def block_forward_kernel(
                         here = fed_ptr + at_step(CELL.FED[p] * fed_steps + t, B * W)
                         tl.store(here + e, vector, mask=real)
                     if CELL.REDUCES[p] != "":
-                        r = r + (of_units(vector, real, H, CELL.REDUCES[p]),)
+                        r = r + (of_units(vector, real, H, p, CELL),)
                     else:
                         rows = tl.dot(weights[p], vector, input_precision=PRECISION)
                         r = r + split_gates(rows, p, CELL, ROWS, HP, BB)

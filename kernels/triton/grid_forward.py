@@ -154,7 +154,7 @@ def grid_forward_kernel(
                                 row = rest_ptr + at_step((CELL.V[p] - 1) * T + t_before, B * W)
                                 here = tl.where(i == 0, initial_ptr + CELL.V[p] * B * W, row)
                             if CELL.REDUCES[p] != "":
-                                r = r + (of_memory(here, b, B, H, W, LOADS, BB, CELL.REDUCES[p]),)
+                                r = r + (of_memory(here, b, B, H, W, LOADS, BB, p, CELL),)
                             # All chunks are asked for before the first is multiplied.
                             chunks = ()
                             row = tl.arange(0, KC)[:, None]

@@ -22,10 +22,10 @@ def mean_of_units(tile, H: tl.constexpr):
 
 
 @triton.jit
-def of_units(tile, there, H: tl.constexpr, REDUCES: tl.constexpr):
-    """What reduces H units, of which a tile (units, samples) has those that are ``there``, the others zero, in float32
-    as (1, samples). The largest is not-a-number where one is."""
-    if REDUCES == "amax":
+def of_units(tile, there, H: tl.constexpr, p: tl.constexpr, CELL: tl.constexpr):
+    """What reduction p makes of H units, of which a tile (units, samples) has those that are ``there``, the others
+    zero, in float32 as (1, samples). The largest is not-a-number where one is."""
+    if CELL.REDUCES[p] == "amax":
         return tl.reduce(tl.where(there, tile.to(tl.float32), -float("inf")), 0, maximum)[None, :]
     else:
         return mean_of_units(tile, H)
@@ -33,20 +33,21 @@ def of_units(tile, there, H: tl.constexpr, REDUCES: tl.constexpr):
 
 @triton.jit
 def of_memory(
-    ptr, b, B, H: tl.constexpr, W: tl.constexpr, LOADS: tl.constexpr, BB: tl.constexpr, REDUCES: tl.constexpr
-):
-    """What reduces H units that lie in memory, rows of W a sample, as (1, BB)."""
+    ptr, b, B, H: tl.constexpr, W: tl.constexpr, LOADS: tl.constexpr, BB: tl.constexpr, p: tl.constexpr,
+    CELL: tl.constexpr,
+):  # fmt: skip
+    """What reduction p makes of H units that lie in memory, rows of W a sample, as (1, BB)."""
     row = tl.arange(0, _ROWS)[:, None]
-    LEAST: tl.constexpr = -float("inf") if REDUCES == "amax" else 0.0
+    LEAST: tl.constexpr = -float("inf") if CELL.REDUCES[p] == "amax" else 0.0
     found = tl.full((_ROWS, BB), LEAST, tl.float32)
     for k in tl.static_range(0, H, _ROWS):
         there = (row < H - k) & (b < B)
         values = tl.load(ptr + k + (b * W + row), mask=there, other=LEAST, cache_modifier=LOADS).to(tl.float32)
-        if REDUCES == "amax":
+        if CELL.REDUCES[p] == "amax":
             found = maximum(found, values)
         else:
             found += values
-    return of_units(found, row >= 0, H, REDUCES)
+    return of_units(found, row >= 0, H, p, CELL)
 
 
 @triton.jit

@@ -1,17 +1,23 @@
 """What is compiled ahead of a run on a GPU is what the run launches; in processes without Triton's interpreter."""
 
+import os
+import subprocess
+
 import pytest
 
 from gatefuse.bench.gpu import kernels
+from gatefuse.bench.gpu.cases import cases
+from gatefuse.bench.gpu.order import make_jobs
 from gatefuse.bench.suite.contenders import FIRST
 from gatefuse.bench.suite.sweeps import groups
-from tests.support.kernels.compiling import compiling
+from tests.support.kernels.compiling import ROOT, compiling
 
 SAME = """
 import sys
 import torch
 from triton.backends.compiler import GPUTarget
-from gatefuse.bench.gpu.kernels import Case, compiled
+from gatefuse.bench.gpu.cases import Case
+from gatefuse.bench.gpu.kernels import compiled
 from gatefuse.bench.measure.race import _call, _draw
 from gatefuse.bench.suite import networks
 from gatefuse.bench.suite.sweeps import Group, Shape
@@ -37,8 +43,24 @@ raise SystemExit(main(["--arch=sm_90", "--jobs=2", "--most=2"]))
 """
 
 
+AHEAD = """
+from gatefuse.bench.gpu.cases import cases
+from gatefuse.bench.gpu.kernels import compiled
+from gatefuse.kernels.runtime import debug
+from tests.support.kernels.absent_gpu import keys
+
+debug.limit_polls()
+with keys() as (found, _):
+    for case in cases():
+        compiled("sm_90", case)
+print(*found, sep="\\n")
+"""
+# On a CPU those of large tensors, or of a thousand calls, take minutes; and made-up cells of tests are no cases.
+LEFT_OUT = ("thousand", "seventy", "real_sizes", "load", "mixed_stage", "attending", "each_direction", "compiled_calls")
+
+
 def test_every_shape_of_the_first_minutes_is_compiled_for_the_drivers_that_can_run_it():
-    found = {(case.loop, case.cell, case.H, case.B, case.training) for case in kernels.cases()}
+    found = {(case.loop, case.cell, case.H, case.B, case.training) for case in cases()}
     assert len(found) > 50
     for group in groups(FIRST, "cuda"):
         s, training = group.shape, group.mode == "training"
@@ -53,6 +75,24 @@ def test_what_is_compiled_is_what_a_contender_launches(tmp_path):
     assert [line.rsplit(" ", 1)[0] for line in lines] == [
         f"{loop} {mode}" for loop in ("step", "block", "grid") for mode in ("forward", "training")
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["right at all", "recorded steps"])
+def test_what_tests_of_the_first_jobs_launch_is_compiled_ahead(tmp_path, name):
+    """Of gatefuse's loops: else a test compiles while the GPU waits."""
+    job = next(job for job in make_jobs(tmp_path) if job.name.startswith(name))
+    pytest_, *options = job.command[2:]
+    command = [*job.command[:2], pytest_, "-p", "tests.support.kernels.absent_gpu", "-q", *options]
+    command += ["--tb=no", "-k", " and ".join(f"not {word}" for word in LEFT_OUT)]
+    env = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    env |= {"GATEFUSE_KEYS": str(tmp_path / "keys")}
+    subprocess.run(command, cwd=ROOT, env=env, capture_output=True, timeout=600, check=False)
+    ahead = set(compiling(AHEAD, tmp_path))
+    launched = dict(reversed(line.split("\t")) for line in (tmp_path / "keys").read_text().splitlines())
+    needed = {key: test for key, test in launched.items() if "test_barrier_loop" not in test}
+    assert len(needed) > 40
+    assert sorted({test for key, test in needed.items() if key not in ahead}) == []
 
 
 @pytest.mark.slow

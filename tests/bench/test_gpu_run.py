@@ -177,6 +177,17 @@ def test_where_the_barrier_alone_fails_no_test_of_a_kernel_that_has_it_is_begun(
     assert ("--without=gatefuse grid" in machine.ran[-1][1]) == (how == "hangs")
 
 
+@pytest.mark.parametrize(("device", "goes_on"), [("nvidia-h200", True), ("amd-instinct-mi300x", False)])
+def test_where_a_form_of_the_barrier_fails_that_no_kernel_has_grid_goes_on(tmp_path, device, goes_on):
+    name = "tests/bench/measure/test_barrier_loop.py::test_programs_of_a_grid_meet[8-portable] "
+    machine = Machine(tests=[(1e9, None, name), (5, 0, PASS)], next=(5, 0, PASS), sweep=(5, 0, ""))
+    jobs = [replace(job("tests", seconds=60), silence=10.0), job("next"), job("sweep", "sweep", seconds=float("inf"))]
+    record, _ = make_run(machine, jobs, tmp_path, device=device)
+    assert record.entries["tests"].bad == [name.strip()]
+    assert all("gpu and not grid" not in arguments for _, arguments in machine.ran) is goes_on
+    assert ("--without=gatefuse grid" not in machine.ran[-1][1]) is goes_on
+
+
 def test_kernels_are_compiled_by_each_call_as_each_may_have_another_machine(tmp_path):
     machine = Machine(kernels=(5, 0, "12 kernels in 5 s\n"), next=(5, 0, PASS))
     jobs = [job("kernels", "compile"), job("next")]

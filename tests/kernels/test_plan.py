@@ -6,7 +6,7 @@ import torch
 from bench.report import measured_costs as bench_costs
 from gatefuse import Recurrent, find_cell
 from gatefuse.kernels import costs
-from gatefuse.kernels.drivers import block, common, grid, llvm
+from gatefuse.kernels.drivers import block, common, driver, grid, llvm
 from gatefuse.kernels.plan import choose, explain
 from gatefuse.kernels.runtime.device import Limits
 from gatefuse.kernels.task import Request
@@ -124,6 +124,25 @@ def test_on_a_cpu_without_llvm_torch_comes_first(without_llvm, cpu):
     plan = Recurrent("lstm", 3, 4).plan(torch.zeros(2, 1, 3))
     assert (plan.driver, plan.costs, plan.tiles) == ("vendor", {}, ())
     assert plan.refused == {"llvm": "llvmlite is not installed"}
+
+
+def test_kernels_refuse_more_values_of_a_step_than_they_can_number(gpu):
+    """Beyond, an element's number of 32 bits would be another's, or none."""
+    for name, H, B, flags in (
+        ("step", 512, 2**20, {}),
+        ("block", 128, 2**22, {}),
+        ("grid", 512, 2**20, {}),
+        ("grid", 512, 2**19, {"needs_grad": True}),  # sums of a product in 8 slices
+    ):
+        why = driver(name).refusal(request("lstm", H, B, **flags))
+        assert why.startswith(
+            "its kernels number the values of a step in 31 bits, so there must be at most 2,147,483,647"
+        )
+        assert why.endswith(", not 2,147,483,648")
+        assert driver(name).refusal(request("lstm", H, B - 1, **flags)) == ""
+    assert driver("block").both_refusal(request("lstm", 128, 2**21)).endswith(", not 2,147,483,648")
+    assert driver("block").both_refusal(request("lstm", 128, 2**21 - 1)) == ""
+    assert driver("grid").both_refusal(request("lstm", 256, 2**20)).endswith(", not 2,147,483,648")
 
 
 def cpu_request(cell="lstm", T=100, B=32, H=64, dtype=torch.float32, **flags):

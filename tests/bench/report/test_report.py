@@ -1,5 +1,6 @@
 """Rows and reports of the benchmark: what lands on disk, what is kept, what the report says."""
 
+import subprocess
 from dataclasses import asdict, replace
 
 import pandas as pd
@@ -55,7 +56,28 @@ def test_the_commit_comes_from_the_environment_where_git_is_not(monkeypatch):
     monkeypatch.delenv("GATEFUSE_COMMIT", raising=False)
     assert (take_stamp(CPU).commit, take_stamp(CPU).tree) == ("unknown", "unknown")
     monkeypatch.setenv("GATEFUSE_COMMIT", "abc")
-    assert take_stamp(CPU).commit == "abc"
+    assert (take_stamp(CPU).commit, take_stamp(CPU).tree) == ("abc", "unknown")
+    monkeypatch.setenv("GATEFUSE_TREE", "clean")
+    assert (take_stamp(CPU).commit, take_stamp(CPU).tree) == ("abc", "clean")
+    monkeypatch.setenv("GATEFUSE_TREE", "washed")
+    assert take_stamp(CPU).tree == "unknown"
+
+
+def test_results_make_no_tree_dirty(tmp_path, monkeypatch):
+    """Those of `make gpu OUT=found` lie in the tree that the next process of the run takes its stamp of."""
+    place = tmp_path / "bench" / "measure" / "stamp.py"
+    monkeypatch.setattr("gatefuse.bench.measure.stamp.__file__", str(place))
+    place.parent.mkdir(parents=True)
+    place.write_text("")
+    who = "-c", "user.name=nobody", "-c", "user.email=nobody@nowhere"
+    for command in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "all")):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    for folder in ("found", "reports"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "gpu.tar").write_text("")
+    assert take_stamp(CPU).tree == "clean"
+    (tmp_path / "new.py").write_text("")
+    assert take_stamp(CPU).tree == "dirty"
 
 
 @pytest.fixture

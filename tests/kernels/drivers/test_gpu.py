@@ -83,9 +83,8 @@ def test_grid_s_programs_may_come_late(monkeypatch, H, B):
         assert all(torch.equal(again[name], value) for name, value in first.items())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-def test_two_streams_at_once(loop):
-    tasks = [cast(make_task(find_cell("lstm"), 64, 16, 128, seed=k), torch.bfloat16, "cuda") for k in range(2)]
+def check_two_streams(loop, B, H):
+    tasks = [cast(make_task(find_cell("lstm"), 64, B, H, seed=k), torch.bfloat16, "cuda") for k in range(2)]
     with torch.no_grad():
         alone = [run(task, loop).sequences[0] for task in tasks]
         streams = [torch.cuda.Stream() for _ in tasks]
@@ -97,6 +96,17 @@ def test_two_streams_at_once(loop):
                     found.append(run(task, loop).sequences[0])
             torch.cuda.synchronize()
             assert all(torch.equal(a, b) for a, b in zip(alone, found, strict=True))
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_two_streams_at_once(loop):
+    check_two_streams(loop, 16, 128)
+
+
+@pytest.mark.grid
+def test_two_streams_of_grids_that_have_no_room_beside_each_other():
+    """Neither may begin with a part of its programs, which would wait for the rest while they take their place."""
+    check_two_streams("grid", 64, 1024)
 
 
 @pytest.mark.parametrize("loop", LOOPS)

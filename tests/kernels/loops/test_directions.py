@@ -8,7 +8,7 @@ import torch
 from gatefuse import Recurrent, cell_names, find_cell
 from gatefuse.kernels.drivers import block, driver, eager, grid
 from gatefuse.kernels.loops.triton import block as block_loop
-from gatefuse.kernels.task import Outcome
+from gatefuse.kernels.task import Outcome, Request
 from gatefuse.kernels.tiling import tiles
 from tests.support import made_up_cells
 from tests.support.oracle import cast, check, errors, make_task, results
@@ -139,5 +139,7 @@ def test_gradients_of_both_directions_have_gradients():
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
-def test_block_never_refuses_both():
-    assert block.both_refusal(None) == ""
+def test_block_refuses_both_for_their_number_alone():
+    request = Request(find_cell("lstm"), torch.device("cuda"), torch.bfloat16, T=8, B=2**21 - 1, H=128)
+    assert block.both_refusal(request) == ""
+    assert "number the values of a step" in block.both_refusal(dataclasses.replace(request, B=2**21))
