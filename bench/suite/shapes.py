@@ -131,7 +131,7 @@ QUICK = [
 ]
 # In 16 bits, in which torch has fast code for an LSTM in bfloat16 alone, on some CPUs.
 HALF = [
-    *(Shape("lstm", H, B, 35, H) for H, B in ((64, 1), (64, 32), (256, 1), (256, 32), (512, 32), (1024, 32))),
+    *(Shape("lstm", H, B, 35, H) for H, B in ((64, 1), (64, 32), (256, 1), (256, 32), (512, 32))),
     *(Shape("gru", H, B, 35, H) for H, B in ((64, 1), (256, 32))),
     *(Shape(cell, 256, 32, 35, 256) for cell in ("elman", "gru_reset_first", "peephole_lstm")),
     Shape("slstm", 64, 8, 35, 64),

@@ -78,6 +78,18 @@ def test_small_numbers_are_not_lost_between_layers(projected):
 
 
 @DTYPES
+def test_training_compiled_by_torch(dtype):
+    layer = Recurrent("peephole_lstm", I, H, 2, dtype=dtype)
+    x = torch.randn(T, B, I).to(dtype)
+    found = []
+    for run_it in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True)):
+        results = flat(run_it(x))
+        probes = [torch.ones_like(value) for value in results]
+        found.append((results, torch.autograd.grad(results, list(layer.parameters()), probes)))
+    assert_close(*found, rtol=0, atol=0)
+
+
+@DTYPES
 def test_every_way_to_a_layer(dtype):
     """Compiled, under autocast, by a Stepper, as a cell, without a batch, and with no steps."""
     layer = Recurrent("gru_reset_first", I, H, dtype=dtype)
