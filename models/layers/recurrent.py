@@ -216,7 +216,8 @@ class Recurrent(Stack, nn.Module):
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of all parameters by name, in their order."""
-        found, D = {}, 2 if self.bidirectional else 1
+        found: dict[str, tuple[int, ...]] = {}
+        D = 2 if self.bidirectional else 1
         for layer in range(self.num_layers):
             features = D * self.output_size if layer else self.input_size
             of_layer = features, self.hidden_size, self.bias, self.heads, self.proj_size, self._sized
