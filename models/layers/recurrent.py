@@ -20,8 +20,7 @@ from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import check_driver, check_heads, check_layer, check_projection
 from gatefuse.models.layers.base import Stack
-from gatefuse.models.layers.first_values import fill
-from gatefuse.models.layers.layout import full_weights, parameter_shapes
+from gatefuse.models.layers.layout import fill, full_weights, parameter_shapes
 from gatefuse.models.layers.units import units_of
 
 _SUFFIX = re.compile(r"_l\d+(_reverse)?$")  # of a parameter's name: its layer and direction
