@@ -11,7 +11,6 @@ from gatefuse.kernels.loops.llvm import live_rows
 from tests.support.made_up_cells import two_vectors
 from tests.support.oracle import check, make_task
 
-
 # products of states and of computed vectors, reductions, inputs beside the gates, and none of these
 CELLS = ("lstm", "gru_reset_first", "slstm", "gru_d", "layer_norm_gru", "min_lstm")
 
