@@ -29,11 +29,11 @@ keeps = True
 # 0.9 at H 128 and 1.3 times at H 512.
 _FEW, _SMALL_STEP = 4, {"lstm": (256, 0), "gru": (320, 0), "elman": (1, 2048), "elman_relu": (1, 2048)}
 
-# Samples from which on oneDNN's LSTM in bfloat16 is faster, and the units up to which it trains faster too. On one core
-# of an AMD EPYC, which has such instructions, it took of this driver's time with 20 to 64 samples 0.5 to 0.7 forward;
-# in training 0.7 to 0.85 at H 64 to 512, and 1.1 to 1.3 at H 650 and 1024; with one sample 0.9 to 1.1 forward and 1.4
-# to 1.9 in training.
-_SAMPLES, _TRAINED = 8, 512
+# oneDNN's LSTM in bfloat16 is faster from so many samples or, forward, units on; in training up to so many units. On
+# one core of an AMD EPYC, which has instructions for it, it took of this driver's time with 20 to 64 samples 0.5 to 0.7
+# forward; in training 0.7 to 0.85 at H 64 to 512, and 1.1 to 1.3 at H 650 and 1024; with one sample 0.85 at H 256 and
+# 0.95 to 1.1 below forward, and 1.4 to 1.9 in training.
+_SAMPLES, _UNITS, _TRAINED = 8, 256, 512
 _MACHINES = ("x86_64", "aarch64")
 
 # Asked once, as torch.compile can't ask in torch 2.11.
@@ -56,37 +56,29 @@ def refusal(request: Request) -> str:
 
 def unwise(request: Request) -> str:
     """Why auto had better not take it where it can run; "" where there is no reason."""
-    if torch.compiler.is_compiling():
+    r = request
+    if torch.compiler.is_compiling() or r.lengths or r.resets or r.all_states or not torch_rnn.knows(r.cell):
         return ""
-    if _by_instructions(request):
+    if r.cell is lstm and r.dtype == torch.bfloat16 and onednn_has(r.dtype) and _by_instructions(r):
         return "this processor multiplies bfloat16 itself, which torch's own loop has it do"
-    if _small_step(request):
+    if r.T == 1 and r.dtype in HALVES and r.cell is not lstm:
+        return "a single step takes less time than to make the weights float32"
+    if r.T == 1 and r.needs_grad and _small_step(r):
         return "in so small a step it doesn't make up for what it costs to begin, where gradients are wanted"
     return ""
 
 
 def _by_instructions(request: Request) -> bool:
-    """Whether torch's own loop, that is oneDNN's, multiplies bfloat16 as such, and is done before this one."""
-    r = request
-    if (
-        r.dtype != torch.bfloat16
-        or r.cell is not lstm
-        or r.lengths
-        or r.resets
-        or r.all_states
-        or not onednn_has(r.dtype)
-    ):
-        return False
-    return r.B >= _SAMPLES and (not r.needs_grad or r.H <= _TRAINED)
+    """Whether oneDNN's LSTM in bfloat16 is done before this one."""
+    if request.needs_grad:
+        return request.B >= _SAMPLES and request.H <= _TRAINED
+    return request.B >= _SAMPLES or request.H >= _UNITS
 
 
 def _small_step(request: Request) -> bool:
-    """Whether torch's own function trains one step, and is done before this one."""
-    r = request
-    if r.T != 1 or not r.needs_grad or r.lengths or r.resets or r.all_states or not torch_rnn.knows(r.cell):
-        return False
-    units, numbers = _SMALL_STEP[r.cell.name]
-    return (r.B < _FEW and units <= r.H) or numbers >= r.B * r.H
+    """Whether torch's own function trains one step of that size before this one does."""
+    units, numbers = _SMALL_STEP[request.cell.name]
+    return (request.B < _FEW and units <= request.H) or numbers >= request.B * request.H
 
 
 @widened

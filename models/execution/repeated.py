@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 
 Answer = tuple[Tensor, Any]
 _MOST = 256  # forms that a cell keeps
+TORCHS = "torch.nn's own forward"  # in a driver's place
 
 
 class _Known(NamedTuple):
     """What holds for all calls of a form.
 
     Attributes:
-        name: the driver's.
+        name: the driver's, or TORCHS.
         needs_grad: whether gradients are wanted.
         prepared: what runs the layers, for results or with gradients, where it is known.
         in_time: whether it is given x time first, and not only told where it lies.
@@ -80,8 +81,10 @@ def repeated(layer: Stack, x: Any, state: Any, inputs: Any = None) -> Answer | N
     if not _as_known(known, x, (*states, *beside), weights):
         return None
     if known.name == "vendor":
-        output, finals = torch_rnn.step(x, states, weights, form)
-        return output, finals
+        return torch_rnn.step(x, states, weights, form)
+    if known.name == TORCHS:
+        output, finals = torch_rnn.call(layer.cell, x, states, weights, form, alone=False)
+        return output, finals if len(finals) > 1 else finals[0]
     in_time = x.transpose(0, 1) if form.batch_first and (known.in_time or known.prepared is None) else x
     if known.wide:
         in_time, weights = in_time.float(), [w.float() for w in weights]
@@ -101,9 +104,19 @@ def repeated(layer: Stack, x: Any, state: Any, inputs: Any = None) -> Answer | N
     return output, finals if len(finals) > 1 else finals[0]
 
 
+def is_new(layer: Stack, x: Any) -> bool:
+    """Whether a call of the layer's by torch.nn's own forward is of a form that can be remembered and isn't yet."""
+    if type(x) is not Tensor or x.dim() != 3 or not x.is_cpu or _something_around(x):
+        return False
+    if "parametrizations" in layer._modules:
+        return False
+    return _key(layer, layer._form(layer.batch_first), x, ()) not in layer.cell.current().made.get(repeated, {})
+
+
 def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
-    """Keep what ``repeated`` needs of a call that the driver of that name has just run; ``x`` is as it was given."""
-    if torch.compiler.is_compiling() or (name not in AT_ONCE and name != "vendor"):
+    """Keep what ``repeated`` needs of a call that the driver of that name, or TORCHS, has just run; ``x`` is as it was
+    given."""
+    if torch.compiler.is_compiling() or (name not in AT_ONCE and name not in ("vendor", TORCHS)):
         return
     form = layer._form(layer.batch_first)
     if type(x) is not Tensor or x.is_neg() or not call.batched or _something_around(x) or call.lengths is not None:
@@ -120,7 +133,7 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     if x.is_cpu:
         with torch.inference_mode(False):  # they outlive this call
             first = tuple([torch.full(shape, value, dtype=x.dtype, device=x.device) for value in cell.init])
-    if name != "vendor":
+    if name in AT_ONCE:
         turned = x.transpose(0, 1) if layer.batch_first else x
         like, given = (turned.float(), cast(call, torch.float32)) if wide else (turned, call)
         prepared = prepare(name, cell, like, given, form, needs_grad)

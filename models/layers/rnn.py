@@ -20,7 +20,7 @@ from gatefuse.kernels.cells.lstm import lstm
 from gatefuse.kernels.drivers.vendor import double_backward
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.breaks import compiler_around
-from gatefuse.models.execution.repeated import repeated
+from gatefuse.models.execution.repeated import TORCHS, is_new, remember, repeated
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import REFUSALS, check_driver, check_input, check_packed, check_state, in_words
 from gatefuse.models.layers.flat_weights import FlatWeights
@@ -87,6 +87,8 @@ class _Layer(FlatWeights, ForwardChoice):
             except REFUSALS as error:
                 raise in_words(error, lambda: self._check(input, hx)) from None
             self._differentiable_twice(input, hx, output, state)
+            if isinstance(input, Tensor) and not self.proj_size and is_new(self, input):
+                remember(TORCHS, self, input, self._prepare(input, hx, None, None, None, False))
             return output, state
         # as torch.nn does, where Recurrent gives an empty output
         if isinstance(input, Tensor) and input.dim() > 1 and self._steps(input)[0] == 0:

@@ -167,6 +167,7 @@ def test_an_lstm_in_bfloat16_is_left_to_instructions_for_it(cpu, monkeypatch):
     assert plan.refused == {"llvm": "this processor multiplies bfloat16 itself, which torch's own loop has it do"}
     for other in (
         cpu_request(dtype=torch.bfloat16, B=1),
+        cpu_request(dtype=torch.bfloat16, B=1, H=256, needs_grad=True),
         cpu_request(dtype=torch.bfloat16, H=1024, needs_grad=True),
         cpu_request(dtype=torch.bfloat16, lengths=True),
         cpu_request(dtype=torch.bfloat16, resets=True),
@@ -174,8 +175,18 @@ def test_an_lstm_in_bfloat16_is_left_to_instructions_for_it(cpu, monkeypatch):
         cpu_request("gru", dtype=torch.bfloat16),
     ):
         assert choose(other).driver == "llvm"
+    assert choose(cpu_request(dtype=torch.bfloat16, B=1, H=256)).driver == "vendor"
     monkeypatch.setattr(llvm, "onednn_has", lambda dtype: False)
     assert choose(cpu_request(dtype=torch.bfloat16)).driver == "llvm"
+
+
+def test_one_step_in_16_bits_is_torchs_own(cpu):
+    for dtype in (torch.float16, torch.bfloat16):
+        plan = choose(cpu_request("gru", T=1, dtype=dtype))
+        assert plan.driver == "vendor"
+        assert plan.refused == {"llvm": "a single step takes less time than to make the weights float32"}
+        assert choose(cpu_request("gru", T=1, dtype=dtype, resets=True)).driver == "llvm"
+        assert choose(cpu_request("slstm", T=1, dtype=dtype)).driver == "llvm"
 
 
 def test_llvm_says_where_its_code_can_t_run(monkeypatch):

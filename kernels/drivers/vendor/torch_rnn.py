@@ -36,6 +36,7 @@ def call(
     weights: Sequence[Tensor],
     form: Form,
     sizes: Tensor | None = None,
+    alone: bool = True,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """All layers and directions.
 
@@ -43,11 +44,12 @@ def call(
         x: (T, B, I), or (B, T, I) with batch_first; or the rows of a PackedSequence whose batch_sizes are sizes.
         states: (L * D, B, H) each, in the order of packing.
         weights: of each layer and direction in turn, input, recurrent and, with bias, both biases.
+        alone: whether a single step may be that of torch.lstm_cell, which rounds in another order.
 
     Returns:
         The output in the form of x, and the final states in that of states.
     """
-    if sizes is None and is_step(cell, x, form.batch_first, states[0].shape[1]):
+    if alone and sizes is None and is_step(cell, x, form.batch_first, states[0].shape[1]):
         return step(x, states, weights, form)
     bias, num_layers, bidirectional, dropout, batch_first = form
     # cuDNN keeps what its backward needs only in training mode; without dropout the mode changes nothing else.
