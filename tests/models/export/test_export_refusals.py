@@ -113,7 +113,7 @@ ARGUMENTS = [
     ({"name": "restrict"}, ValueError, "name must be no word that C or C.. reserve. Got 'restrict'."),
     ({"name": "class"}, ValueError, "name must be no word that C or C.. reserve. Got 'class'."),
     ({"name": 3}, TypeError, "name must be text. Got int."),
-    ({"path": "my-net.o"}, ValueError, "name must be an identifier of C's: .*Got 'my-net'."),
+    ({"path": "my-net.o"}, ValueError, "name must be an identifier of C's: .* --name .*Got 'my-net'."),
     ({"weights": "int4"}, ValueError, "weights must be one of float32, float16, int8. Got 'int4'."),
     ({"weights": torch.int8}, ValueError, "weights must be one of float32, float16, int8. Got torch.int8."),
     ({"target": "cortex-m4", "shared": True}, ValueError, "target must be this kind of machine .*Got cortex-m4."),
