@@ -179,8 +179,6 @@ def _refusal(module: nn.Module, pairs: dict[type[nn.Module], type[nn.Module]]) -
         return f"{path_of(kind)} is not one of torch.nn's layers and cells"
     if own := sorted({"forward", "_call_impl"} & module.__dict__.keys()):
         return f"{own[0]} was replaced on this very object, and would go on hiding the class's"
-    if getattr(module, "proj_size", 0):
-        return "it has a projection, which torch's own loop alone can run"
     return ""
 
 

@@ -21,12 +21,14 @@ from gatefuse.kernels.task import Form
 
 
 class _Standard(NamedTuple):
-    """An operator of ONNX's: its name, torch's gates and parameters in its order, and what it is told besides."""
+    """An operator of ONNX's: its name, torch's gates and parameters in its order, what it is told besides, and the
+    activation that it is told for each direction."""
 
     name: str
     gates: tuple[int, ...]
     parameters: tuple[int, ...] = ()
     attributes: Mapping[str, Any] = MappingProxyType({})
+    activation: str = ""
 
 
 # torch's gates: LSTM i f g o, GRU r z n; ONNX's: i o f c, z r h
@@ -35,8 +37,8 @@ _STANDARD = {
     "peephole_lstm": _Standard("LSTM", (0, 3, 1, 2), (0, 2, 1)),
     "gru": _Standard("GRU", (1, 0, 2), attributes={"linear_before_reset": 1}),
     "gru_reset_first": _Standard("GRU", (1, 0, 2), attributes={"linear_before_reset": 0}),
-    "elman": _Standard("RNN", (0,), attributes={"activations": ["Tanh"]}),
-    "elman_relu": _Standard("RNN", (0,), attributes={"activations": ["Relu"]}),
+    "elman": _Standard("RNN", (0,), activation="Tanh"),
+    "elman_relu": _Standard("RNN", (0,), activation="Relu"),
 }
 
 
@@ -88,6 +90,9 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
         standard, H = _find(cell, resets is not None, all_states), weights[1].shape[1]
         form = Form(bias, bidirectional=bidirectional)
         D, each = form.directions, form.each + len(standard.parameters)
+        told = dict(standard.attributes)
+        if standard.activation:
+            told["activations"] = [standard.activation] * D
         steps = None if lengths is None else op.Cast(lengths, to=INT32.dtype)
 
         def directions(tensors: Any) -> Any:
@@ -110,8 +115,7 @@ def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
                 own = [w[len(w) - len(standard.parameters) :] for w in of]
                 inputs.append(directions(op.Concat(*[p[k] for k in standard.parameters], axis=0) for p in own))
             output, *last = getattr(op, standard.name)(
-                *inputs, hidden_size=H, direction="bidirectional" if bidirectional else "forward",
-                **standard.attributes,
+                *inputs, hidden_size=H, direction="bidirectional" if bidirectional else "forward", **told
             )  # fmt: skip
             x = op.Reshape(op.Transpose(output, perm=[0, 2, 1, 3]), [0, 0, D * H])
             finals.append(last)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gatefuse.kernels.codegen.printer import Printer, safe
 from gatefuse.kernels.equations.program import Product, Program
 
+_FEATURES = "weight_ih.size(1)"
 _PLAIN = """\
 def loop(x: Tensor, initial: List[Tensor], weight_ih: Tensor, weight_hh: Tensor, bias_ih: Optional[Tensor],
          bias_hh: Optional[Tensor], parameters: List[Tensor], reverse: bool, all_states: bool):
@@ -70,14 +71,12 @@ def _summed(program: Program, product: Product) -> bool:
 
 def _before(program: Program) -> list[str]:
     """What is computed once: the input product, and weights, biases and inputs cut by product."""
-    G, M = len(program.cell.x_blocks), len(program.cell.recurrent_gates)
-    linear, size = "torch.nn.functional.linear({}, weight_ih, bias_ih)", "weight_ih.size(1)"
-    gates = linear.format("x")
-    if program.cell.inputs:
-        of_gates = linear.format(f"x[:, :, :{size}]")
-        gates = f"torch.cat([{of_gates}, x[:, :, {size}:]], 2)"
+    N, M = len(program.cell.input_gates), len(program.cell.recurrent_gates)
+    of_gates = f"x[:, :, :{_FEATURES}]" if program.cell.inputs else "x"
     lines = [
-        f"gates = {gates}",
+        f"gates = torch.nn.functional.linear({of_gates}, weight_ih)",
+        "if bias_ih is not None:",
+        "    gates = gates + bias_ih",
         "no_bias = torch.zeros(weight_hh.size(0), dtype=x.dtype, device=x.device)",
         "bias = no_bias if bias_hh is None else bias_hh",
     ]
@@ -89,10 +88,13 @@ def _before(program: Program) -> list[str]:
         if _summed(program, product):
             rows = {slot.column: slot.gate for slot in program.slots}
             of_x = tuple(rows[column] for column in product.columns)
-            lines.append(f"x_{k} = ({_cut('gates', of_x, G, 2)} + bias_{k}).unbind(0)")
+            lines.append(f"x_{k} = ({_cut('gates', of_x, N, 2)} + bias_{k}).unbind(0)")
     for slot in program.slots:
-        if slot.gate >= 0 and not _in_addmm(program, slot.column):
-            lines.append(f"in_{slot.gate} = gates.chunk({G}, 2)[{slot.gate}].unbind(0)")
+        if slot.gate >= N:
+            beside = f"x[:, :, {_FEATURES}:].chunk({len(program.cell.inputs)}, 2)[{slot.gate - N}]"
+            lines.append(f"in_{slot.gate} = {beside}.unbind(0)")
+        elif slot.gate >= 0 and not _in_addmm(program, slot.column):
+            lines.append(f"in_{slot.gate} = gates.chunk({N}, 2)[{slot.gate}].unbind(0)")
     lines += [f"{safe(p)} = parameters[{k}]" for k, p in enumerate(program.cell.parameters)]
     return lines
 
@@ -100,8 +102,10 @@ def _before(program: Program) -> list[str]:
 def _cut(name: str, gates: Sequence[int], G: int, dim: int) -> str:
     if tuple(gates) == tuple(range(G)):
         return name
-    parts = ", ".join(f"{name}.chunk({G}, {dim})[{g}]" for g in gates)
-    return f"torch.cat([{parts}], {dim})"
+    if len(gates) == 1:
+        return f"{name}.chunk({G}, {dim})[{gates[0]}]"
+    rows = f"torch.tensor({list(gates)}, device=x.device)"
+    return f"{name}.unflatten({dim}, ({G}, -1)).index_select({dim}, {rows}).flatten({dim}, {dim + 1})"
 
 
 def _in_addmm(program: Program, column: int) -> bool:

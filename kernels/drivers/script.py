@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.codegen.per_cell import per_cell
@@ -38,8 +39,9 @@ def run(task: Task) -> Outcome:
     if saved_elsewhere():
         return eager.run(task)
     weights = task.weights
+    x = behind(task.x, task)
     args = (
-        behind(task.x, task),
+        x,
         list(task.states),
         weights.input,
         weights.recurrent,
@@ -49,7 +51,7 @@ def run(task: Task) -> Outcome:
         task.reverse,
         task.all_states,
     )
-    unit = scripted(task.cell, _trains(task))
+    unit = scripted(task.cell, _wanted(x, task))
     if task.lengths is None and task.resets is None:
         sequences, finals = unit.loop(*args)
     else:
@@ -58,16 +60,19 @@ def run(task: Task) -> Outcome:
     return Outcome(tuple(sequences), tuple(finals))
 
 
-def _trains(task: Task) -> bool:
-    tensors = task.x, *task.inputs, *task.states, *task.weights[:4], *task.weights.parameters, *(task.fresh or ())
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+def _wanted(x: Tensor, task: Task) -> tuple[bool, ...]:
+    """Which of what a loop is given want gradients, x with what lies behind it; empty where none does."""
+    tensors = x, *task.states, *task.weights[:4], *task.weights.parameters, *(task.fresh or ())
+    wanted = tuple([t is not None and t.requires_grad for t in tensors])
+    return wanted if torch.is_grad_enabled() and any(wanted) else ()
 
 
 @per_cell
-def scripted(cell: Cell, trains: bool) -> Any:
+def scripted(cell: Cell, wanted: tuple[bool, ...]) -> Any:
     """The scripted functions ``loop`` and ``masked_loop`` of a cell; see gatefuse.source(cell, "torchscript").
 
-    One for training and one for the rest: what TorchScript has compiled where there were gradients saves its inputs
-    for them in every later call, which those of torch.inference_mode refuse.
+    One for each choice of what wants gradients: what TorchScript has compiled where there were some saves its inputs
+    for them in every later call, which those of torch.inference_mode refuse; and where other inputs wanted them than
+    now, as a weight that was frozen, it may give these none, in silence.
     """
     return torch.jit.CompilationUnit(torchscript_source(cell.program))

@@ -89,9 +89,10 @@ class Program:
 
     @cached_property
     def additive(self) -> bool:
-        """Each gate is used only as x + r, in the order of the weights' rows: dx and dr are one."""
+        """Each gate is used only as x + r, in the order of the weights' rows, and x holds nothing else, not even an
+        input that no new state uses: dx and dr are one."""
         G = range(len(self.cell.gates))
-        two_sided = self.cell.input_gates == self.cell.recurrent_gates
+        two_sided = self.cell.x_blocks == self.cell.recurrent_gates
         return two_sided and self.columns == tuple(G) and [s[1:] for s in self.slots] == [(g, g) for g in G]
 
     @cached_property

@@ -56,7 +56,7 @@ def dropped(p: float, each_step: bool, cell: Cell) -> Cell:
     multiplied = _multiplied(cell)
     names = {size: _NAME if size == HIDDEN else f"{_NAME}_{size}" for size in multiplied.values()}
     noise = tuple([Noise(name, 1 - p, 1 / (1 - p), each_step, size) for size, name in names.items()])
-    change = partial(_change_by_gate, {gate: names[size] for gate, size in multiplied.items()})
+    change = partial(_change_by_gate, tuple([(gate, names[size]) for gate, size in multiplied.items()]))
     return NoisyCell(_NAME, cell, noise, change if cell.size_of else _change, (dropped, (p, each_step)))
 
 
@@ -83,9 +83,12 @@ def _change(equations: Callable[..., Any], training: bool) -> Callable[..., Any]
     return in_training if training else _unchanged(equations, training)
 
 
-def _change_by_gate(by_gate: dict[str, str], equations: Callable[..., Any], training: bool) -> Callable[..., Any]:
+def _change_by_gate(
+    by_gate: tuple[tuple[str, str], ...], equations: Callable[..., Any], training: bool
+) -> Callable[..., Any]:
+    # a tuple, as equations may call something by the name of a method that changes a dict, torch.add for one
     def in_training(x, R, *states, **named):
-        by = {gate: x._beside[name] for gate, name in by_gate.items()}
+        by = {gate: x._beside[name] for gate, name in by_gate}
         return equations(x, R._scaled_by_gate(by, x._whole), *states, **named)
 
     return in_training if training else _unchanged(equations, training)

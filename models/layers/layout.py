@@ -1,7 +1,7 @@
-"""A layer's parameters and the weights that they stand for, as loops take them: for each gate, for each unit.
+"""A layer's parameters: their shapes, what they begin with, and the weights that they stand for, as loops take them.
 
-A gate without bias has no rows in ``bias_ih`` or ``bias_hh``, and a number for all units is a single one. Annotations
-aren't postponed here, since TorchScript reads some of these functions.
+Weights are for each gate and each unit. A gate without bias has no rows in ``bias_ih`` or ``bias_hh``, and a number for
+all units is a single one. Annotations aren't postponed here, since TorchScript reads some of these functions.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.cell import Cell
+from gatefuse.kernels.equations.parameters import FirstValue
 from gatefuse.kernels.equations.sizes import HIDDEN
 from gatefuse.models.layers.units import Units
 
@@ -39,6 +40,25 @@ def parameter_shapes(
         raise ValueError(f"a cell's parameter must not be named as the layer's own. Got {taken[0]}.")
     each = {name: H if units is None else units.of(name) for name in cell.parameters}
     return shapes | {name: (1,) if name in cell.scalars else (number,) for name, number in each.items()}
+
+
+@torch.no_grad()
+def fill(name: str, parameter: Tensor, value: FirstValue) -> None:
+    """Give a parameter its first values.
+
+    Raises:
+        ValueError: the function leaves values as they were, which would be whatever memory held.
+    """
+    if not callable(value):
+        parameter.fill_(value)
+        return
+    parameter.fill_(torch.nan)
+    value(parameter)
+    if type(parameter.data) is Tensor and not parameter.is_meta and parameter.isnan().any():
+        raise ValueError(
+            f"parameter_init of {name} must fill the tensor that it is called with, as torch.nn.init.ones_ does. "
+            f"Got {getattr(value, '__name__', type(value).__name__)}, after which it holds values that are no numbers."
+        )
 
 
 def forms(cell: Cell, bias: bool, projected: bool) -> list[list[int] | None]:

@@ -20,8 +20,7 @@ from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import check_driver, check_heads, check_layer, check_projection
 from gatefuse.models.layers.base import Stack
-from gatefuse.models.layers.first_values import fill
-from gatefuse.models.layers.layout import full_weights, parameter_shapes
+from gatefuse.models.layers.layout import fill, full_weights, parameter_shapes
 from gatefuse.models.layers.units import units_of
 
 _SUFFIX = re.compile(r"_l\d+(_reverse)?$")  # of a parameter's name: its layer and direction
@@ -106,16 +105,10 @@ class Recurrent(Stack, nn.Module):
         self.bidirectional = bidirectional
         self.weight_dropout = checked_probability("weight_dropout", weight_dropout)
 
-        D = 2 if bidirectional else 1
-        self._names: list[str] = []
-        for layer in range(num_layers):
-            features = D * self.output_size if layer else input_size
-            shapes = parameter_shapes(self.cell, features, hidden_size, bias, heads, proj_size, self._sized)
-            for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:D]:
-                for name, shape in shapes.items():
-                    parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-                    self.register_parameter(name + suffix, parameter)
-                    self._names.append(name + suffix)
+        self._shapes = self._own_shapes()
+        self._names = list(self._shapes)
+        for name, shape in self._shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
         self.flatten_parameters()
 
@@ -220,13 +213,29 @@ class Recurrent(Stack, nn.Module):
                 text += f", {name}={value}"
         return text if self._sized is None else f"{text}, sizes={self._sized.declared}"
 
+    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all parameters by name, in their order."""
+        found: dict[str, tuple[int, ...]] = {}
+        D = 2 if self.bidirectional else 1
+        for layer in range(self.num_layers):
+            features = D * self.output_size if layer else self.input_size
+            of_layer = features, self.hidden_size, self.bias, self.heads, self.proj_size, self._sized
+            for suffix in (f"_l{layer}", f"_l{layer}_reverse")[:D]:
+                found |= {name + suffix: shape for name, shape in parameter_shapes(self.cell, *of_layer).items()}
+        return found
+
     def _flat(self) -> list[Tensor]:
         parameters = self._parameters
         if list(parameters) == self._names:
             found: list[Tensor] = list(parameters.values())  # type: ignore[arg-type]
         else:  # weights were replaced by tensors, or are computed by a parametrization
             found = [getattr(self, name) for name in self._names]
-        if self.cell.plain or self._sized is not None:
+        if self.cell.plain and not self.parted:  # whoever runs them looks at their shapes
+            return found
+        for (name, shape), weight in zip(self._shapes.items(), found, strict=True):
+            if weight.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}. Got {tuple(weight.shape)}.")
+        if self._sized is not None:
             return found
         return full_weights(self.cell, found, self.hidden_size, self.bias, bool(self.proj_size))
 
@@ -237,5 +246,7 @@ class Recurrent(Stack, nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.__dict__.setdefault("output_size", self.proj_size or self.hidden_size)  # of a layer saved before it was
+        # of a layer that was saved before it had these
+        self.__dict__.setdefault("output_size", self.proj_size or self.hidden_size)
+        self.__dict__.setdefault("_shapes", self._own_shapes())
         self.flatten_parameters()

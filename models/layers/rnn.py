@@ -6,7 +6,7 @@ cuDNN would refuse the backward. With auto it does where no code that is compile
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +17,17 @@ from gatefuse.kernels.cell import Cell
 from gatefuse.kernels.cells.elman import elman, elman_relu
 from gatefuse.kernels.cells.gru import gru
 from gatefuse.kernels.cells.lstm import lstm
-from gatefuse.kernels.drivers import vendor
-from gatefuse.kernels.drivers.vendor import double_backward, torch_rnn
+from gatefuse.kernels.drivers.vendor import double_backward
 from gatefuse.kernels.plan import Plan
 from gatefuse.models.execution.breaks import compiler_around
-from gatefuse.models.execution.calls import plan_of
-from gatefuse.models.execution.context import autocast_on, transforming
-from gatefuse.models.execution.precision import running_dtype
 from gatefuse.models.execution.repeated import repeated
 from gatefuse.models.execution.symbolic import proxy_among, recorded
 from gatefuse.models.layers.arguments import REFUSALS, check_driver, check_input, check_packed, check_state, in_words
-from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.flat_weights import FlatWeights
+from gatefuse.models.layers.forward_choice import ForwardChoice
 
 
-class _Layer(FlatWeights, Stack):
+class _Layer(FlatWeights, ForwardChoice):
     # a class attribute, so that an instance of torch.nn's class can become one of these
     driver = "auto"
     _state = "hx"
@@ -109,26 +105,9 @@ class _Layer(FlatWeights, Stack):
     ) -> Plan:
         """Which driver would run this call, and why the others would not; ``print`` it. Arguments as forward's."""
         plain = lengths is resets is reset_state is None and not all_states
-        if plain and self.proj_size and self.driver in ("auto", "vendor"):
+        if plain and self.proj_size and self.driver in ("auto", "vendor") and not self._by_product(input, hx):
             return Plan("vendor", "torch's own loop has projections")
         return self._explain(input, hx, lengths, resets, reset_state, all_states)
-
-    def _is_torchs(self, input: Tensor | PackedSequence, hx: Any) -> bool:
-        if self.driver not in ("auto", "vendor"):
-            return False
-        if torch.compiler.is_compiling():  # torch's own loop would be unrolled
-            return bool(self.proj_size)
-        if self.proj_size:
-            return True
-        if transforming():
-            return False
-        if not input.is_cuda:
-            return self.driver == "vendor" or not self._gains(input, hx)
-        # torch.nn tells cuDNN that nothing is trained in eval mode, and cuDNN then refuses the backward; and it hands
-        # on another form of what has no batch, and of packed states, which second derivatives would not find.
-        if torch.is_grad_enabled() and (not self.training or self._changes_form(input, hx)):
-            return False
-        return self.driver == "vendor" or not self._is_tensor(input) or self._plan_for(input).driver == "vendor"
 
     def _check_packed(self, input: PackedSequence, hx: Any) -> None:
         """torch.nn.LSTM checks nothing of it, and reads and writes beyond the memory of weights and states."""
@@ -151,9 +130,6 @@ class _Layer(FlatWeights, Stack):
             sizes = (self.proj_size or H, H) if self.cell is lstm else ()
             check_state(self.cell, hx, (rows, B, H) if batched else (rows, H), data, self._state, sizes)
 
-    def _changes_form(self, input: Tensor | PackedSequence, hx: Any) -> bool:
-        return hx is not None if isinstance(input, PackedSequence) else input.dim() == 2
-
     def _differentiable_twice(self, input: Any, hx: Any, output: Any, state: Any) -> None:
         """What vendor.stack sees to, for what torch.nn's own forward has run."""
         if self.proj_size or (self.dropout and self.training and self.num_layers > 1):
@@ -168,68 +144,6 @@ class _Layer(FlatWeights, Stack):
 
         data = output.data if isinstance(output, PackedSequence) else output
         double_backward.differentiable((data, *(state if isinstance(state, tuple) else (state,))), given)
-
-    def _is_tensor(self, input: Tensor | PackedSequence) -> TypeGuard[Tensor]:
-        """Whether the input is a tensor of a layer's form; what it isn't, torch.nn refuses."""
-        return isinstance(input, Tensor) and input.dim() in (2, 3)
-
-    def _steps(self, input: Tensor | PackedSequence) -> tuple[int, int]:
-        """T and B."""
-        if isinstance(input, PackedSequence):
-            return len(input.batch_sizes), int(input.batch_sizes[0])
-        a, b = (*input.shape[:-1], 1)[:2]
-        return (b, a) if self.batch_first and input.dim() == 3 else (a, b)
-
-    def _plan_for(self, input: Tensor | PackedSequence) -> Plan:
-        T, B = self._steps(input)
-        data = input.data if isinstance(input, PackedSequence) else input
-        grad, dtype = torch.is_grad_enabled(), running_dtype(self.cell, data)
-        request = (self.cell, data.device, dtype, T, B, self.hidden_size, grad, False, False, False)
-        return plan_of(request, "auto")
-
-    def _gains(self, input: Tensor | PackedSequence, hx: Any) -> bool:
-        """Whether, on a CPU, another of torch's functions than torch.nn's forward takes does the same faster.
-
-        A trace keeps one function for whatever comes; of torch's own, autocast knows only those of torch.nn's forward.
-        What torch.nn refuses, it refuses itself.
-        """
-        if torch.jit.is_tracing() or not self._formed(input, hx):
-            return False
-        if isinstance(input, PackedSequence):
-            # between layers torch drops packed elements, and the same for a seed; an LSTM autocast leaves in float32
-            drops = self.dropout and self.training and self.num_layers > 1
-            if drops or (self.cell is lstm and autocast_on(input.data.device)):
-                return False
-        if self._compiled(input):
-            return True
-        if torch.is_autocast_enabled("cpu"):
-            return False
-        if isinstance(input, PackedSequence):
-            return vendor.unpacks(self.cell, *input[:2], self.hidden_size)
-        if self.cell is not lstm or not self._is_tensor(input):
-            return False
-        T, B = self._steps(input)
-        return T == 1 and torch_rnn.steps_alone(B)
-
-    def _formed(self, input: Any, hx: Any) -> bool:
-        """Whether the states, as many and of the rank that a call needs, are tensors."""
-        if hx is None:
-            return True
-        if self.cell is not lstm:
-            hx = (hx,)
-        elif not isinstance(hx, (tuple, list)) or len(hx) != 2:
-            return False
-        rank = 3 if isinstance(input, PackedSequence) else input.dim()
-        return all(isinstance(s, Tensor) and s.dim() == rank for s in hx)
-
-    def _compiled(self, input: Tensor | PackedSequence) -> bool:
-        """Whether auto has code compiled of the equations."""
-        data = input.data if isinstance(input, PackedSequence) else input
-        weight: Any = self._flat_weights[0]
-        if not isinstance(data, Tensor) or data.dim() not in (2, 3):
-            return False
-        fits = data.dtype == weight.dtype or autocast_on(data.device)
-        return fits and self._plan_for(input).driver == "llvm"
 
     def extra_repr(self) -> str:
         text = super().extra_repr()

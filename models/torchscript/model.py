@@ -33,7 +33,7 @@ from gatefuse.models.others import known
 
 _THEIRS = {ours: theirs for theirs, ours in PAIRS}
 # of a layer's attributes, gatefuse's own, and torch.nn's second lists of the weights, which would be saved once more
-_ADDED = ("cell", "driver", "_accelerated", "_names", "_sized", "sizes")
+_ADDED = ("cell", "driver", "_accelerated", "_names", "_shapes", "_sized", "sizes")
 _LISTS = ("_all_weights", "_flat_weights", "_flat_weights_names", "_flat_weight_refs")
 _ADDITIONS = re.compile(r"Keyword argument (lengths|resets|reset_state|all_states) unknown")
 _numbers = count()
@@ -61,7 +61,8 @@ def scripted(model: nn.Module) -> torch.jit.ScriptModule:
     Raises:
         TypeError: the model is no module.
         ValueError: a layer is of a class derived from gatefuse's, as by a parametrization; its cell can't be
-            translated; it is called with an argument that a script has no form for.
+            translated; a parameter has another shape than the layer's; it is called with an argument that a script
+            has no form for.
         RuntimeError: TorchScript can't read the rest of the model; torch.jit.script has others for that, too.
     """
     if not isinstance(model, nn.Module):
@@ -111,6 +112,7 @@ def _become_generated(layer: Any) -> None:
     if cell.inputs:
         given = ", ".join(cell.inputs)
         raise ValueError(f"a cell must have no inputs beside its gates to be scripted. Got {cell.name} with {given}.")
+    layer._flat()  # raises where a parameter has another shape than the layer's
     names = layer._names if isinstance(layer, Recurrent) else [name for group in layer._all_weights for name in group]
     units: Units | None = layer._sized
     sizes: tuple[int, ...] = ()

@@ -47,10 +47,6 @@ LEFT = {
         "ParametrizedRenamed is a subclass",
     ),
     "a forward of its own": (patched, "forward was replaced on this very object, and would go on hiding the class's"),
-    "a projection": (
-        lambda: make("LSTM", I, H, proj_size=2),
-        "it has a projection, which torch's own loop alone can run",
-    ),
     "TorchScript": (scripted, "it is TorchScript, whose code is fixed"),
     "a trace": (traced, "it is TorchScript, whose code is fixed"),
     "quantized": (quantized, "torch.ao.nn.quantized.dynamic.modules.rnn.LSTM is not one of torch.nn's"),

@@ -4,6 +4,7 @@ import copy
 import re
 import subprocess
 import sys
+from itertools import permutations
 
 import pytest
 import torch
@@ -183,6 +184,23 @@ def test_a_recurrent_with_all_that_it_takes(cell):
         assert_close(a, b, **CLOSE)
     alone = resets[0]
     assert_close(script(inputs[0], resets=alone)[0], layer(inputs[0], resets=alone)[0], **CLOSE)
+
+
+@pytest.mark.parametrize("cell", ["minimal_gated_unit", "gru_reset_first"])
+def test_weights_that_were_frozen_before(cell):
+    """What wants gradients is another in each turn, and none is lost."""
+    layer, given = Recurrent(cell, I, H, **DOUBLE), torch.randn(T, B, I, **DOUBLE)
+    names = [name for name, parameter in layer.named_parameters() if parameter.numel()]
+    gradients = torch.autograd.grad(layer(given)[0].sum(), [layer.get_parameter(name) for name in names])
+    expected = dict(zip(names, gradients, strict=True))
+    for first, then in permutations(names, 2):
+        script = gatefuse.scripted(layer)
+        for name in (first, first, then, then):
+            own = dict(script.named_parameters())
+            for other in own:
+                own[other].requires_grad_(other == name)
+            (found,) = torch.autograd.grad(script(given)[0].sum(), own[name])
+            assert_close(found, expected[name], **CLOSE)
 
 
 def test_an_empty_batch_and_dropout():

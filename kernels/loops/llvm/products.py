@@ -13,6 +13,7 @@ from gatefuse.kernels.codegen.llvm.products.outer import CHUNK
 from gatefuse.kernels.equations.program import computed_products
 from gatefuse.kernels.loops.buffers import Backward, Forward, Gradients
 from gatefuse.kernels.loops.inputs import Sequence
+from gatefuse.kernels.loops.llvm.live_rows import LiveRows, live_rows
 from gatefuse.kernels.runtime.scratch import Scratch
 from gatefuse.kernels.runtime.threads import team, threads
 
@@ -21,37 +22,47 @@ _SMALL = 200_000  # multiplications that a thread must have
 
 def gradients(loop: Sequence, kept: Forward, d: Backward, wanted: bool) -> Gradients:
     """The gradients after the steps: of the input and its weights too, where the loop multiplied them."""
-    d_weight, d_bias = _recurrent(loop, kept, d.r)
+    rows = live_rows(loop)
+    d_weight, d_bias = _recurrent(loop, kept, d.r, rows)
     d_input: Tensor | None = d.x
     d_input_weight = d_input_bias = None
     if (weight := loop.input_weight) is not None:
         d_input_weight = torch.empty_like(weight)
         same = loop.shape.ADDITIVE and d_bias is not None
         d_input_bias = None if loop.input_bias is None else torch.empty_like(loop.input_bias)
-        _weights(loop, d.x, 0, weight.shape[0], d_input_weight, None if same else d_input_bias, loop.x)
+        d_x, x = (d.x, loop.x) if rows is None else (rows.of(d.x), rows.of(loop.x))
+        _weights(loop, d_x, 0, weight.shape[0], d_input_weight, None if same else d_input_bias, x)
         if same and d_input_bias is not None and d_bias is not None:
             d_input_bias.copy_(d_bias)
-        d_input = input_gradient(d.x, weight, loop.x) if wanted else None
+        d_input = input_gradient(d_x, weight, x) if wanted else None
+        if rows is not None and d_input is not None:
+            d_input = rows.back(d_input, loop.x)
     parameters = d.parameters.sum(1)
     return Gradients(d_input, d.states, d_weight, d_bias, parameters, d.fresh, d_input_weight, d_input_bias)
 
 
-def _recurrent(loop: Sequence, kept: Forward, d_r: Tensor) -> tuple[Tensor, Tensor | None]:
+def _recurrent(loop: Sequence, kept: Forward, d_r: Tensor, live: LiveRows | None) -> tuple[Tensor, Tensor | None]:
     H, fed, program = loop.H, computed_products(loop.cell), loop.program
     sizes = [len(p.gates) for p in program.products]
     in_order = program.columns == tuple(range(len(loop.cell.recurrent_gates)))
     columns = loop.weight.new_empty(len(program.columns) * H, H)
     bias = None if loop.bias is None else loop.bias.new_empty(len(program.columns) * H)
+    d = d_r if live is None else live.of(d_r)
     for k, (p, size) in enumerate(zip(program.products, sizes, strict=True)):
         if p.reduces:
             continue
         rows = slice(p.first * H, (p.first + size) * H)
         part = None if bias is None else bias[rows]
+        place = p.first * H, size * H, columns[rows], part
         if p.computed:
-            _weights(loop, d_r, p.first * H, size * H, columns[rows], part, kept.fed[fed.index(k)])
+            vectors = kept.fed[fed.index(k)]
+            _weights(loop, d, *place, vectors if live is None else live.of(vectors))
+            continue
+        sequence = kept.output if p.state == 0 else kept.rest[p.state - 1]
+        if live is None:
+            _weights(loop, d, *place, sequence, p.state)
         else:
-            sequence = kept.output if p.state == 0 else kept.rest[p.state - 1]
-            _weights(loop, d_r, p.first * H, size * H, columns[rows], part, sequence, p.state)
+            _weights(loop, d, *place, live.before(loop, sequence, p.state))
     if in_order:
         return columns, bias
     d_weight = torch.zeros_like(loop.weight)

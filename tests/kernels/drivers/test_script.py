@@ -1,5 +1,7 @@
 """The scripted loop in whatever mode a call runs, and after calls in others."""
 
+from itertools import permutations
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -32,6 +34,24 @@ def test_modes_in_any_order(cell, modes):
             with torch.inference_mode(mode in "iI"), torch.set_grad_enabled(mode == "F"):
                 found = layer(made_there if mode.isupper() else x, **given)
         assert_close(flat(found), flat(expected))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "minimal_gated_unit", "gru_reset_first"])
+def test_weights_that_were_frozen_before(cell):
+    """What wants gradients is another in each turn, and none is lost."""
+    layer, oracle = (Recurrent(cell, I, H, driver=driver, dtype=torch.float64) for driver in ("script", "eager"))
+    oracle.load_state_dict(layer.state_dict())
+    names = [name for name, parameter in oracle.named_parameters() if parameter.numel()]
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    for first, then in permutations(names, 2):
+        find_cell(cell).current().made.clear()
+        for name in (first, first, then, then):
+            found = []
+            for own in (layer, oracle):
+                for other, parameter in own.named_parameters():
+                    parameter.requires_grad_(other == name)
+                found.append(torch.autograd.grad(own(x)[0].sum(), own.get_parameter(name)))
+            assert_close(*found)
 
 
 @pytest.mark.parametrize("calls_before", [0, 3])

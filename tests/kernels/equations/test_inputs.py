@@ -39,6 +39,28 @@ def test_every_driver(name, cell, options):
     check(driver(name), make_task(cell, 4, 3, 7, **options), torch.float32)
 
 
+@pytest.fixture
+def beside_nothing():
+    """All gates are sums of x and R, as where x holds nothing beside them."""
+
+    @cell(gates="f n", inputs="a left")
+    def unused(x, R, h):
+        f, n = x + R(h)
+        return sigmoid(f) * h + tanh(n)
+
+    with pytest.warns(UserWarning, match="Got a, left in no new state"):
+        unused.current()
+    return unused
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("name", [name for name in DRIVERS if name not in ("eager", "vendor")])
+def test_inputs_that_no_new_state_uses_change_nothing(beside_nothing, name, options):
+    if why := driver(name).refusal(Request(beside_nothing, torch.device("cpu"), torch.float32, 4, 3, 7)):
+        pytest.skip(why)
+    check(driver(name), make_task(beside_nothing, 4, 3, 7, **options), torch.float32)
+
+
 def test_what_is_declared():
     assert aging.inputs == ("age", "left")
     assert aging.input_gates == ("i", "f", "g")

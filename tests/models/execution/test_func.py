@@ -127,6 +127,8 @@ def test_projections_stay_torchs():
     layer = gatefuse.LSTM(I, H, proj_size=2, **DOUBLE)
     with pytest.raises(RuntimeError, match="Batching rule not implemented for aten::lstm"):
         vmap(layer)(draw(layer, N))
+    with pytest.raises(RuntimeError, match="Batching rule not implemented for aten::lstm"):
+        vmap(layer)(torch.randn(N, 20, B, I, **DOUBLE))  # which compiled code would take
 
 
 @pytest.mark.parametrize("name", ["Recurrent", "Recurrent, a cell of ours", "GRUCell"])

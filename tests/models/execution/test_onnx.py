@@ -30,6 +30,8 @@ LAYERS = {
     "GRU": lambda: gatefuse.GRU(I, H, bidirectional=True),
     "RNN": lambda: gatefuse.RNN(I, H),
     "RNN with relu": lambda: gatefuse.RNN(I, H, nonlinearity="relu", batch_first=True),
+    "RNN both ways": lambda: gatefuse.RNN(I, H, bidirectional=True),
+    "elman_relu both ways": lambda: Recurrent("elman_relu", I, H, 2, bidirectional=True),
     "gru": lambda: Recurrent("gru", I, H),
     "gru_reset_first": lambda: Recurrent("gru_reset_first", I, H, 2),
     "peephole_lstm": lambda: Recurrent("peephole_lstm", I, H, bidirectional=True),

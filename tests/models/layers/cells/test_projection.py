@@ -1,5 +1,6 @@
 """proj_size for cells whose output is used in x + R(h) alone, against torch.nn.LSTM and against a plain loop."""
 
+import copy
 import re
 
 import pytest
@@ -14,6 +15,7 @@ from gatefuse.kernels.drivers import driver as driver_named
 from gatefuse.kernels.equations.gates import Gates
 from gatefuse.kernels.equations.recurrence import Recurrence
 from gatefuse.kernels.task import Request
+from gatefuse.models.execution.projection import gains
 from tests.support.layers import flat, form, gradients
 
 T, B, I, H, P = 6, 4, 3, 5, 2
@@ -94,6 +96,34 @@ def test_as_torchs(name, options):
         padded, _ = nn.utils.rnn.pad_packed_sequence(expected[0], ours.batch_first)
         assert_close(again, padded)
         assert_close(last, expected[1])
+
+
+@pytest.mark.parametrize("states", [False, True])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2, "batch_first": True}], ids=str)
+def test_auto_takes_compiled_code_where_it_is_sooner(options, states):
+    theirs = nn.LSTM(I, H, proj_size=P, **options, **DOUBLE)
+    ours = copy.deepcopy(theirs)
+    assert len(gatefuse.accelerate(ours).changed) == 1
+    x = torch.randn(B, 20, I, **DOUBLE) if ours.batch_first else torch.randn(20, B, I, **DOUBLE)
+    hx = tuple(given(ours)[1]) if states else None
+    assert ours.plan(x, hx).driver == "llvm"
+    found, expected = ours(x, hx), theirs(x, hx)
+    assert_close(flat(found), flat(expected))
+    assert_close(gradients(found, list(ours.parameters())), gradients(expected, list(theirs.parameters())))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert [v.dtype for v in flat(ours(x, hx))] == [v.dtype for v in flat(theirs(x, hx))]
+    few = x[:, :6] if ours.batch_first else x[:6]
+    assert ours.plan(few, hx).driver == "vendor"
+    assert_close(flat(ours(few, hx)), flat(theirs(few, hx)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("T", "B", "H", "P", "found"),
+    [(16, 1, 128, 1, True), (15, 1, 128, 64, False), (35, 1, 256, 64, False), (35, 8, 512, 128, True),
+     (35, 8, 512, 64, False), (35, 64, 1024, 512, False)],
+)  # fmt: skip
+def test_where_a_projection_gains(T, B, H, P, found):
+    assert gains(T, B, H, P) is found
 
 
 @pytest.mark.parametrize("name", ["eager", "aten", "llvm", "script"])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from gatefuse import Recurrent, recurrent_dropout, zoneout
+from gatefuse import Recurrent, cell, recurrent_dropout, zoneout
 from tests.models.layers.cells.test_sizes import DOUBLE, B, H, I, T, given, made
 from tests.support.layers import flat, form, gradients
 from tests.support.sized_cells import CELLS, UNITS, VECTORS, by_hand
@@ -86,3 +86,23 @@ def test_recurrent_dropout_drops_units_of_each_size(name, driver):
     assert_close(flat(found), flat(expected))
     leaves, theirs = [x, *states, *layer.parameters()], [x, *states, *plain.parameters()]
     assert_close(gradients(found, leaves), gradients(expected, theirs))
+
+
+@cell(gates="a p:R", sizes={"slow": "s p"})
+def adding(x, R, h, s):
+    """The name of a function of torch's is that of a method which changes a set."""
+    s = torch.add(torch.tanh(R.p(h)), s, alpha=0.5)
+    return torch.tanh(x.a + R.a(s)), s
+
+
+@pytest.mark.parametrize("driver", ["aten", "llvm"])
+def test_recurrent_dropout_of_equations_that_call_torchs_add(driver):
+    layer = Recurrent(recurrent_dropout(adding, 0.4), I, H, sizes={"slow": 3}, driver=driver, **DOUBLE)
+    oracle = Recurrent(layer.cell, I, H, sizes={"slow": 3}, driver="eager", **DOUBLE)
+    oracle.load_state_dict(layer.state_dict())
+    x, found = torch.randn(T, B, I, **DOUBLE), []
+    for own in (layer, oracle):
+        torch.manual_seed(0)
+        results = own(x)
+        found.append([*flat(results), *gradients(results, list(own.parameters()))])
+    assert_close(*found)

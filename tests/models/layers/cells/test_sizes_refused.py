@@ -135,3 +135,34 @@ def test_equations_that_change_what_they_multiply():
         layer(x)
     with pytest.raises(RuntimeError, match=f"^{text}"):
         Stepper(layer, B)
+
+
+@gatefuse.cell(gates="f n", bias="f n:x")
+def one_bias(x, R, h):
+    f = torch.sigmoid(x.f + R.f(h))
+    return f * h + (1 - f) * tanh(x.n + R.n(h))
+
+
+OF_SCRN = SCRN, {"slow": 3}
+RESIZED = {
+    "more rows": (OF_SCRN, "weight_ih_l0", (9, 3), (8, 3)),
+    "fewer columns": (OF_SCRN, "weight_hh_slow_l0", (5, 2), (5, 3)),
+    "more rows of R": (OF_SCRN, "weight_hh_l0", (10, 5), (5, 5)),
+    "a longer bias": (OF_SCRN, "bias_hh_l0", (11,), (10,)),
+    "a longer bias of some gates": ((one_bias, None), "bias_hh_l0", (6,), (5,)),
+}
+
+
+@pytest.mark.parametrize("wrong", RESIZED)
+def test_parameters_that_were_given_another_shape(wrong):
+    """Of which no unit more or less may be taken in silence."""
+    (cell, sizes), name, shape, right = RESIZED[wrong]
+    layer = Recurrent(cell, I, H, sizes=sizes)
+    setattr(layer, name, torch.nn.Parameter(torch.randn(shape)))
+    text = f"^{re.escape(f'{name} must have shape {right}. Got {shape}.')}$"
+    x = torch.randn(T, B, I)
+    for call in (layer, layer.plan, lambda x: Stepper(layer, B), lambda x: gatefuse.scripted(layer)):
+        with pytest.raises(ValueError, match=text):
+            call(x)
+    with pytest.raises(ValueError, match=text):
+        torch.func.functional_call(layer, {name: torch.randn(shape)}, (x,))
