@@ -119,7 +119,8 @@ def read_signature(equations: Callable[..., Any]) -> tuple[tuple[str, ...], tupl
     if ("R" in names and names.index("R") != 1) or names[1] == "x":
         raise TypeError(f"{rule}, with x first and R second. Got {inspect.signature(equations)}.")
     if any(p.default is not p.empty for p in params):
-        raise TypeError(f"{rule} without defaults. Got {inspect.signature(equations)}.")
+        told = "a state's first value is of init=, a parameter's of parameter_init=, a number that stays of constants="
+        raise TypeError(f"{rule} without defaults; {told}. Got {inspect.signature(equations)}.")
     return tuple(p.name for p in positional[2:]), tuple(p.name for p in named)
 
 

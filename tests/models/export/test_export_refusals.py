@@ -58,6 +58,8 @@ MODELS = [
     (lambda: "lstm", TypeError, "model must be a layer, an nn.Sequential or a list of modules. Got str."),
     (Net, TypeError, r"model must run modules one after the other; give a list .*Got Net, which can't be followed: "),
     (lambda: [LSTM(3, 4), nn.Conv1d(4, 4, 1)], TypeError, r"model\[1\] must be one of .*Got Conv1d"),
+    (lambda: gatefuse.LSTMCell(3, 4), TypeError, r"^model must be one of Recurrent, .*\. Got LSTMCell\.$"),
+    (lambda: gatefuse.GRUD(3, 4), TypeError, r"^model must be one of Recurrent, .*\. Got GRUD\.$"),
     (lambda: [[LSTM(3, 4)], "head"], TypeError, r"model\[1\] must be a layer, .*Got str."),
     (lambda: Derived(3, 4), TypeError, "Got Derived"),
     (lambda: nn.Sequential(nn.Linear(3, 4)), ValueError, "model must hold a recurrent layer. Got none."),
