@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from gatefuse.kernels.drivers.half_precision import HALVES
+from gatefuse.kernels.drivers.half_precision import HALVES, rounded
 from gatefuse.kernels.drivers.vendor import torch_rnn
 from gatefuse.kernels.loops.operator import PLAIN
 from gatefuse.kernels.loops.registry import KERNELS, ON_CPU
@@ -21,6 +21,7 @@ from gatefuse.kernels.runtime.threads import available
 from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import AT_ONCE, Call, first_states, prepare, runs_at_once, without_tensors
 from gatefuse.models.execution.context import autocast_on
+from gatefuse.models.execution.precision import cast
 
 if TYPE_CHECKING:
     from gatefuse.kernels.cell import Cell
@@ -45,6 +46,7 @@ class _Known(NamedTuple):
         shape: of the states that may be given, (L * D, B, H).
         first: those that a call begins with to which none are given, where nobody writes into them; else None.
         call: one of that form, without tensors.
+        wide: whether it runs in float32 what is given in 16 bits.
     """
 
     name: str
@@ -54,6 +56,7 @@ class _Known(NamedTuple):
     shape: tuple[int, ...]
     first: tuple[Tensor, ...] | None
     call: Call
+    wide: bool
 
 
 def repeated(layer: Stack, x: Any, state: Any, inputs: Any = None) -> Answer | None:
@@ -79,16 +82,20 @@ def repeated(layer: Stack, x: Any, state: Any, inputs: Any = None) -> Answer | N
     if known.name == "vendor":
         output, finals = torch_rnn.step(x, states, weights, form)
         return output, finals
+    in_time = x.transpose(0, 1) if form.batch_first and (known.in_time or known.prepared is None) else x
+    if known.wide:
+        in_time, weights = in_time.float(), [w.float() for w in weights]
+        states, beside = tuple([s.float() for s in states]), tuple([a.float() for a in beside])
     if known.prepared is not None:
-        in_time = x.transpose(0, 1) if known.in_time and form.batch_first else x
         output, finals = known.prepared.run(in_time, states, weights, beside)
     else:
-        in_time = x.transpose(0, 1) if form.batch_first else x
         call = known.call._replace(x=in_time, states=states, weights=weights, inputs=beside)
         found = AT_ONCE[known.name](cell, call, form)
         if found is None:
             return None
         (output,), finals = found
+    if known.wide:
+        output, finals = output.to(x.dtype), rounded(finals, x.dtype)
     if form.batch_first:
         output = output.transpose(0, 1)
     return output, finals if len(finals) > 1 else finals[0]
@@ -106,20 +113,22 @@ def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:
     needs_grad = _needs_grad(x, (*call.states, *call.inputs), call.weights)
     if name == "vendor" and not (needs_grad and torch_rnn.is_step(layer.cell, x, layer.batch_first, call.B)):
         return
-    if (name in KERNELS and form.bidirectional) or (name in ON_CPU and x.dtype in HALVES):
+    if name in KERNELS and form.bidirectional:
         return
+    wide = name in ON_CPU and x.dtype in HALVES
     cell, shape, prepared, first = layer.cell.current(), call.states[0].shape, None, None
     if x.is_cpu:
         with torch.inference_mode(False):  # they outlive this call
             first = tuple([torch.full(shape, value, dtype=x.dtype, device=x.device) for value in cell.init])
     if name != "vendor":
         turned = x.transpose(0, 1) if layer.batch_first else x
-        prepared = prepare(name, cell, turned, call, form, needs_grad)
+        like, given = (turned.float(), cast(call, torch.float32)) if wide else (turned, call)
+        prepared = prepare(name, cell, like, given, form, needs_grad)
     forms = cell.made.setdefault(repeated, {})
     if len(forms) >= _MOST:
         forms.clear()
     in_time = needs_grad or name in KERNELS
-    known = _Known(name, needs_grad, prepared, in_time, tuple(shape), first, without_tensors(call))
+    known = _Known(name, needs_grad, prepared, in_time, tuple(shape), first, without_tensors(call), wide)
     forms[_key(layer, form, x, call.inputs)] = known
 
 

@@ -14,6 +14,7 @@ from torch.nn.functional import linear
 
 from gatefuse.kernels.drivers.packing import moved
 from gatefuse.kernels.task import live
+from gatefuse.models.execution.context import autocast_on
 from gatefuse.models.layers.arguments import check_lengths
 from gatefuse.models.layers.recurrent import Recurrent
 
@@ -78,7 +79,7 @@ class GRUD(nn.Module):
 
         Raises:
             TypeError: mask is no tensor of bools.
-            ValueError: a shape is another; and what Recurrent raises.
+            ValueError: a shape is another, or, while autocast is off, a dtype; and what Recurrent raises.
         """
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
@@ -89,6 +90,10 @@ class GRUD(nn.Module):
         for name, (value, shape) in shapes.items():
             if value.shape != shape:
                 raise ValueError(f"{name} must have shape {tuple(shape)}. Got {tuple(value.shape)}.")
+        own = self.decay_weight.dtype
+        for name, value in (("x", x), ("elapsed", elapsed), ("mean", mean)):
+            if value.dtype != own and not (value.dtype.is_floating_point and autocast_on(x.device)):
+                raise ValueError(f"{name} must have the weights' dtype {own}. Got {value.dtype}.")
         if lengths is not None:  # zero times not-a-number is none: see kernels/drivers/padding.py
             x, mask, elapsed = self._within(x, mask, elapsed, lengths)
         gamma = torch.exp(-torch.relu(elapsed * self.decay_weight + self.decay_bias))

@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import builtins
 import dis
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
+
+import torch
 
 from gatefuse.kernels.equations.tracing.forms import (
     CHANGING,
@@ -106,8 +109,8 @@ def references(function: Callable[..., Any]) -> tuple[Reference, ...]:
         if len(seen) > _MANY:
             raise OutsideError(f"call more than {_MANY} functions")
         steps = [step for code in _codes(each.__code__) for step in dis.get_instructions(code)]
-        named = [step.argval for step in steps if isinstance(step.argval, str)]
-        stores |= not _CHANGES.isdisjoint(named) or any(step.opname in _ITEMS for step in steps)
+        named = Counter([step.argval for step in steps if isinstance(step.argval, str) and step.argval in _CHANGES])
+        stores |= any(step.opname in _ITEMS for step in steps)
         cells = _Cells(each)
         for name, path in _names(each):
             space = cells if name in cells else each.__globals__
@@ -115,6 +118,10 @@ def references(function: Callable[..., Any]) -> tuple[Reference, ...]:
             if key not in found:
                 found[key] = _reference(space, name, path)
                 waiting += _functions(found[key].found)
+            method = (name, *path)[-1]
+            if method in named and getattr(torch, method, None) is found[key].found:  # torch.add
+                named[method] -= 1
+        stores |= any(count > 0 for count in named.values())
     for reference in found.values():
         if stores and isinstance(reference.found, (list, dict, set)):
             raise OutsideError(f"use {reference.name} from outside, whose items they may change")

@@ -99,6 +99,23 @@ def test_writing_outside_is_refused():
     refuse(importing, "import a module or define a class; do so outside of them")
 
 
+def test_torchs_add_changes_no_container():
+    rates = {"h": 0.5}
+    marks = set()
+
+    def added(x, R, h):
+        return tanh(torch.add(x.a, R.a(h))) * rates["h"]
+
+    def marked(x, R, h):
+        noted = marks
+        noted.add(1)
+        return torch.add(x.a, R.a(h)) * rates["h"]
+
+    assert "rates" in texts(added)
+    refuse(marked, "use marks from outside, whose items they may change")
+    assert not marks
+
+
 def test_a_container_that_equations_turn_round_is_refused():
     turned = [0.5, 1.5]
 

@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gatefuse import Recurrent, cell_names, find_cell
+from gatefuse import Recurrent, find_cell
 from gatefuse.kernels.drivers import llvm
 from gatefuse.kernels.loops.llvm import live_rows
 from tests.support.made_up_cells import two_vectors
 from tests.support.oracle import check, make_task
+
+# products of states and of computed vectors, reductions, inputs beside the gates, and none of these
+CELLS = ("lstm", "gru_reset_first", "slstm", "gru_d", "layer_norm_gru", "min_lstm")
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def always(monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{}, {"reverse": True}, {"resets": True, "fresh": True}, {"bias": False}], ids=str)
-@pytest.mark.parametrize("cell", [*cell_names(), two_vectors], ids=str)
+@pytest.mark.parametrize("cell", [*CELLS, two_vectors], ids=str)
 def test_gradients_are_those_of_all_rows(cell, options, always):
     cell = cell if cell is two_vectors else find_cell(cell)
     check(llvm, make_task(cell, 6, 5, 9, lengths=True, all_states=True, **options), torch.float32)

@@ -115,6 +115,21 @@ REFUSED = {
     "mask's shape": (lambda x, m, e, a: (x, m[1:], e, a), ValueError, "mask must have shape (7, 3, 4). Got (6, 3, 4)."),
     "elapsed": (lambda x, m, e, a: (x, m, e[..., 0], a), ValueError, "elapsed must have shape (7, 3, 4). Got (7, 3)."),
     "mean": (lambda x, m, e, a: (x, m, e, a[1:]), ValueError, "mean must have shape (4,). Got (3,)."),
+    "x's dtype": (
+        lambda x, m, e, a: (x.half(), m, e, a),
+        ValueError,
+        "x must have the weights' dtype torch.float64. Got torch.float16.",
+    ),
+    "elapsed's dtype": (
+        lambda x, m, e, a: (x, m, e.float(), a),
+        ValueError,
+        "elapsed must have the weights' dtype torch.float64. Got torch.float32.",
+    ),
+    "mean's dtype": (
+        lambda x, m, e, a: (x, m, e, a.long()),
+        ValueError,
+        "mean must have the weights' dtype torch.float64. Got torch.int64.",
+    ),
 }
 
 
