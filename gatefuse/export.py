@@ -48,10 +48,13 @@ def load(path: str | Path, trust: bool = False) -> Any:
             model = torch.load(path, map_location="cpu", weights_only=not trust)
         except Exception as error:  # of as many types as a broken file has places
             found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-            reason = f"with {found[1]}" if found else f": {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            reason = f" with {found[1]}" if found else f": {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            rule = "of classes that can be exported; a file with others, which can run any code, is read with --trust"
+            if trust:
+                rule = "of classes that can be imported here; in the script that defines them, call "
+                rule += "gatefuse.export_object(model, path)"
             raise ValueError(
-                "model must be what torch.save(model, path) wrote, of classes that can be exported; a file with "
-                f"others, which can run any code, is read with --trust. Got {str(path)!r} {reason}."
+                f"model must be what torch.save(model, path) wrote, {rule}. Got {str(path)!r}{reason}."
             ) from error
     for module in model if isinstance(model, (list, tuple)) else [model]:
         if not isinstance(module, nn.Module):

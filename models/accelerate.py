@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from gatefuse.models.layers.arguments import check_driver
+from gatefuse.models.layers.arguments import check_driver, path_of
 from gatefuse.models.layers.rnn import GRU, LSTM, RNN
 from gatefuse.models.layers.rnn_cells import GRUCell, LSTMCell, RNNCell
 from gatefuse.models.others import known
@@ -49,7 +49,7 @@ class Exchange:
     def __str__(self) -> str:
         found = len(self.changed) + len(self.left)
         if not found:
-            return "No recurrent layer was found."
+            return "No recurrent layer was found; of a loop written by hand, gatefuse.cell makes one."
         rows = [*self.changed.items(), *((name, f"left: {why}") for name, why in self.left.items())]
         width = max(len(_title(name)) for name, _ in rows)
         lines = [f"{len(self.changed)} of {found} recurrent layer{'s' if found > 1 else ''} changed."]
@@ -126,7 +126,7 @@ def restore(model: nn.Module) -> Exchange:
         if _MARK not in module.__dict__:
             return False, "accelerate did not change it"
         if _exchanged(type(module), back) is type(module):
-            return False, f"{_path(type(module))} was derived from gatefuse's layer since"
+            return False, f"{path_of(type(module))} was derived from gatefuse's layer since"
         text = _exchange(module, back)
         for name in (_MARK, "driver"):
             module.__dict__.pop(name, None)
@@ -172,12 +172,11 @@ def _refusal(module: nn.Module, pairs: dict[type[nn.Module], type[nn.Module]]) -
         return "it is gatefuse's already"
     if _exchanged(kind, pairs) is kind:
         if isinstance(module, tuple(_OURS)):
-            return (
-                f"{_path(kind)} is a subclass, whose methods may rely on torch.nn's; derive it from gatefuse's instead"
-            )
+            why = "is a subclass, whose methods may rely on torch.nn's; derive it from gatefuse's instead"
+            return f"{path_of(kind)} {why}"
         if isinstance(module, tuple(pairs)):
-            return f"{_path(kind)} is a subclass, whose methods may rely on those that would be exchanged"
-        return f"{_path(kind)} is not one of torch.nn's layers and cells"
+            return f"{path_of(kind)} is a subclass, whose methods may rely on those that would be exchanged"
+        return f"{path_of(kind)} is not one of torch.nn's layers and cells"
     if own := sorted({"forward", "_call_impl"} & module.__dict__.keys()):
         return f"{own[0]} was replaced on this very object, and would go on hiding the class's"
     return ""
@@ -209,11 +208,7 @@ def _exchange(module: nn.Module, pairs: dict[type[nn.Module], type[nn.Module]]) 
     return text
 
 
-def _path(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
 def _public(kind: type) -> str:
     if kind in _OURS:
         return f"torch.nn.{kind.__name__}"
-    return f"gatefuse.{kind.__name__}" if kind in _OURS.values() else _path(kind)
+    return f"gatefuse.{kind.__name__}" if kind in _OURS.values() else path_of(kind)

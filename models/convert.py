@@ -10,11 +10,13 @@ side and are carried as they are. Output layers are no part of a layer and stay 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from gatefuse.models.scratch import D2LGRU, D2LLSTM, FusedLSTM, NaiveLSTM
+from gatefuse.models.layers.arguments import path_of
+from gatefuse.models.scratch import D2LGRU, D2LLSTM, FusedLSTM, NaiveLSTM, Three
 
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0")
 BIASES = ("bias_ih_l0", "bias_hh_l0")
@@ -29,8 +31,11 @@ def to_layer_state(network: ScratchNetwork) -> dict[str, Tensor]:
 
     Returns:
         weight_ih_l0 (G * H, I), weight_hh_l0 (G * H, H), bias_ih_l0 (G * H,), bias_hh_l0 (G * H,) of zeros.
+
+    Raises:
+        TypeError: it is another network, of whose parameters nobody knows which is which.
     """
-    inputs, recurrents, biases = zip(*network.gate_parts(), strict=True)
+    inputs, recurrents, biases = zip(*_gate_parts(network), strict=True)
     bias = torch.cat([b.detach() for b in biases])
     return {
         "weight_ih_l0": torch.cat([w.detach().T for w in inputs]),
@@ -49,9 +54,10 @@ def load_layer_state(network: ScratchNetwork, state: Mapping[str, Tensor]) -> No
             torch.nn.LSTM is one. Both biases may be missing, as in a layer without bias: then they are zeros.
 
     Raises:
+        TypeError: the network is another, of whose parameters nobody knows which is which.
         ValueError: a name is missing or unknown, or a shape is not the network's. The network is then unchanged.
     """
-    parts = network.gate_parts()
+    parts = _gate_parts(network)
     G, (I, H) = len(parts), parts[0][0].shape
     shapes = {"weight_ih_l0": (G * H, I), "weight_hh_l0": (G * H, H), "bias_ih_l0": (G * H,), "bias_hh_l0": (G * H,)}
     if set(state) not in ({*WEIGHTS}, {*WEIGHTS, *BIASES}):
@@ -78,3 +84,10 @@ def load_layer_state(network: ScratchNetwork, state: Mapping[str, Tensor]) -> No
             W.copy_(W_ih.T)
             U.copy_(W_hh.T)
             b.copy_(b_ih if k == apart else b_ih + b_hh)
+
+
+def _gate_parts(network: ScratchNetwork) -> list[Three]:
+    if not isinstance(network, ScratchNetwork):
+        names = ", ".join(kind.__name__ for kind in get_args(ScratchNetwork))
+        raise TypeError(f"network must be one of gatefuse.models.scratch: {names}. Got {path_of(type(network))}.")
+    return network.gate_parts()

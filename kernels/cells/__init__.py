@@ -48,7 +48,8 @@ def find_cell(cell: str | Cell) -> Cell:
     if isinstance(cell, Cell):
         return cell
     if not isinstance(cell, str):
-        raise TypeError(f"cell must be a name or made by gatefuse.cell. Got {type(cell).__name__}.")
+        found = "; a layer's is layer.cell" if isinstance(getattr(cell, "cell", None), Cell) else ""
+        raise TypeError(f"cell must be a name or made by gatefuse.cell{found}. Got {type(cell).__name__}.")
     if cell not in _MODULES:
         raise ValueError(f"cell must be one of {', '.join(_MODULES)}, or made by gatefuse.cell. Got {cell!r}.")
     return getattr(import_module(f"gatefuse.kernels.cells.{_MODULES[cell]}"), cell)

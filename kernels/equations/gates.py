@@ -141,6 +141,13 @@ class Gates(Given):
         raise TypeError("a condition must not be of all gates at once; torch.where selects for each. Got one.")
 
 
+def kind_of(value: Any) -> str:
+    """What a message calls a value that should be a tensor: its type, and of all gates at once how to have one."""
+    if isinstance(value, Gates):
+        return f"{type(value).__name__}, of which each gate is one, as a.{value._names[0]}"
+    return type(value).__name__
+
+
 def _sum(name: str, *sides: Gates) -> Tensor:
     """A gate's sum of the sides that it has."""
     found = [getattr(side, name) for side in sides if name in side._names]

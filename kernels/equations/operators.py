@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from gatefuse.kernels.equations.activations import ACTIVATIONS
 from gatefuse.kernels.equations.expression import Expr, Graph
+from gatefuse.kernels.equations.substitutes import proposal
 
 
 class TranslationError(RuntimeError):
@@ -88,7 +89,7 @@ def translate(graph: Graph, aten: str, args: tuple[Any, ...], kwargs: dict[str, 
     """
     if aten not in _ATEN:
         raise TranslationError(
-            f"an operator in a cell must be one that gatefuse.operator_names() lists. "
+            f"an operator in a cell must be one that gatefuse.operator_names() lists{proposal(written or aten)}. "
             f"Got {written or aten}, which can't be translated"
         )
     if aten not in _OF_TRUTHS:  # where a truth is a number, it is 1 or 0

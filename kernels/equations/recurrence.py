@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from gatefuse.kernels.equations.gates import Gates, Given, cut_gates, name_of
+from gatefuse.kernels.equations.gates import Gates, Given, cut_gates, kind_of, name_of
 
 
 class Uncalled(Given):
@@ -121,7 +121,7 @@ def _product(vector: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return linear(vector if vector.dtype == weight.dtype else vector.to(weight.dtype), weight, bias)
     except (AttributeError, RuntimeError):
         if not isinstance(vector, Tensor):
-            raise TypeError(f"what R multiplies must be a tensor. Got {type(vector).__name__}.") from None
+            raise TypeError(f"what R multiplies must be a tensor. Got {kind_of(vector)}.") from None
         if vector.shape[-1:] != weight.shape[1:]:
             raise ValueError(
                 f"what R multiplies must have a state's shape, (..., {weight.shape[1]}). Got {tuple(vector.shape)}."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from gatefuse.kernels.equations.gates import kind_of
 from gatefuse.kernels.equations.parameters import as_number
 from gatefuse.kernels.equations.tracing.place import beginning
 
@@ -118,7 +119,8 @@ def read_signature(equations: Callable[..., Any]) -> tuple[tuple[str, ...], tupl
     if ("R" in names and names.index("R") != 1) or names[1] == "x":
         raise TypeError(f"{rule}, with x first and R second. Got {inspect.signature(equations)}.")
     if any(p.default is not p.empty for p in params):
-        raise TypeError(f"{rule} without defaults. Got {inspect.signature(equations)}.")
+        told = "a state's first value is of init=, a parameter's of parameter_init=, a number that stays of constants="
+        raise TypeError(f"{rule} without defaults; {told}. Got {inspect.signature(equations)}.")
     return tuple(p.name for p in positional[2:]), tuple(p.name for p in named)
 
 
@@ -163,7 +165,7 @@ def one_for_each(cell: Cell, returned: Any) -> tuple[Any, ...]:
 def formed(cell: Cell, name: str, new: Any, old: Tensor) -> Tensor:
     """A new state in the form of the old: of parameters alone, (H,), it is the same for all samples."""
     if not isinstance(new, Tensor):
-        got = f"{type(new).__name__}{beginning(cell.equations)}"
+        got = f"{kind_of(new)}{beginning(cell.equations)}"
         raise TypeError(f"the new state {name} of {cell.name} must be a tensor. Got {got}.")
     if new.shape not in (old.shape, old.shape[-1:]):
         raise ValueError(

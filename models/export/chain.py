@@ -80,6 +80,10 @@ class Pointwise(NamedTuple):
 Operation: TypeAlias = "Lookup | Layer | Pointwise"
 
 
+# Whose modules are taken as they are or not at all: their forwards aren't of one's own, to be followed.
+_LIBRARIES = "torch.", "gatefuse.models.layers."
+
+
 def chain(model: Any) -> list[Operation]:
     """The operations of a model, with its weights as they are now.
 
@@ -109,7 +113,7 @@ def _modules(model: Any, where: str) -> Iterator[tuple[str, nn.Module]]:
     elif type(model) in (nn.Sequential, nn.ModuleList):
         _check_hooks(where, model)
         parts = list(model)
-    elif isinstance(model, nn.Module) and (isinstance(model, KNOWN) or type(model).__module__.startswith("torch.")):
+    elif isinstance(model, nn.Module) and (isinstance(model, KNOWN) or type(model).__module__.startswith(_LIBRARIES)):
         yield where, model
         return
     elif isinstance(model, nn.Module):

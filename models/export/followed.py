@@ -44,7 +44,7 @@ def followed(where: str, model: nn.Module) -> list[tuple[str, nn.Module]]:
     try:
         graph = fx.symbolic_trace(model).graph
     except Exception as error:  # a forward may do anything, and fail by anything where no numbers come
-        raise _refusal(where, model, f"can't be followed: {type(error).__name__}: {error}") from error
+        raise _refusal(where, model, f"can't be followed: {_said(error)}") from error
     walk = _Walk(model, where)
     for node in graph.nodes:
         if node.op == "output":
@@ -73,7 +73,7 @@ def check_followed(where: str, model: nn.Module, modules: list[nn.Module]) -> No
         try:
             found, expected = _first(model(x.to(place))), x.to(place)
         except Exception as error:  # whatever its forward raises
-            raise _refusal(where, model, f"fails: {type(error).__name__}: {error}") from error
+            raise _refusal(where, model, f"fails: {_said(error)}") from error
         for module in modules:
             expected = _first(module(expected))
     if not isinstance(found, Tensor) or found.shape != expected.shape or not torch.allclose(found, expected, atol=1e-6):
@@ -85,6 +85,11 @@ def _refusal(where: str, model: nn.Module, why: str) -> TypeError:
         f"{where} must run modules one after the other; give a list of those that it shall run, as [model.rnn, "
         f"model.head], where it doesn't. Got {type(model).__name__}, which {why}."
     )
+
+
+def _said(error: Exception) -> str:
+    """An error as the end of a sentence."""
+    return f"{type(error).__name__}: {str(error).rstrip('.')}"
 
 
 def _first(value: Any) -> Any:

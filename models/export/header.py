@@ -66,7 +66,10 @@ def check_name(name: str) -> None:
     if not isinstance(name, str):
         raise TypeError(f"name must be text. Got {type(name).__name__}.")
     if not (name.isascii() and name.isidentifier()) or name.startswith("_"):
-        raise ValueError(f"name must be an identifier of C's: letters, digits and _, and a letter first. Got {name!r}.")
+        raise ValueError(
+            "name must be an identifier of C's: letters, digits and _, and a letter first; without name= or --name it "
+            f"is the object's. Got {name!r}."
+        )
     if name in _RESERVED:
         raise ValueError(f"name must be no word that C or C++ reserve. Got {name!r}.")
 

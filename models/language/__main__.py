@@ -123,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _text(parser: argparse.ArgumentParser) -> None:
     what = "a file, or time-machine, python or auto: the first of these two that can be had. A file and python ask no "
-    what += "network; it is said before the network is asked, and in a terminal one may say no"
+    what += "network; it is said before the network is asked, and in a terminal one may say no. "
+    what += "Letters of any alphabet are kept, in lower case; all else between them becomes a blank"
     parser.add_argument("--text", default="auto", metavar="FILE", help=what)
 
 

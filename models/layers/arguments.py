@@ -219,3 +219,8 @@ def check_heads(heads: int, hidden_size: int) -> int:
     if hidden_size % heads:
         raise ValueError(f"hidden_size must be a multiple of heads. Got hidden_size {hidden_size}, heads {heads}.")
     return heads
+
+
+def path_of(kind: type) -> str:
+    """A class by its module and name: gatefuse.LSTM and torch.nn.LSTM are both an LSTM."""
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -12,7 +12,7 @@ from gatefuse.kernels.drivers import driver
 from gatefuse.kernels.drivers.half_precision import HALVES
 from gatefuse.kernels.spare_units import wide
 from gatefuse.kernels.task import Form, Request
-from gatefuse.models.layers.arguments import check_state
+from gatefuse.models.layers.arguments import check_state, path_of
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.beside import check_form, check_names
 
@@ -40,7 +40,10 @@ class Stepper:
 
     def __init__(self, layer: nn.Module, batch_size: int, state: State | None = None):
         if not isinstance(layer, Stack):
-            raise TypeError(f"layer must be a Recurrent, LSTM, GRU or RNN of gatefuse's. Got {type(layer).__name__}.")
+            raise TypeError(
+                "layer must be a Recurrent, LSTM, GRU or RNN of gatefuse's, as accelerate makes of torch.nn's. Got "
+                f"{path_of(type(layer))}."
+            )
         if not isinstance(batch_size, int) or isinstance(batch_size, bool):
             raise TypeError(f"batch_size must be an int. Got {type(batch_size).__name__}.")
         if batch_size < 1:

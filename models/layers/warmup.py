@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gatefuse.kernels.plan import Plan
+from gatefuse.models.layers.arguments import path_of
 from gatefuse.models.layers.base import Stack
 from gatefuse.models.layers.recurrent import Recurrent
 from gatefuse.models.layers.rnn import GRU, LSTM, RNN
@@ -49,7 +50,7 @@ def warmup(
         ValueError: T or B is less than 1.
     """
     if not isinstance(layer, Stack):
-        raise TypeError(f"layer must be a layer of gatefuse's, such as Recurrent. Got {type(layer).__name__}.")
+        raise TypeError(f"layer must be a layer of gatefuse's, such as Recurrent. Got {path_of(type(layer))}.")
     for name, size in (("T", T), ("B", B)):
         if size < 1:
             raise ValueError(f"{name} must be at least 1. Got {size}.")

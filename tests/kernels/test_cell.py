@@ -12,6 +12,7 @@ from torch import tanh
 from torch.nn.functional import linear
 from torch.testing import assert_close
 
+import gatefuse
 from gatefuse import Cell, cell, cell_names, find_cell
 from gatefuse.kernels.drivers import eager
 from gatefuse.kernels.equations.gates import Gates
@@ -133,7 +134,8 @@ def test_signature_rules():
     def f(x, R, h, c=0):
         return h, c
 
-    refuses(f, f"{form} without defaults. Got (x, R, h, c=0).")
+    told = "a state's first value is of init=, a parameter's of parameter_init=, a number that stays of constants="
+    refuses(f, f"{form} without defaults; {told}. Got (x, R, h, c=0).")
 
 
 @pytest.mark.parametrize(
@@ -202,6 +204,11 @@ def test_find_cell():
     message = f"cell must be one of {', '.join(cell_names())}, or made by gatefuse.cell. Got 'lstn'."
     with pytest.raises(ValueError, match=exactly(message)):
         find_cell("lstn")
+    with pytest.raises(
+        TypeError,
+        match=exactly("cell must be a name or made by gatefuse.cell; a layer's is layer.cell. Got Recurrent."),
+    ):
+        gatefuse.source(gatefuse.Recurrent("gru", 2, 3))
     with pytest.raises(TypeError, match=exactly("cell must be a name or made by gatefuse.cell. Got int.")):
         find_cell(3)
 

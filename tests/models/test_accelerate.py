@@ -142,7 +142,7 @@ def test_a_model_that_contains_itself():
 
 def test_nothing_to_change():
     told = gatefuse.accelerate(nn.Linear(2, 2))
-    assert str(told) == "No recurrent layer was found."
+    assert str(told) == "No recurrent layer was found; of a loop written by hand, gatefuse.cell makes one."
 
 
 def test_the_driver_is_the_callers():

@@ -120,3 +120,16 @@ def test_dtype_and_device_are_the_networks():
     network = NaiveLSTM(I, H)
     load_layer_state(network, torch.nn.LSTM(I, H, dtype=torch.float64).state_dict())
     assert {p.dtype for p in network.parameters()} == {torch.float32}
+
+
+class LSTMScratch(torch.nn.Module):
+    """One of a reader's own, by the book's names."""
+
+
+def test_networks_of_one_s_own_are_refused():
+    networks = "NaiveLSTM, FusedLSTM, D2LLSTM, D2LGRU"
+    rule = rf"^network must be one of gatefuse\.models\.scratch: {networks}\. Got .*LSTMScratch\.$"
+    with pytest.raises(TypeError, match=rule):
+        to_layer_state(LSTMScratch())
+    with pytest.raises(TypeError, match=rule):
+        load_layer_state(LSTMScratch(), torch.nn.LSTM(I, H).state_dict())

@@ -92,6 +92,14 @@ def test_other_classes_are_read_with_trust_alone(tmp_path):
     assert isinstance(export.load(tmp_path / "model.pt", trust=True), Other)
 
 
+def test_a_script_s_own_classes_are_named_with_the_call_that_takes_them(tmp_path):
+    script = "import torch\nclass Net(torch.nn.Module): pass\ntorch.save(Net(), 'model.pt')"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    rule = r"of classes that can be imported here; in the script that defines them, call gatefuse\.export_object"
+    with pytest.raises(ValueError, match=rf"{rule}.* Got '.*model\.pt': AttributeError: .*Net"):
+        export.load(tmp_path / "model.pt", trust=True)
+
+
 def test_a_file_that_would_run_code_does_not(tmp_path):
     class Runs:
         def __reduce__(self):

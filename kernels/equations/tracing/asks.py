@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gatefuse.kernels.equations.expression import Expr, input_names
+from gatefuse.kernels.equations.gates import kind_of
 from gatefuse.kernels.equations.operators import TranslationError
 from gatefuse.kernels.equations.products import Ask
 from gatefuse.kernels.equations.tracing.examples import SHAPE, Shape, example, shape_of, shapes
@@ -131,7 +132,7 @@ class Asks:
 def check_shape(cell: Cell, what: str, value: Any, *fitting: Shape, where: str = "") -> None:
     """Raises TranslationError: a value is no tensor of a state's shape, of which those fit."""
     if not isinstance(value, Tensor):
-        raise TranslationError(f"{what} of {cell.name} must be a tensor. Got {type(value).__name__}{where}")
+        raise TranslationError(f"{what} of {cell.name} must be a tensor. Got {kind_of(value)}{where}")
     with torch._C.DisableTorchFunction():
         shape = tuple(value.shape)
     known = shapes(cell)

@@ -126,7 +126,9 @@ def test_what_r_is_not():
             wrong()
     with pytest.raises(TypeError, match=r"^what R multiplies must be a tensor. Got float.$"):
         R.f(2.0)
-    with pytest.raises(TypeError, match=r"^what R multiplies must be a tensor. Got Gates.$"):
+    with pytest.raises(
+        TypeError, match=r"^what R multiplies must be a tensor. Got Gates, of which each gate is one, as a\.[a-z]\.$"
+    ):
         R(R(v))
     with pytest.raises(
         ValueError, match=r"^what R multiplies must have a state's shape, \(\.\.\., 5\). Got \(2, 3\).$"

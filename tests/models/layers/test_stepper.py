@@ -135,7 +135,11 @@ def test_one_sample_s_steps_are_the_same_in_every_batch():
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ((torch.nn.LSTM(I, H), 1), TypeError, "layer must be a Recurrent, LSTM, GRU or RNN of gatefuse's. Got LSTM."),
+        (
+            (torch.nn.LSTM(I, H), 1),
+            TypeError,
+            r"^layer must be a Recurrent, LSTM, GRU or RNN of gatefuse's, as accelerate .*\. Got torch\.nn\.\S*LSTM\.$",
+        ),
         ((gatefuse.GRU(I, H), 1.0), TypeError, "batch_size must be an int. Got float."),
         ((gatefuse.GRU(I, H), 0), ValueError, "batch_size must be greater than zero. Got 0."),
         (

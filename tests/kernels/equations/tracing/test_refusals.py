@@ -114,6 +114,7 @@ def test_names_of_the_first_two_are_free():
     assert layer.plan(torch.randn(5, B, I)).driver != "eager"
 
 
+ALL = "Gates, of which each gate is one, as a.a"
 STATE = "<lambda> must return its new state h, a tensor."
 STATES = "<lambda> must return a tuple of its new states (h, c)."
 RETURNED = {
@@ -123,7 +124,7 @@ RETURNED = {
     "too many": (lambda x, R, h: (h, h), ValueError, f"{STATE} Got 2 values"),
     "too few": (lambda x, R, h, c: h, ValueError, f"{STATES} Got 1 value"),
     "nothing": (lambda x, R, h: None, TypeError, "new state h of <lambda> must be a tensor. Got NoneType"),
-    "all gates": (lambda x, R, h: x + R(h), TypeError, "new state h of <lambda> must be a tensor. Got Gates"),
+    "all gates": (lambda x, R, h: x + R(h), TypeError, "new state h of <lambda> must be a tensor. Got " + ALL),
 }
 
 
