@@ -126,7 +126,10 @@ class Limits:
 
             rows = a.unsqueeze(1)
             seconds = min(seconds, self._best(lambda: input_gradient(rows, b, rows)))
-        return 2.0 * n**3 / seconds
+        rate = 2.0 * n**3 / seconds
+        # compiled code computes in float32 what is given in 16 bits, for which a processor may have no instructions
+        halved = self.device.type == "cpu" and a.dtype.itemsize == 2
+        return max(rate, self.matrix_rate("float32")) if halved else rate
 
     def _copy_rate(self) -> float:
         size = _COPY[self.device.type]

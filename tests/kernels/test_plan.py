@@ -162,8 +162,11 @@ def test_on_a_cpu_llvm_runs_what_it_can_and_others_the_rest(cpu):
 
 def test_an_lstm_in_bfloat16_is_left_to_instructions_for_it(cpu, monkeypatch):
     monkeypatch.setattr(llvm, "onednn_has", lambda dtype: True)
-    plan = choose(cpu_request(dtype=torch.bfloat16))
+    plan = choose(cpu_request(dtype=torch.bfloat16, H=256))
     assert plan.driver == "vendor"
+    for threads, taken in ((1, "vendor"), (2, "llvm")):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert choose(cpu_request(dtype=torch.bfloat16)).driver == taken
     assert plan.refused == {"llvm": "this processor multiplies bfloat16 itself, which torch's own loop has it do"}
     for other in (
         cpu_request(dtype=torch.bfloat16, B=1),

@@ -178,3 +178,13 @@ def test_the_compiler_leaves_the_barriers_in_the_loop(tmp_path):
     assert all(count >= 1 for form in ("ptx", "portable") for count in found[form])
     assert found["block"][0] >= 1
     assert found["block"][1:] == [0, 0]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(1.0, 5e10), (1e-9, 2.0 * 64**3 / 1e-9)])
+def test_16_bits_are_no_slower_than_float32_on_a_cpu(monkeypatch, seconds, expected):
+    """In which compiled code computes them; torch's own product may take a hundred times as long."""
+    monkeypatch.setitem(module._PRODUCT, "cpu", 64)
+    found = Limits(CPU, CpuClock())
+    found._best = lambda call: seconds
+    found.matrix_rate = lambda dtype: {"float32": 5e10}[dtype]
+    assert found._matrix_rate("float16") == pytest.approx(expected)
