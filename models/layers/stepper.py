@@ -22,13 +22,14 @@ State = Tensor | tuple[Tensor, ...]
 class Stepper:
     """A layer's steps one by one, with its states held from one to the next: for audio frames, acting, decoding.
 
-    On a CPU a step is one call of compiled code a layer, on weights that were laid out once
-    and in memory that is held; elsewhere the layer itself runs a sequence of one step. Nothing is differentiated, and
-    nothing dropped out. It is for one thread at a time.
+    On a CPU a step is one call of compiled code a layer, on weights that were laid out once and in memory that is held;
+    elsewhere the layer itself runs a sequence of one step. Nothing is differentiated, and nothing dropped out. It is
+    for one thread at a time.
 
     Args:
         layer: a Recurrent, LSTM, GRU or RNN of one direction; its weights and equations are read when the stepper is
-            made, and changed ones by ``refresh``.
+            made, and again once weights were changed in place, as an optimizer and load_state_dict do. Of other
+            changes, such as through ``.data``, ``refresh`` tells it.
         batch_size: samples B, each a stream of its own.
         state: the states to begin with, as the layer's, (L, B, H) each; the cell's own first values where None.
 
@@ -116,6 +117,8 @@ class Stepper:
         """
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor. Got {type(x).__name__}.")
+        if self._versions() != self._read:
+            self.refresh()
         if x.shape != self._input_shape:
             raise RuntimeError(f"x must have shape {tuple(self._input_shape)}. Got {tuple(x.shape)}.")
         if x.dtype != self._dtype:
@@ -164,8 +167,8 @@ class Stepper:
                     own.copy_(torch.where(mask.to(own.device)[:, None], begin, own))
 
     def refresh(self) -> None:
-        """Read the layer's weights anew, after they have changed, and its equations as they are now; states take the
-        weights' dtype and device."""
+        """Read the layer's weights anew, and its equations as they are now; states take the weights' dtype and device.
+        A step does so by itself where weights were changed in place."""
         weight = self.layer._flat()[0]
         self._dtype, self._device = weight.dtype, weight.device
         with torch.inference_mode(False), torch.no_grad():
@@ -184,6 +187,8 @@ class Stepper:
 
     def _compiled(self) -> Any:
         """The layer's steps in compiled code; None where it can't run them."""
+        self._watched = [p for p in self.layer.parameters() if not p.is_inference()]  # those count no changes
+        self._read = self._versions()
         if not self._runs_code():
             return None
         from gatefuse.kernels.loops.llvm.layers import Steps
@@ -193,6 +198,13 @@ class Stepper:
         cell, weights = layer._at_once()
         held = [w.detach().to(self._held_dtype) for w in weights]
         return Steps(cell, self._input_shape, self._states, held, form, len(cell.inputs))
+
+    def _versions(self) -> int:
+        """How often the weights were changed in place."""
+        count = 0
+        for parameter in self._watched:
+            count += parameter._version
+        return count
 
     def _run_code(self, x: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
         if self.layer._sized is None:

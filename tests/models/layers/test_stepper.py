@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from torch.nn.utils.parametrizations import weight_norm
 from torch.testing import assert_close
 
 import gatefuse
@@ -103,18 +104,43 @@ def test_states_go_in_and_out():
     assert all(s.requires_grad is False for s in kept)
 
 
-def test_changed_weights_are_read_by_refresh():
+def by_optimizer(layer):
+    layer(torch.randn(T, B, I))[0].sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.5).step()
+
+
+def by_state_dict(layer):
+    layer.load_state_dict({name: value * 0.5 for name, value in layer.state_dict().items()})
+
+
+@pytest.mark.parametrize("change", [by_optimizer, by_state_dict])
+@pytest.mark.parametrize("parametrized", [False, True])
+def test_a_step_is_of_the_weights_as_they_are(parametrized, change):
+    layer, x = gatefuse.LSTM(I, H), torch.randn(T, B, I)
+    if parametrized:
+        weight_norm(layer, "weight_hh_l0")
+    stepper = Stepper(layer, B)
+    run(stepper, x)
+    change(layer)
+    stepper.reset()
+    with torch.no_grad():
+        assert_close(run(stepper, x), layer(x)[0])
+
+
+def test_weights_that_count_no_changes_are_read_by_refresh():
     layer, x = gatefuse.GRU(I, H), torch.randn(T, B, I)
     stepper = Stepper(layer, B)
     before = run(stepper, x)
-    with torch.no_grad():
-        layer.weight_hh_l0.mul_(0.5)
+    layer.weight_hh_l0.data.mul_(0.5)
     stepper.reset()
     assert torch.equal(run(stepper, x), before)
     stepper.reset()
     stepper.refresh()
     with torch.no_grad():
         assert_close(run(stepper, x), layer(x)[0])
+    with torch.inference_mode():
+        frozen = gatefuse.GRU(I, H)
+        assert_close(run(Stepper(frozen, B), x), frozen(x)[0])
 
 
 def test_a_step_gives_the_same_tensor_anew():
