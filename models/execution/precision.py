@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from gatefuse.models.execution.context import autocast_on
 if TYPE_CHECKING:
     from gatefuse.models.execution.calls import Call, Results
 
+Found = TypeVar("Found")
 
-def lowered(cell: Cell, call: Call, run: Callable[[Call], Results]) -> Results:
+
+def lowered(cell: Cell, call: Call, run: Callable[[Call], Found]) -> Found:
     """Run a call: under autocast with all tensors cast first, as torch.lstm and its like do, and autocast off."""
     if not autocast_on(call.x.device):
         return run(call)

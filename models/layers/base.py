@@ -21,7 +21,7 @@ from gatefuse.models.execution.breaks import compiler_around
 from gatefuse.models.execution.calls import Call, Results, first_states, loop, plan_of, request_of
 from gatefuse.models.execution.context import PLAN, transforming
 from gatefuse.models.execution.heads import at_once, check_cell, explain_heads, run_heads
-from gatefuse.models.execution.precision import in_float32, lowered
+from gatefuse.models.execution.precision import cast, in_float32, lowered
 from gatefuse.models.execution.projection import explain_projected, run_projected
 from gatefuse.models.execution.repeated import remember, repeated
 from gatefuse.models.execution.sizes import explain_sized, run_sized, stacked_weights
@@ -176,16 +176,18 @@ class Stack:
         if transforming():
             return PLAN
 
-        def without(call: Call) -> Plan:
-            return explain(Request(*request_of(self._running, call)), self.driver)
+        return lowered(self._running, call, self._explain_parts) if self.parted else self._explain_whole(call)
 
+    def _explain_whole(self, call: Call) -> Plan:
+        return explain(Request(*request_of(self._running, call)), self.driver)
+
+    def _explain_parts(self, call: Call) -> Plan:
+        call = cast(call, torch.float32) if self._widens(call) else call
         if self._sized is not None:
-            return explain_sized(self._running, call, self._sized, without)
+            return explain_sized(self._running, call, self._sized, self._explain_whole)
         if self.proj_size:
-            return explain_projected(self._running, call, self._form(False), without)
-        if self.heads > 1:
-            return explain_heads(self._running, call, self._form(False), self.heads, self.driver)
-        return without(call)
+            return explain_projected(self._running, call, self._form(False), self._explain_whole)
+        return explain_heads(self._running, call, self._form(False), self.heads, self.driver)
 
     def _run(
         self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, all_states: bool, inputs: Any = None
@@ -248,8 +250,12 @@ class Stack:
     def _run_parted(self, call: Call, form: Form) -> Results:
         return lowered(self._running, call, lambda lower: self._run_parts(lower, form))
 
+    def _widens(self, call: Call) -> bool:
+        """Whether parts compute in float32 what is given in 16 bits, so that no layer rounds what it hands on."""
+        return call.x.is_cpu and call.x.dtype in HALVES and self.driver in ("auto", *ON_CPU)
+
     def _run_parts(self, call: Call, form: Form) -> Results:
-        if call.x.is_cpu and call.x.dtype in HALVES and self.driver in ("auto", *ON_CPU):
+        if self._widens(call):
             return in_float32(call, lambda wide: self._run_parts(wide, form))
         if self._sized is not None:
             return run_sized(self._running, call, form, self._sized, self._run_whole)

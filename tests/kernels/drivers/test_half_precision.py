@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from gatefuse import LSTMCell, Recurrent, Stepper, find_cell
+from gatefuse import LSTM, LSTMCell, Recurrent, Stepper, find_cell
 from gatefuse.kernels.codegen.llvm.compiled import forward_loop
+from gatefuse.kernels.drivers import eager, llvm
+from gatefuse.models.layers.base import Stack
+from tests.support.cells_with_inputs import aging
 from tests.support.layers import beside, flat, form
 from tests.support.sized_cells import CELLS, UNITS
 
@@ -117,3 +120,60 @@ def test_every_way_to_a_layer(dtype):
 def test_compiled_code_refuses_what_it_would_write_beyond():
     with pytest.raises(TypeError, match=r"^compiled code is for float32 and float64\. Got torch\.bfloat16\.$"):
         forward_loop(find_cell("lstm").current(), torch.bfloat16, 1, 8)
+
+
+@pytest.mark.parametrize("options", [{"heads": 2}, {"proj_size": 3}], ids=str)
+def test_plans_of_parts_say_what_runs(monkeypatch, options):
+    """They compute in float32, also an LSTM that is torch's own without parts."""
+    monkeypatch.setattr(llvm, "onednn_has", lambda dtype: True)
+    layer, x = Recurrent("lstm", I, 512, **options), torch.randn(T, 32, I)
+    ran = []
+    monkeypatch.setattr(llvm, "run", lambda task: ran.append(task.x.dtype) or eager.run(task))
+    for single in (True, False):
+        layer = layer if single else layer.bfloat16()
+        with torch.autocast("cpu", enabled=single):
+            value = x if single else x.bfloat16()
+            assert layer.plan(value).driver == "llvm"
+            with torch.no_grad():
+                layer(value, all_states=True)  # which goes from driver to driver
+    assert set(ran) == {torch.float32}
+
+
+REPEATED = {
+    "LSTM": lambda **o: LSTM(I, H, 2, driver="llvm", **o),
+    "slstm": lambda **o: Recurrent("slstm", I, H, driver="llvm", **o),
+    "inputs beside the gates": lambda **o: Recurrent(aging, I, H, driver="llvm", **o),
+}
+
+
+def call(layer, x, inputs, state=None):
+    """Of a call, and the gradients of its weights where these are wanted."""
+    given = {"inputs": {name: a.to(x.dtype) for name, a in inputs.items()}} if inputs else {}
+    found = flat(layer(x, state, **given))
+    if not found[0].requires_grad:
+        return found, []
+    probes = [torch.ones_like(value) for value in found]
+    return [v.detach() for v in found], list(torch.autograd.grad(found, list(layer.parameters()), probes))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("order", ["time first", "batch first", "with gaps"])
+@pytest.mark.parametrize("name", REPEATED)
+def test_calls_of_a_form_that_came_before(monkeypatch, name, order, grad, dtype):
+    first = order == "batch first"
+    half, single = (REPEATED[name](dtype=d, batch_first=first) for d in (dtype, torch.float32))
+    single.load_state_dict(half.state_dict())
+    lead = (B, T) if first else (T, B)
+    x = torch.randn(*lead, 2 * I).to(dtype)[..., ::2] if order == "with gaps" else torch.randn(*lead, I).to(dtype)
+    inputs = {name: torch.rand(lead).to(dtype) for name in half.cell.inputs}
+    whole, prepare = [], Stack._prepare
+    monkeypatch.setattr(Stack, "_prepare", lambda layer, *given: whole.append(layer) or prepare(layer, *given))
+    with torch.set_grad_enabled(grad):
+        (_, *states), _ = call(half, x, inputs)
+        for state in (None, tuple(states)):
+            wide = None if state is None else tuple([s.float() for s in state])
+            found, expected = call(half, x, inputs, state), call(single, x.float(), inputs, wide)
+            assert {value.dtype for part in found for value in part} == {dtype}
+            assert_close(found, tuple([v.to(dtype) for v in part] for part in expected), rtol=0, atol=0)
+    assert whole.count(half) == 1  # the first alone went the whole way
