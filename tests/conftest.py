@@ -1,6 +1,7 @@
 """Fixtures of all tests."""
 
 import os
+import sys
 
 import pytest
 import torch
@@ -26,6 +27,15 @@ def poisoned_memory():
     torch.utils.deterministic.fill_uninitialized_memory = True
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew():
+    """No test uses up what torch.compile allows of recompilations for another that runs in the same process."""
+    yield
+    if (dynamo := sys.modules.get("torch._dynamo")) and dynamo.utils.counters["frames"]["total"]:
+        torch.compiler.reset()
+        dynamo.utils.counters.clear()
 
 
 @pytest.fixture(autouse=True, scope="session")

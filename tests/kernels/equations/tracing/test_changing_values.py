@@ -203,9 +203,9 @@ ASKED = Asked()
 )
 def test_wherever_a_number_is_it_is_followed(equations):
     unit = cell(gates="a")(equations)
-    layer, by_hand = gatefuse.Recurrent(unit, I, H), gatefuse.Recurrent(unit, I, H, driver="eager")
+    layer, by_hand = (gatefuse.Recurrent(unit, I, H, driver=d, dtype=torch.float64) for d in ("auto", "eager"))
     by_hand.load_state_dict(layer.state_dict())
-    x = torch.randn(T, B, I)
+    x = torch.randn(T, B, I, dtype=torch.float64)
     try:
         for rate, of_context in ((0.5, 0.5), (2.0, 1.5), (0.5, 1.5), (-1.0, 0.5)):
             GLOBALS["rate"] = rate
