@@ -31,7 +31,7 @@ Run = Callable[[Cell, Call, Form], Results]
 # Where compiled code, which multiplies by H numbers in the place of P, is sooner than torch's own loop of such an LSTM,
 # for which it has no library. On one and two threads of an AMD EPYC it took of that one's time, at H 64,
 # T 100 and T 35, P 32 and 16, 0.07 to 0.4; at H 256, P 64, B 32 0.6 to 0.7, and with one sample 0.5 to 1.2; at H 512,
-# B 16, P 128 and 256 0.75 to 0.9; at H 1024, P 128, B 8 1.3 to 1.7 times; and of one step 2.3 to 3.4 times.
+# B 16, P 128 and 256 0.7 to 0.9; at H 1024, P 128, B 8 1.3 to 1.7 times; and of one step 2.3 to 3.4 times.
 _STEPS, _SMALL, _SAMPLES, _LARGE, _PART = 16, 128, 8, 512, 4
 
 
