@@ -21,6 +21,12 @@ def wide(values: Tensor, W: int) -> Tensor:
 
 def wide_rows(rows: Tensor, units: list[int], W: int) -> Tensor:
     """Rows by gate, of so many units each, with W rows a gate: copies of its last follow."""
+    n = min(units) if len(units) > 0 else 0
+    if n > 0 and n == max(units):  # all gates at once
+        if n == W:
+            return rows
+        by_gate = rows.unflatten(0, [len(units), n])
+        return torch.cat([by_gate, by_gate[:, -1:].repeat_interleave(W - n, 1)], 1).flatten(0, 1)
     found, first = [rows[:0]], 0
     for n in units:
         part = rows[first : first + n]

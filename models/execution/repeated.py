@@ -108,9 +108,10 @@ def is_new(layer: Stack, x: Any) -> bool:
     """Whether a call of the layer's by torch.nn's own forward is of a form that can be remembered and isn't yet."""
     if type(x) is not Tensor or x.dim() != 3 or not x.is_cpu or _something_around(x):
         return False
-    if "parametrizations" in layer._modules:
+    form = layer._form(layer.batch_first)
+    if "parametrizations" in layer._modules or (form.dropout and form.num_layers > 1):
         return False
-    return _key(layer, layer._form(layer.batch_first), x, ()) not in layer.cell.current().made.get(repeated, {})
+    return _key(layer, form, x, ()) not in layer.cell.current().made.get(repeated, {})
 
 
 def remember(name: str, layer: Stack, x: Tensor, call: Call) -> None:

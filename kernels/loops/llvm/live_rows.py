@@ -47,10 +47,11 @@ class LiveRows(NamedTuple):
 
 def live_rows(loop: Sequence) -> LiveRows | None:
     """None where samples have all steps, or so many that the rest isn't worth leaving out."""
-    if loop.live is None:
+    G, H, I = len(loop.cell.x_blocks), loop.H, 0 if loop.input_weight is None else loop.input_weight.shape[1]
+    rows, of_a_row = loop.T * loop.B, G * H * (H + 2 * I)
+    if loop.live is None or rows * of_a_row < _LEAST:
         return None
     places = loop.live.reshape(-1).nonzero().squeeze(1)
-    G, H, I = len(loop.cell.x_blocks), loop.H, 0 if loop.input_weight is None else loop.input_weight.shape[1]
-    saved = (loop.T * loop.B - len(places)) * G * H * (H + 2 * I)
+    saved = (rows - len(places)) * of_a_row
     copied = len(places) * (2 * G * H + 3 * H + 2 * I)
     return LiveRows(places) if len(places) and saved >= max(_LEAST, _A_NUMBER * copied) else None
